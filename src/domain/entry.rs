@@ -1,0 +1,201 @@
+//! Entries: one change with who, when, why, as it stands in the log.
+//!
+//! [`Entry::encode`] makes the bytes that are hashed and stored; [`Entry::decode`] reads them
+//! back and refuses what it does not know. Nobody re-encodes a stored entry.
+
+use thiserror::Error;
+
+use super::chain::{Head, RevisionNumber};
+use super::change::Change;
+use super::clock::UnixMs;
+use super::principal::PrincipalId;
+use super::token::TokenId;
+use super::wire;
+
+/// The format that this version writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// How long a request id is remembered: a repeat within it gets the first answer.
+pub const REQUEST_KEPT_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Most request ids that are remembered; beyond it the oldest goes first.
+pub const REQUESTS_MAX: usize = 100_000;
+
+/// What sort of change, for the audit trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
+#[allow(
+    missing_docs,
+    reason = "the names are the documentation; EntryKind::name has the words"
+)]
+pub enum EntryKind {
+    TokenIssue = 1,
+    TokenUpdate = 2,
+    TokenRenew = 3,
+    TokenRotate = 4,
+    TokenRevoke = 5,
+    TokenRevokeAll = 6,
+    TokenUse = 7,
+    PrincipalCreate = 8,
+    PrincipalUpdate = 9,
+    PrincipalDelete = 10,
+    PrincipalDisable = 11,
+    PrincipalEnable = 12,
+    MemberAdd = 13,
+    MemberRemove = 14,
+    RoleCreate = 15,
+    RoleUpdate = 16,
+    RoleDelete = 17,
+    GrantCreate = 18,
+    GrantDelete = 19,
+    Forget = 20,
+}
+
+impl EntryKind {
+    /// Every kind with its word.
+    pub const ALL: [(Self, &'static str); 20] = [
+        (Self::TokenIssue, "token.issue"),
+        (Self::TokenUpdate, "token.update"),
+        (Self::TokenRenew, "token.renew"),
+        (Self::TokenRotate, "token.rotate"),
+        (Self::TokenRevoke, "token.revoke"),
+        (Self::TokenRevokeAll, "token.revoke_all"),
+        (Self::TokenUse, "token.use"),
+        (Self::PrincipalCreate, "principal.create"),
+        (Self::PrincipalUpdate, "principal.update"),
+        (Self::PrincipalDelete, "principal.delete"),
+        (Self::PrincipalDisable, "principal.disable"),
+        (Self::PrincipalEnable, "principal.enable"),
+        (Self::MemberAdd, "member.add"),
+        (Self::MemberRemove, "member.remove"),
+        (Self::RoleCreate, "role.create"),
+        (Self::RoleUpdate, "role.update"),
+        (Self::RoleDelete, "role.delete"),
+        (Self::GrantCreate, "grant.create"),
+        (Self::GrantDelete, "grant.delete"),
+        (Self::Forget, "forget"),
+    ];
+
+    /// The stable word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize - 1].1
+    }
+
+    /// The kind with this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        Self::ALL.get(index).map(|(kind, _)| *kind)
+    }
+
+    /// The kind with this word.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(_, word)| *word == name)?;
+        Some(found.0)
+    }
+}
+
+/// Who asked for a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// The calling principal; none for resource tokens, local access and the server itself.
+    pub principal: Option<PrincipalId>,
+    /// The calling token; none for local access and the server itself.
+    pub token: Option<TokenId>,
+    /// The name at that moment: `user:alice`, a resource, `local` or `system`.
+    pub name: String,
+}
+
+/// A client's request id, reduced to hashes so that entries stay small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Caller, method and id.
+    pub key: [u8; 16],
+    /// The content of the request; another content under the same key is refused.
+    pub fingerprint: [u8; 16],
+}
+
+/// One entry of the change log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The number of the entry.
+    pub revision: RevisionNumber,
+    /// When it was decided; never before the entry before it.
+    pub instant_ms: UnixMs,
+    /// Who asked.
+    pub actor: Actor,
+    /// What sort of change.
+    pub kind: EntryKind,
+    /// What was changed, as text.
+    pub target: String,
+    /// Why, in the caller's words.
+    pub reason: String,
+    /// The batch it was appended in.
+    pub batch_id: [u8; 16],
+    /// The request that a repeat is recognised by.
+    pub request: Option<Request>,
+    /// The digest of State after this entry; only on the last entry of a batch.
+    pub state_digest: Option<[u8; 32]>,
+    /// What changes.
+    pub change: Change,
+}
+
+/// A stored body cannot be read by this version.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// A newer format; a newer version of the program reads it.
+    #[error("format {0} is newer than this program reads (up to {FORMAT})")]
+    Format(u32),
+    /// A kind that this version does not know.
+    #[error("unknown kind of entry {0}")]
+    Kind(u32),
+    /// Not a valid body: damaged, or a change that this version does not know.
+    #[error("damaged or unknown body: {0}")]
+    Body(&'static str),
+}
+
+impl Entry {
+    /// The bytes to hash and to store.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// Reads stored bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for what is damaged or not known; it is never skipped.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        wire::decode(body)
+    }
+}
+
+/// An entry as it is appended and stored: the exact bytes, and the head that they make.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// What the body says.
+    pub entry: Entry,
+    /// The bytes that were hashed.
+    pub body: Vec<u8>,
+    /// The head after this entry.
+    pub head: Head,
+}
+
+impl LogEntry {
+    /// Encodes `entry` behind `base`.
+    #[must_use]
+    pub fn new(entry: Entry, base: &Head) -> Self {
+        let body = entry.encode();
+        let head = base.after(&body);
+        debug_assert_eq!(head.revision, entry.revision, "entries are dense");
+        Self { entry, body, head }
+    }
+}
+
+impl std::fmt::Debug for LogEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LogEntry({:?} {})", self.head, self.entry.kind.name())
+    }
+}

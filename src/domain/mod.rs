@@ -1,0 +1,18 @@
+//! The terms of the glossary as types: tokens, permissions, changes, reasons, clocks.
+//!
+//! Everything is parsed once and then held in a type that proves it. Knows no I/O, no clock but
+//! its trait, no SQL and no gRPC; the only protobuf here is the log's own, in `wire`.
+
+pub mod chain;
+pub mod change;
+pub mod clock;
+pub mod entropy;
+pub mod entry;
+pub mod limits;
+pub mod permission;
+pub mod principal;
+pub mod reason;
+pub mod refusal;
+pub mod scopes;
+pub mod token;
+mod wire;

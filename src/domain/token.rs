@@ -1,0 +1,410 @@
+//! Token strings: how a secret is made, recognised and reduced to a digest.
+//!
+//! A stored secret is `lk?_` + 43 characters uniform in `0-9A-Za-z` (256 random bits) + the
+//! CRC-32 (ISO-HDLC) of those 47 bytes as 6 such characters, most significant first: 53 bytes,
+//! one SHA-256 block, one word for a double click. [`Secret`] proves that the checksum held;
+//! [`Digest`] is all that is ever kept. Deliberately absent: any look-up, and the sealed form.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+use zeroize::Zeroize;
+
+use super::entropy::Entropy;
+
+/// Bytes in a stored secret, prefix and checksum included.
+pub const SECRET_BYTES: usize = 53;
+const PREFIX_BYTES: usize = 4;
+const CRC_CHARS: usize = 6;
+const BODY_BYTES: usize = SECRET_BYTES - CRC_CHARS;
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// What a token speaks for, told by its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TokenKind {
+    /// `lku_`: a user, with the user's live permissions.
+    User = 1,
+    /// `lkt_`: a team, with the team's live permissions.
+    Team = 2,
+    /// `lkr_`: a resource; its scopes are its whole power.
+    Resource = 3,
+    /// `lks_`: a service account, with its live permissions.
+    Service = 4,
+}
+
+impl TokenKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::User, Self::Team, Self::Resource, Self::Service];
+
+    /// The four characters that a secret of this kind begins with.
+    #[must_use]
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::User => "lku_",
+            Self::Team => "lkt_",
+            Self::Resource => "lkr_",
+            Self::Service => "lks_",
+        }
+    }
+
+    /// The word used in the API, the CLI and the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Team => "team",
+            Self::Resource => "resource",
+            Self::Service => "service",
+        }
+    }
+
+    /// The kind with this number, as the log stores it.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    /// The kind with this word.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    fn from_prefix(prefix: &[u8]) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.prefix().as_bytes() == prefix)
+    }
+}
+
+impl fmt::Display for TokenKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The set of kinds that a caller of Check accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KindSet(u8);
+
+impl KindSet {
+    /// Accepts every kind.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// The set of exactly these kinds; none given means every kind.
+    pub fn from_kinds(kinds: impl IntoIterator<Item = TokenKind>) -> Self {
+        let bits = kinds
+            .into_iter()
+            .fold(0, |bits, kind| bits | 1 << kind as u8);
+        if bits == 0 { Self::ALL } else { Self(bits) }
+    }
+
+    /// Whether `kind` is accepted.
+    #[must_use]
+    pub fn contains(self, kind: TokenKind) -> bool {
+        self.0 & (1 << kind as u8) != 0
+    }
+}
+
+/// The public, time-ordered name of a token (a UUIDv7, RFC 9562); never secret.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenId(u128);
+
+impl TokenId {
+    /// A new id made at `unix_ms`.
+    pub fn generate(unix_ms: u64, entropy: &dyn Entropy) -> Self {
+        let mut random = [0_u8; 10];
+        entropy.fill(&mut random);
+        let id = uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid();
+        Self(id.as_u128())
+    }
+
+    /// Reads the hyphenated text form; `None` if it is anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != uuid::fmt::Hyphenated::LENGTH {
+            return None;
+        }
+        let id = Uuid::try_parse(text).ok()?;
+        Some(Self(id.as_u128()))
+    }
+
+    /// The id as stored: 16 bytes, big-endian, so that order in bytes is order in time.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// The id from its stored bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// The id as a number, for indexes.
+    #[must_use]
+    pub fn as_u128(self) -> u128 {
+        self.0
+    }
+
+    /// The id from [`TokenId::as_u128`].
+    #[must_use]
+    pub fn from_u128(number: u128) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        f.write_str(
+            Uuid::from_u128(self.0)
+                .as_hyphenated()
+                .encode_lower(&mut text),
+        )
+    }
+}
+
+impl fmt::Debug for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The SHA-256 of a secret's text: whole in the store, its first half the key of the index.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of a presented or fresh secret.
+    #[must_use]
+    pub fn of(secret: &str) -> Self {
+        Self(Sha256::digest(secret.as_bytes()).into())
+    }
+
+    /// The digest from its stored bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 stored bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first 128 bits: the key in memory.
+    #[must_use]
+    pub fn key(&self) -> u128 {
+        let mut half = [0; 16];
+        half.copy_from_slice(&self.0[..16]);
+        u128::from_be_bytes(half)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest")
+    }
+}
+
+/// A well-formed stored secret: known prefix, alphabet and checksum. Wiped when dropped.
+pub struct Secret {
+    text: String,
+    kind: TokenKind,
+}
+
+impl Secret {
+    /// A fresh secret of `kind` with 256 random bits.
+    pub fn generate(kind: TokenKind, entropy: &dyn Entropy) -> Self {
+        let mut text = String::with_capacity(SECRET_BYTES);
+        text.push_str(kind.prefix());
+        while text.len() < BODY_BYTES {
+            let mut bytes = [0_u8; 64];
+            entropy.fill(&mut bytes);
+            // 248 is the largest multiple of 62 in a byte: above it, a character would be likelier.
+            let uniform = bytes.iter().filter(|byte| **byte < 248);
+            text.extend(
+                uniform
+                    .take(BODY_BYTES - text.len())
+                    .map(|byte| char::from(ALPHABET[usize::from(byte % 62)])),
+            );
+            bytes.zeroize();
+        }
+        for character in checksum(text.as_bytes()) {
+            text.push(char::from(character));
+        }
+        Self { text, kind }
+    }
+
+    /// The kind that the prefix names.
+    #[must_use]
+    pub fn kind(&self) -> TokenKind {
+        self.kind
+    }
+
+    /// The digest to keep.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.text)
+    }
+
+    /// The last four characters, kept for display.
+    #[must_use]
+    pub fn last4(&self) -> &str {
+        &self.text[SECRET_BYTES - 4..]
+    }
+
+    /// The plain text, to be shown once in the reply that created it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.text.zeroize();
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Recognises a presented secret: its kind, or `None` for anything that we cannot have made.
+///
+/// Costs no look-up and no allocation, so that garbage is refused before memory is touched.
+#[must_use]
+pub fn recognise(presented: &str) -> Option<TokenKind> {
+    let bytes = presented.as_bytes();
+    if bytes.len() != SECRET_BYTES {
+        return None;
+    }
+    let kind = TokenKind::from_prefix(&bytes[..PREFIX_BYTES])?;
+    let (body, crc) = bytes.split_at(BODY_BYTES);
+    let in_alphabet = body[PREFIX_BYTES..].iter().all(u8::is_ascii_alphanumeric);
+    (in_alphabet && checksum(body) == crc).then_some(kind)
+}
+
+fn checksum(body: &[u8]) -> [u8; CRC_CHARS] {
+    let mut crc = crc32fast::hash(body);
+    let mut characters = [0; CRC_CHARS];
+    for character in characters.iter_mut().rev() {
+        *character = ALPHABET[(crc % 62) as usize];
+        crc /= 62;
+    }
+    characters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entropy::SeededEntropy;
+    use super::*;
+
+    #[test]
+    fn a_fresh_secret_has_the_documented_form() {
+        let entropy = SeededEntropy::new(1);
+        for kind in TokenKind::ALL {
+            let secret = Secret::generate(kind, &entropy);
+            let text = secret.reveal();
+            assert_eq!(text.len(), SECRET_BYTES);
+            assert!(text.starts_with(kind.prefix()));
+            assert!(text[4..].bytes().all(|byte| byte.is_ascii_alphanumeric()));
+            assert_eq!(recognise(text), Some(kind));
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_crc32_in_base62_most_significant_first() {
+        // CRC-32/ISO-HDLC of "123456789" is the catalogue's check value 0xCBF43926.
+        assert_eq!(crc32fast::hash(b"123456789"), 0xCBF4_3926);
+        let mut value = 0_u64;
+        for character in checksum(b"123456789") {
+            let digit = ALPHABET.iter().position(|c| *c == character);
+            value = value * 62 + digit.expect("in alphabet") as u64;
+        }
+        assert_eq!(value, 0xCBF4_3926);
+    }
+
+    #[test]
+    fn any_single_changed_character_is_refused() {
+        let secret = Secret::generate(TokenKind::User, &SeededEntropy::new(2));
+        for position in 0..SECRET_BYTES {
+            for replacement in [b'0', b'z', b'_', b' ', b'-'] {
+                let mut bytes = secret.reveal().as_bytes().to_vec();
+                if bytes[position] == replacement {
+                    continue;
+                }
+                bytes[position] = replacement;
+                let text = String::from_utf8(bytes).expect("ascii");
+                assert_eq!(recognise(&text), None, "{position} {replacement}");
+            }
+        }
+    }
+
+    #[test]
+    fn strings_that_we_cannot_have_made_are_refused() {
+        let secret = Secret::generate(TokenKind::Team, &SeededEntropy::new(3));
+        let text = secret.reveal();
+        for input in [
+            "",
+            "lku_",
+            &text[..52],
+            &format!("{text}0"),
+            &format!(" {text}"),
+            &text.to_uppercase(),
+            &text.replacen("lkt_", "lkx_", 1),
+            &text.replacen("lkt_", "lku_", 1),
+            &"é".repeat(27),
+        ] {
+            assert_eq!(recognise(input), None, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn characters_are_uniform() {
+        let entropy = SeededEntropy::new(4);
+        let mut counts = [0_u32; 62];
+        for _ in 0..2_000 {
+            let secret = Secret::generate(TokenKind::User, &entropy);
+            for byte in &secret.reveal().as_bytes()[4..47] {
+                let digit = ALPHABET
+                    .iter()
+                    .position(|c| c == byte)
+                    .expect("in alphabet");
+                counts[digit] += 1;
+            }
+        }
+        let expected = f64::from(2_000 * 43) / 62.0;
+        let chi2: f64 = counts
+            .iter()
+            .map(|count| (f64::from(*count) - expected).powi(2) / expected)
+            .sum();
+        // 61 degrees of freedom: 120 is beyond the 99.999th percentile.
+        assert!(chi2 < 120.0, "chi2 {chi2}");
+    }
+
+    #[test]
+    fn ids_are_version_7_ordered_by_time_and_read_back() {
+        let entropy = SeededEntropy::new(5);
+        let early = TokenId::generate(1_000, &entropy);
+        let late = TokenId::generate(1_001, &entropy);
+        assert!(early < late && early.to_bytes() < late.to_bytes());
+        assert_eq!(Uuid::from_u128(early.as_u128()).get_version_num(), 7);
+        assert_eq!(TokenId::parse(&early.to_string()), Some(early));
+        assert_eq!(TokenId::parse(&early.to_string().replace('-', "")), None);
+        assert_eq!(TokenId::parse("x"), None);
+    }
+
+    #[test]
+    fn debug_shows_neither_secret_nor_digest() {
+        let secret = Secret::generate(TokenKind::User, &SeededEntropy::new(6));
+        assert_eq!(format!("{secret:?} {:?}", secret.digest()), "Secret Digest");
+    }
+}

@@ -1,0 +1,13 @@
+//! Latchkey is a token authority: internal services issue, check and revoke bearer tokens.
+//!
+//! ```text
+//! main ─► cli ─► config, telemetry
+//!          ├──► rpc ─► authority ─► replica ─► state, store (trait)
+//!          └──► store::embedded                 all of them ─► domain
+//! ```
+//!
+//! The README has the concepts and the code map; `state` is where decisions are made.
+
+pub mod domain;
+pub mod proto;
+pub mod state;

@@ -1,0 +1,2 @@
+//! Latchkey.
+fn main() {}

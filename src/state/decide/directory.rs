@@ -1,0 +1,175 @@
+//! Principals and memberships: making, pausing, joining, leaving, ending.
+//!
+//! Judged at the home of what is changed. A membership hands on all that the team holds, and
+//! enabling hands on all that the principal holds, so both are bounded by what the caller holds.
+//! Teams do not nest.
+
+use crate::domain::change::{Change, Display, PrincipalRecord};
+use crate::domain::entry::EntryKind;
+use crate::domain::permission::Resource;
+use crate::domain::principal::{PrincipalId, PrincipalKind, PrincipalName};
+use crate::domain::refusal::Refusal;
+
+use super::super::directory::{Principal, TEAMS_MAX};
+use super::{About, Judged, Outcome, write_action};
+
+impl<'s> Judged<'s> {
+    /// The principal with this name, if the caller may change it.
+    fn writable(&self, name: &PrincipalName) -> Result<&'s Principal, Refusal> {
+        let principal = self
+            .state
+            .directory
+            .named(name)
+            .ok_or(Refusal::NotFound(name.kind().name()))?;
+        self.require_seen(write_action(name.kind()), principal)?;
+        Ok(principal)
+    }
+
+    pub(super) fn create_principal(
+        &self,
+        name: &PrincipalName,
+        home: &Resource,
+        display: &Display,
+    ) -> Result<(Outcome, About), Refusal> {
+        self.require(write_action(name.kind()), home)?;
+        if self.state.directory.named(name).is_some() {
+            return Err(Refusal::AlreadyExists(name.kind().name()));
+        }
+        let next = self.state.directory.principal_last().checked_add(1);
+        let id = next.ok_or_else(|| Refusal::Limit("no principal ids are left".to_owned()))?;
+        let record = PrincipalRecord {
+            id: PrincipalId(id),
+            name: name.clone(),
+            home: home.clone(),
+            disabled: false,
+            made_at: self.moment.revision,
+        };
+        Ok(put(EntryKind::PrincipalCreate, record, display.clone()))
+    }
+
+    pub(super) fn update_principal(
+        &self,
+        name: &PrincipalName,
+        display: &Display,
+    ) -> Result<(Outcome, About), Refusal> {
+        let record = self.writable(name)?.record.clone();
+        if *display == Display::default() {
+            return Ok((Outcome::Already, About::Principal(record.id)));
+        }
+        Ok(put(EntryKind::PrincipalUpdate, record, display.clone()))
+    }
+
+    pub(super) fn set_disabled(
+        &self,
+        name: &PrincipalName,
+        disabled: bool,
+    ) -> Result<(Outcome, About), Refusal> {
+        let principal = self.writable(name)?;
+        let mut record = principal.record.clone();
+        if record.disabled == disabled {
+            return Ok((Outcome::Already, About::Principal(record.id)));
+        }
+        let kind = if disabled {
+            EntryKind::PrincipalDisable
+        } else {
+            self.hands_on(self.state.live_permissions(principal))?;
+            EntryKind::PrincipalEnable
+        };
+        record.disabled = disabled;
+        Ok(put(kind, record, Display::default()))
+    }
+
+    pub(super) fn delete_principal(
+        &self,
+        name: &PrincipalName,
+    ) -> Result<(Outcome, About), Refusal> {
+        let id = self.writable(name)?.record.id;
+        let change = Change::DeletePrincipal(id);
+        let kind = EntryKind::PrincipalDelete;
+        Ok(Self::change(kind, name, change, About::Nothing))
+    }
+
+    pub(super) fn add_member(
+        &self,
+        team: &PrincipalName,
+        member: &PrincipalName,
+    ) -> Result<(Outcome, About), Refusal> {
+        if member.kind() == PrincipalKind::Team {
+            return Err(Refusal::invalid(
+                "member",
+                "is a user or a service account: teams do not nest",
+            ));
+        }
+        let team_one = self.writable(team)?;
+        let member_one = self
+            .state
+            .directory
+            .named(member)
+            .ok_or(Refusal::NotFound("member"))?;
+        let (team_id, member_id) = (team_one.record.id, member_one.record.id);
+        let about = About::Member(team_id, member_id);
+        if team_one.members.contains(&member_id) {
+            return Ok((Outcome::Already, about));
+        }
+        // Whatever the team is paused from today, the member holds it when the pause ends.
+        self.hands_on(team_one.power.permissions().iter().cloned())?;
+        if member_one.teams.len() >= TEAMS_MAX {
+            return Err(Refusal::Limit(format!(
+                "{member} is in {TEAMS_MAX} teams already"
+            )));
+        }
+        let change = Change::AddMember {
+            team: team_id,
+            member: member_id,
+        };
+        let target = format!("{member} in {team}");
+        Ok(Self::change(EntryKind::MemberAdd, target, change, about))
+    }
+
+    pub(super) fn remove_member(
+        &self,
+        team: &PrincipalName,
+        member: &PrincipalName,
+        cut_off_tokens: bool,
+    ) -> Result<(Outcome, About), Refusal> {
+        let directory = &self.state.directory;
+        let leaves = directory.named(member).is_some_and(|one| {
+            self.principal_id() == Some(one.record.id)
+                && directory
+                    .named(team)
+                    .is_some_and(|team| team.members.contains(&one.record.id))
+                && self
+                    .require_in_scopes(write_action(PrincipalKind::Team), &one.record.home)
+                    .is_ok()
+        });
+        let team_one = if leaves {
+            directory.named(team).ok_or(Refusal::NotFound("team"))?
+        } else {
+            self.writable(team)?
+        };
+        let member_one = directory.named(member).ok_or(Refusal::NotFound("member"))?;
+        let (team_id, member_id) = (team_one.record.id, member_one.record.id);
+        let about = About::Member(team_id, member_id);
+        if !team_one.members.contains(&member_id) {
+            return Ok((Outcome::Already, about));
+        }
+        let change = Change::RemoveMember {
+            team: team_id,
+            member: member_id,
+            cut_off_tokens,
+        };
+        let target = format!("{member} from {team}");
+        Ok(Self::change(EntryKind::MemberRemove, target, change, about))
+    }
+}
+
+fn put(kind: EntryKind, record: PrincipalRecord, display: Display) -> (Outcome, About) {
+    let about = About::Principal(record.id);
+    let target = record.name.to_string();
+    Judged::change(
+        kind,
+        target,
+        Change::PutPrincipal { record, display },
+        about,
+    )
+}

@@ -1,0 +1,183 @@
+//! Roles and grants: named sets of actions, and who holds them where.
+//!
+//! A grant hands on the role's actions on its pattern; a role edit hands on each added action on
+//! every pattern where the role is granted. A grant is immutable: it is given and taken away.
+
+use crate::domain::change::{Change, Display, GrantRecord, RoleRecord};
+use crate::domain::entry::EntryKind;
+use crate::domain::permission::{ActionPattern, Permission, Resource, ResourcePattern};
+use crate::domain::principal::{GrantId, PrincipalName, RoleName};
+use crate::domain::refusal::Refusal;
+
+use super::super::directory::GRANTS_MAX;
+use super::{About, Judged, Outcome};
+
+/// Most actions of one role.
+const ROLE_ACTIONS_MAX: usize = 128;
+
+impl Judged<'_> {
+    fn writable_role(&self, name: &RoleName) -> Result<RoleRecord, Refusal> {
+        let role = self.state.role(name).ok_or(Refusal::NotFound("role"))?;
+        match self.require("roles:write", &role.home) {
+            Err(_) if !self.may("roles:read", &role.home) => Err(Refusal::NotFound("role")),
+            judged => judged.map(|()| role.clone()),
+        }
+    }
+
+    pub(super) fn create_role(
+        &self,
+        name: &RoleName,
+        home: &Resource,
+        actions: &[ActionPattern],
+        display: &Display,
+    ) -> Result<(Outcome, About), Refusal> {
+        self.require("roles:write", home)?;
+        if self.state.role(name).is_some() {
+            return Err(Refusal::AlreadyExists("role"));
+        }
+        let record = RoleRecord {
+            name: name.clone(),
+            home: home.clone(),
+            actions: canonical(actions)?,
+            made_at: self.moment.revision,
+        };
+        Ok(put(EntryKind::RoleCreate, record, display.clone()))
+    }
+
+    pub(super) fn update_role(
+        &self,
+        name: &RoleName,
+        actions: Option<&[ActionPattern]>,
+        display: &Display,
+    ) -> Result<(Outcome, About), Refusal> {
+        let old = self.writable_role(name)?;
+        let mut new = old.clone();
+        if let Some(actions) = actions {
+            new.actions = canonical(actions)?;
+        }
+        let added = new
+            .actions
+            .iter()
+            .filter(|action| !old.actions.iter().any(|known| known.covers(action)));
+        let handed_on: Vec<Permission> = added
+            .flat_map(|action| {
+                self.state
+                    .directory
+                    .grants_of(name)
+                    .map(|grant| Permission {
+                        action: action.clone(),
+                        resource: grant.resource.clone(),
+                    })
+            })
+            .collect();
+        self.hands_on(handed_on)?;
+        if new == old && *display == Display::default() {
+            return Ok((Outcome::Already, About::Role(name.clone())));
+        }
+        Ok(put(EntryKind::RoleUpdate, new, display.clone()))
+    }
+
+    pub(super) fn delete_role(&self, name: &RoleName) -> Result<(Outcome, About), Refusal> {
+        self.writable_role(name)?;
+        let granted = self.state.directory.grants_of(name).count();
+        if granted > 0 {
+            let what = format!("the role is granted {granted} times; delete those grants first");
+            return Err(Refusal::Conflict(what));
+        }
+        let change = Change::DeleteRole(name.clone());
+        Ok(Self::change(
+            EntryKind::RoleDelete,
+            name,
+            change,
+            About::Nothing,
+        ))
+    }
+
+    pub(super) fn create_grant(
+        &self,
+        principal: &PrincipalName,
+        role: &RoleName,
+        resource: &ResourcePattern,
+    ) -> Result<(Outcome, About), Refusal> {
+        self.require_on("grants:write", resource.clone())?;
+        let directory = &self.state.directory;
+        let holder = directory
+            .named(principal)
+            .ok_or(Refusal::NotFound(principal.kind().name()))?;
+        let actions = &directory
+            .role(role)
+            .ok_or(Refusal::NotFound("role"))?
+            .actions;
+        self.hands_on(actions.iter().map(|action| Permission {
+            action: action.clone(),
+            resource: resource.clone(),
+        }))?;
+        let same = |id: &GrantId| {
+            directory
+                .grant(*id)
+                .is_some_and(|grant| grant.role == *role && grant.resource == *resource)
+        };
+        if holder.grants.iter().any(same) {
+            return Err(Refusal::AlreadyExists("grant"));
+        }
+        if holder.grants.len() >= GRANTS_MAX {
+            return Err(Refusal::Limit(format!(
+                "{principal} has {GRANTS_MAX} grants already"
+            )));
+        }
+        let next = directory.grant_last().checked_add(1);
+        let id = GrantId(next.ok_or_else(|| Refusal::Limit("no grant ids are left".to_owned()))?);
+        let record = GrantRecord {
+            id,
+            principal: holder.record.id,
+            role: role.clone(),
+            resource: resource.clone(),
+            made_at: self.moment.revision,
+        };
+        let target = format!("{role} to {principal} on {resource}");
+        let change = Change::PutGrant(record);
+        Ok(Self::change(
+            EntryKind::GrantCreate,
+            target,
+            change,
+            About::Grant(id),
+        ))
+    }
+
+    pub(super) fn delete_grant(&self, id: GrantId) -> Result<(Outcome, About), Refusal> {
+        let directory = &self.state.directory;
+        let grant = directory.grant(id).ok_or(Refusal::NotFound("grant"))?;
+        let readable = Permission::known("grants:read", grant.resource.clone());
+        match self.require_on("grants:write", grant.resource.clone()) {
+            Err(_) if !self.power.holds(&readable) => return Err(Refusal::NotFound("grant")),
+            judged => judged?,
+        }
+        let holder = directory.principal(grant.principal);
+        let name = holder.map_or_else(String::new, |one| one.record.name.to_string());
+        let target = format!("{} to {name} on {}", grant.role, grant.resource);
+        let change = Change::DeleteGrant(id);
+        Ok(Self::change(
+            EntryKind::GrantDelete,
+            target,
+            change,
+            About::Nothing,
+        ))
+    }
+}
+
+fn put(kind: EntryKind, record: RoleRecord, display: Display) -> (Outcome, About) {
+    let about = About::Role(record.name.clone());
+    let target = record.name.to_string();
+    Judged::change(kind, target, Change::PutRole { record, display }, about)
+}
+
+fn canonical(actions: &[ActionPattern]) -> Result<Vec<ActionPattern>, Refusal> {
+    let mut actions = actions.to_vec();
+    actions.sort_unstable();
+    actions.dedup();
+    if actions.is_empty() || actions.len() > ROLE_ACTIONS_MAX {
+        let what = format!("are 1 to {ROLE_ACTIONS_MAX}");
+        return Err(Refusal::invalid("actions", what));
+    }
+    Ok(actions)
+}

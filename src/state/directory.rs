@@ -1,0 +1,249 @@
+//! The directory: principals, memberships, roles, grants, and the live power they add up to.
+//!
+//! A principal's own grants are compiled into one [`ScopeSet`]; a member's power is its own and
+//! that of its teams, read at the moment of the question, so that a removed member loses it at
+//! once. Written by `apply`, which has the rules already behind it; the only rule here is that
+//! ids are never used again.
+
+use std::sync::Arc;
+
+use crate::domain::chain::RevisionNumber;
+use crate::domain::change::{GrantRecord, PrincipalRecord, RoleRecord};
+use crate::domain::permission::Permission;
+use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
+
+use super::scopeset::{Question, ScopeSet};
+
+/// Most grants of one principal.
+pub(super) const GRANTS_MAX: usize = 1_024;
+/// Most teams of one user or service account.
+pub(super) const TEAMS_MAX: usize = 64;
+
+/// A principal as a Check reads it.
+#[derive(Clone, Debug)]
+pub(super) struct Principal {
+    pub(super) record: PrincipalRecord,
+    /// `user:alice`, ready to be copied into an answer.
+    pub(super) text: Arc<str>,
+    /// Tokens made below this revision are refused.
+    pub(super) cut_off: RevisionNumber,
+    pub(super) teams: Vec<PrincipalId>,
+    pub(super) members: imbl::OrdSet<PrincipalId>,
+    pub(super) grants: Vec<GrantId>,
+    /// What its own grants permit, without its teams'.
+    pub(super) power: Arc<ScopeSet>,
+}
+
+/// The directory. A clone is a snapshot.
+#[derive(Clone, Default)]
+pub(super) struct Directory {
+    // By id, which is dense: a hole is a principal that is gone.
+    principals: imbl::Vector<Option<Arc<Principal>>>,
+    names: imbl::HashMap<PrincipalName, PrincipalId>,
+    roles: imbl::OrdMap<RoleName, Arc<RoleRecord>>,
+    grants: imbl::OrdMap<GrantId, Arc<GrantRecord>>,
+    granted: imbl::OrdMap<RoleName, imbl::OrdSet<GrantId>>,
+    principal_last: u32,
+    grant_last: u32,
+}
+
+impl Directory {
+    #[inline]
+    pub(super) fn principal(&self, id: PrincipalId) -> Option<&Principal> {
+        self.principals.get(id.0 as usize)?.as_deref()
+    }
+
+    pub(super) fn named(&self, name: &PrincipalName) -> Option<&Principal> {
+        self.principal(*self.names.get(name)?)
+    }
+
+    pub(super) fn principals(&self) -> impl Iterator<Item = &Principal> {
+        self.principals.iter().filter_map(Option::as_deref)
+    }
+
+    pub(super) fn role(&self, name: &RoleName) -> Option<&RoleRecord> {
+        self.roles.get(name).map(|role| &**role)
+    }
+
+    pub(super) fn grant(&self, id: GrantId) -> Option<&GrantRecord> {
+        self.grants.get(&id).map(|grant| &**grant)
+    }
+
+    /// The grants of a role.
+    pub(super) fn grants_of(&self, role: &RoleName) -> impl Iterator<Item = &GrantRecord> {
+        let ids = self.granted.get(role);
+        ids.into_iter().flatten().filter_map(|id| self.grant(*id))
+    }
+
+    pub(super) fn principal_last(&self) -> u32 {
+        self.principal_last
+    }
+
+    pub(super) fn grant_last(&self) -> u32 {
+        self.grant_last
+    }
+
+    /// Raises the highest ids ever given, as a snapshot tells them.
+    pub(super) fn raise_counters(&mut self, principal: u32, grant: u32) {
+        self.principal_last = self.principal_last.max(principal);
+        self.grant_last = self.grant_last.max(grant);
+    }
+
+    /// Whether the principal's own grants or those of its enabled teams permit the need.
+    #[inline]
+    pub(super) fn permits(&self, principal: &Principal, question: &Question<'_>) -> bool {
+        self.live_powers(principal)
+            .any(|power| power.permits(question))
+    }
+
+    /// Whether one live permission covers `permission`.
+    pub(super) fn covers(&self, principal: &Principal, permission: &Permission) -> bool {
+        self.live_powers(principal)
+            .any(|power| power.covers(permission))
+    }
+
+    /// The compiled powers that a principal holds now: its own and its enabled teams'.
+    pub(super) fn live_powers<'d>(
+        &'d self,
+        principal: &'d Principal,
+    ) -> impl Iterator<Item = &'d ScopeSet> {
+        let teams = principal.teams.iter().filter_map(|team| {
+            let team = self.principal(*team)?;
+            (!team.record.disabled).then_some(&*team.power)
+        });
+        std::iter::once(&*principal.power).chain(teams)
+    }
+
+    pub(super) fn put_principal(&mut self, record: &PrincipalRecord) {
+        let index = record.id.0 as usize;
+        while self.principals.len() <= index {
+            self.principals.push_back(None);
+        }
+        self.raise_counters(record.id.0, 0);
+        let text: Arc<str> = record.name.to_string().into();
+        let principal = match self.principals.get(index).cloned().flatten() {
+            Some(former) => {
+                self.names.remove(&former.record.name);
+                Principal {
+                    record: record.clone(),
+                    text,
+                    ..(*former).clone()
+                }
+            }
+            None => Principal {
+                record: record.clone(),
+                text,
+                cut_off: 0,
+                teams: Vec::new(),
+                members: imbl::OrdSet::new(),
+                grants: Vec::new(),
+                power: Arc::new(ScopeSet::compile([])),
+            },
+        };
+        self.names.insert(record.name.clone(), record.id);
+        self.principals.set(index, Some(Arc::new(principal)));
+    }
+
+    /// Removes a principal; its grants and memberships were removed before.
+    pub(super) fn remove_principal(&mut self, id: PrincipalId) {
+        let index = id.0 as usize;
+        if index < self.principals.len()
+            && let Some(former) = self.principals.set(index, None)
+        {
+            self.names.remove(&former.record.name);
+        }
+    }
+
+    pub(super) fn change_principal(
+        &mut self,
+        id: PrincipalId,
+        change: impl FnOnce(&mut Principal),
+    ) {
+        if let Some(Some(principal)) = self.principals.get_mut(id.0 as usize) {
+            change(Arc::make_mut(principal));
+        }
+    }
+
+    pub(super) fn add_member(&mut self, team: PrincipalId, member: PrincipalId) {
+        self.change_principal(team, |team| {
+            team.members.insert(member);
+        });
+        self.change_principal(member, |member| {
+            if let Err(place) = member.teams.binary_search(&team) {
+                member.teams.insert(place, team);
+            }
+        });
+    }
+
+    pub(super) fn remove_member(&mut self, team: PrincipalId, member: PrincipalId) {
+        self.change_principal(team, |team| {
+            team.members.remove(&member);
+        });
+        self.change_principal(member, |member| member.teams.retain(|one| *one != team));
+    }
+
+    pub(super) fn put_role(&mut self, record: &RoleRecord) {
+        self.roles
+            .insert(record.name.clone(), Arc::new(record.clone()));
+        let holders: Vec<PrincipalId> = self
+            .grants_of(&record.name)
+            .map(|grant| grant.principal)
+            .collect();
+        for holder in holders {
+            self.compile_power(holder);
+        }
+    }
+
+    pub(super) fn remove_role(&mut self, name: &RoleName) {
+        self.roles.remove(name);
+        self.granted.remove(name);
+    }
+
+    pub(super) fn put_grant(&mut self, record: &GrantRecord) {
+        self.raise_counters(0, record.id.0);
+        self.grants.insert(record.id, Arc::new(record.clone()));
+        self.granted
+            .entry(record.role.clone())
+            .or_default()
+            .insert(record.id);
+        self.change_principal(record.principal, |principal| {
+            principal.grants.push(record.id)
+        });
+        self.compile_power(record.principal);
+    }
+
+    pub(super) fn remove_grant(&mut self, id: GrantId) -> Option<Arc<GrantRecord>> {
+        let record = self.grants.remove(&id)?;
+        if let Some(ids) = self.granted.get_mut(&record.role) {
+            ids.remove(&id);
+        }
+        self.change_principal(record.principal, |principal| {
+            principal.grants.retain(|one| *one != id);
+        });
+        self.compile_power(record.principal);
+        Some(record)
+    }
+
+    fn compile_power(&mut self, id: PrincipalId) {
+        let Some(principal) = self.principal(id) else {
+            return;
+        };
+        let permissions = principal
+            .grants
+            .iter()
+            .filter_map(|grant| self.grant(*grant))
+            .flat_map(|grant| self.permissions_of(grant));
+        let power = Arc::new(ScopeSet::compile(permissions));
+        self.change_principal(id, |principal| principal.power = power);
+    }
+
+    /// What a grant permits, now.
+    pub(super) fn permissions_of(&self, grant: &GrantRecord) -> impl Iterator<Item = Permission> {
+        let actions = self.role(&grant.role).map(|role| role.actions.clone());
+        let resource = grant.resource.clone();
+        actions.into_iter().flatten().map(move |action| Permission {
+            action,
+            resource: resource.clone(),
+        })
+    }
+}

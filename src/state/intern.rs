@@ -1,0 +1,132 @@
+//! Interning: equal values are kept once and named by a small number.
+//!
+//! Most tokens share their scopes, their issuer and often their resource with many others; a
+//! token's record holds four bytes for each. Counted, so that what no token uses any more goes
+//! away. Numbers are private to one process: nothing that is stored or hashed contains them.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// A persistent table of interned values.
+pub(super) struct Interner<K: Clone + Eq + Hash, V> {
+    values: imbl::Vector<Option<Arc<Interned<K, V>>>>,
+    // Beside the values, so that counting copies plain numbers and touches no other count.
+    counts: imbl::Vector<u32>,
+    numbers: imbl::HashMap<K, u32>,
+    free: imbl::Vector<u32>,
+}
+
+/// A value with the content that it was made from.
+#[derive(Debug)]
+pub(super) struct Interned<K, V> {
+    /// What makes it equal to another.
+    pub(super) content: K,
+    /// What is kept for it.
+    pub(super) value: V,
+}
+
+// By hand, for values that are not `Clone` themselves: they are shared.
+impl<K: Clone + Eq + Hash, V> Clone for Interner<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            values: self.values.clone(),
+            counts: self.counts.clone(),
+            numbers: self.numbers.clone(),
+            free: self.free.clone(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Default for Interner<K, V> {
+    fn default() -> Self {
+        Self {
+            values: imbl::Vector::new(),
+            counts: imbl::Vector::new(),
+            numbers: imbl::HashMap::new(),
+            free: imbl::Vector::new(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Interner<K, V> {
+    /// The number of `content`, made with `make` if it is new; counts one more use.
+    pub(super) fn acquire(&mut self, content: &K, make: impl FnOnce(&K) -> V) -> u32 {
+        if let Some(number) = self.numbers.get(content) {
+            let number = *number;
+            if let Some(count) = self.counts.get_mut(number as usize) {
+                *count += 1;
+            }
+            return number;
+        }
+        let interned = Arc::new(Interned {
+            content: content.clone(),
+            value: make(content),
+        });
+        let number = if let Some(number) = self.free.pop_back() {
+            self.values.set(number as usize, Some(interned));
+            self.counts.set(number as usize, 1);
+            number
+        } else {
+            self.values.push_back(Some(interned));
+            self.counts.push_back(1);
+            // A process runs out of memory long before it has four thousand million sets.
+            u32::try_from(self.values.len() - 1).unwrap_or(u32::MAX)
+        };
+        self.numbers.insert(content.clone(), number);
+        number
+    }
+
+    /// Counts one use less; the last one forgets the value.
+    pub(super) fn release(&mut self, number: u32) {
+        let Some(count) = self.counts.get_mut(number as usize) else {
+            return;
+        };
+        *count = count.saturating_sub(1);
+        if *count > 0 {
+            return;
+        }
+        if let Some(gone) = self.values.set(number as usize, None) {
+            self.numbers.remove(&gone.content);
+            self.free.push_back(number);
+        }
+    }
+
+    /// The value with this number.
+    #[inline]
+    pub(super) fn value(&self, number: u32) -> Option<&Interned<K, V>> {
+        self.values.get(number as usize)?.as_deref()
+    }
+
+    /// Every value that is kept.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Interned<K, V>> {
+        self.values.iter().filter_map(Option::as_deref)
+    }
+
+    /// How many values are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_contents_share_a_number_until_the_last_use_ends() {
+        let mut interner: Interner<String, usize> = Interner::default();
+        let a = interner.acquire(&"a".to_owned(), String::len);
+        let b = interner.acquire(&"b".to_owned(), String::len);
+        assert_eq!(interner.acquire(&"a".to_owned(), String::len), a);
+        assert_ne!(a, b);
+        let before = interner.clone();
+        interner.release(a);
+        assert!(interner.value(a).is_some());
+        interner.release(a);
+        assert!(interner.value(a).is_none());
+        assert_eq!(interner.len(), 1);
+        assert_eq!(interner.acquire(&"c".to_owned(), String::len), a);
+        assert_eq!(before.value(a).map(|one| one.content.as_str()), Some("a"));
+    }
+}

@@ -1,0 +1,202 @@
+//! Power: what a caller holds at this moment, and the boundary on what it may hand on.
+//!
+//! A token's power is its subject's live permissions, cut by its scopes, by its ceiling and by
+//! those of every ancestor. A permission is *held* when every one of these layers covers it;
+//! where coverage cannot be shown it is not held. Nobody hands on what they do not hold, and a
+//! refusal lists exactly what is missing. Used by `decide` and, for reads, by the authority.
+
+use crate::domain::permission::{Need, Permission};
+use crate::domain::scopes::{PermissionSet, Scopes, SetTooLarge};
+
+use super::State;
+use super::check::Lineage;
+use super::directory::Principal;
+use super::scopeset::{Question, ScopeSet};
+use super::tokens::Hot;
+
+/// What a caller holds, on one State.
+pub struct Power<'s> {
+    state: &'s State,
+    holder: Holder<'s>,
+}
+
+enum Holder<'s> {
+    // Access to the store itself: bootstrap and recovery.
+    Local,
+    Token {
+        lineage: Lineage<'s>,
+        principal: Option<&'s Principal>,
+    },
+}
+
+impl<'s> Power<'s> {
+    /// The power of whoever has the store itself in hand.
+    pub(super) fn local(state: &'s State) -> Self {
+        Self {
+            state,
+            holder: Holder::Local,
+        }
+    }
+
+    /// The power of a token that was found good.
+    pub(super) fn of_token(state: &'s State, hot: &'s Hot) -> Self {
+        let principal = hot.principal().and_then(|id| state.directory.principal(id));
+        Self {
+            state,
+            holder: Holder::Token {
+                lineage: Lineage::of(state, hot),
+                principal,
+            },
+        }
+    }
+
+    /// Whether every layer covers `permission`.
+    #[must_use]
+    pub fn holds(&self, permission: &Permission) -> bool {
+        match &self.holder {
+            Holder::Local => true,
+            Holder::Token { lineage, principal } => {
+                self.cuts(lineage).all(|cut| cut.covers(permission))
+                    && principal.is_none_or(|one| self.state.directory.covers(one, permission))
+            }
+        }
+    }
+
+    /// Whether every layer permits `need`.
+    #[must_use]
+    pub fn permits(&self, need: Need<'_>) -> bool {
+        match &self.holder {
+            Holder::Local => true,
+            Holder::Token { lineage, principal } => {
+                let question = Question::new(need);
+                self.cuts(lineage).all(|cut| cut.permits(&question))
+                    && principal.is_none_or(|one| self.state.directory.permits(one, &question))
+            }
+        }
+    }
+
+    /// Whether the calling token is narrowed: then even a right that comes with being someone
+    /// must be in its scopes.
+    #[must_use]
+    pub fn is_narrowed(&self) -> bool {
+        match &self.holder {
+            Holder::Local => false,
+            Holder::Token { lineage, .. } => self.cuts(lineage).next().is_some(),
+        }
+    }
+
+    /// Whether the scopes and ceilings alone cover `permission`, whatever the subject holds now.
+    #[must_use]
+    pub fn cut_covers(&self, permission: &Permission) -> bool {
+        match &self.holder {
+            Holder::Local => true,
+            Holder::Token { lineage, .. } => self.cuts(lineage).all(|cut| cut.covers(permission)),
+        }
+    }
+
+    /// Whether it is everything: `*` on `**`.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.holds(&Permission::everything())
+    }
+
+    /// Those of `wanted` that are not held.
+    #[must_use]
+    pub fn missing(&self, wanted: impl IntoIterator<Item = Permission>) -> Vec<Permission> {
+        let mut missing: Vec<Permission> =
+            wanted.into_iter().filter(|one| !self.holds(one)).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing
+    }
+
+    /// The scopes and ceilings of the whole lineage as one; `All` when nothing narrows.
+    ///
+    /// # Errors
+    /// [`SetTooLarge`] when the product passes the limits of a set.
+    pub fn cut(&self) -> Result<Scopes, SetTooLarge> {
+        match &self.holder {
+            Holder::Local => Ok(Scopes::All),
+            Holder::Token { lineage, .. } => {
+                self.cuts(lineage).try_fold(Scopes::All, |met, cut| {
+                    met.meet(&Scopes::Only(cut.to_set()))
+                })
+            }
+        }
+    }
+
+    /// Everything that is held, as a ceiling for what is handed on; none for everything.
+    ///
+    /// # Errors
+    /// [`SetTooLarge`] when the product passes the limits of a set.
+    pub fn ceiling(&self) -> Result<Option<PermissionSet>, SetTooLarge> {
+        if self.is_everything() {
+            return Ok(None);
+        }
+        let cut = self.cut()?;
+        let live = match &self.holder {
+            Holder::Local
+            | Holder::Token {
+                principal: None, ..
+            } => Scopes::All,
+            Holder::Token {
+                principal: Some(one),
+                ..
+            } => Scopes::Only(PermissionSet::new(self.live(one).cloned())?),
+        };
+        Ok(match live.meet(&cut)? {
+            Scopes::All => None,
+            Scopes::Only(set) => Some(set),
+        })
+    }
+
+    /// What is held, for people: at most `limit` permissions, and whether there are more.
+    #[must_use]
+    pub fn list(&self, limit: usize) -> (Vec<Permission>, bool) {
+        let Holder::Token { lineage, principal } = &self.holder else {
+            return (vec![Permission::everything()], false);
+        };
+        let mut held: Vec<Permission> = match principal {
+            Some(one) => self.live(one).cloned().collect(),
+            None => vec![Permission::everything()],
+        };
+        for cut in self.cuts(lineage) {
+            held = held
+                .iter()
+                .flat_map(|mine| cut.permissions().iter().filter_map(|cut| mine.meet(cut)))
+                .take(limit.saturating_mul(4))
+                .collect();
+        }
+        held.sort_unstable();
+        held.dedup();
+        let truncated = held.len() > limit;
+        held.truncate(limit);
+        (held, truncated)
+    }
+
+    fn cuts<'p>(&'p self, lineage: &'p Lineage<'s>) -> impl Iterator<Item = &'s ScopeSet> {
+        let tokens = &self.state.tokens;
+        lineage.iter().flat_map(|link| {
+            [tokens.scopes(link.hot), tokens.ceiling(link.hot)]
+                .into_iter()
+                .flatten()
+        })
+    }
+
+    fn live(&self, principal: &'s Principal) -> impl Iterator<Item = &'s Permission> {
+        self.state
+            .directory
+            .live_powers(principal)
+            .flat_map(ScopeSet::permissions)
+    }
+}
+
+impl State {
+    /// Everything that a principal holds now, own and through its teams.
+    pub(super) fn live_permissions(&self, principal: &Principal) -> Vec<Permission> {
+        self.directory
+            .live_powers(principal)
+            .flat_map(|power| power.permissions().iter().cloned())
+            .collect()
+    }
+}
