@@ -11,3 +11,6 @@
 pub mod domain;
 pub mod proto;
 pub mod state;
+pub mod authority;
+pub mod replica;
+pub mod store;

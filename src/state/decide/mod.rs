@@ -610,3 +610,9 @@ pub fn read_action(kind: PrincipalKind) -> &'static str {
         PrincipalKind::Service => "services:read",
     }
 }
+
+/// Whether a caller's power permits an action of the server's on the resource of a need.
+#[must_use]
+pub fn caller_permits(power: &Power<'_>, action: &str, need: &Need<'_>) -> bool {
+    Need::parse(action, need.resource()).is_ok_and(|need| power.permits(need))
+}

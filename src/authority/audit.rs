@@ -1,0 +1,193 @@
+//! The audit trail: the log by the page and as it grows, its verification, and Explain.
+//!
+//! The log holds everybody's changes without a gap, so reading it needs `audit:read` on `**`.
+//! Clients get a body's hash, never a body: bodies hold digests.
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use crate::domain::chain::{Head, Revision, RevisionNumber};
+use crate::domain::entry::LogEntry;
+use crate::domain::permission::{Need, Permission, ResourcePattern};
+use crate::domain::refusal::Refusal;
+use crate::domain::token::{KindSet, TokenId};
+use crate::state::State;
+use crate::state::check::Context;
+use crate::state::explain::{Explanation, Target, explain};
+
+use super::{Authority, Credentials, Reader};
+
+pub use crate::state::check::Step;
+pub use crate::state::explain::{Layer, Missing, Told};
+
+/// Entries that are read from the store at a time.
+pub const READ_ENTRIES: usize = 500;
+
+/// Which token to explain.
+#[derive(Clone, Copy)]
+pub enum ExplainTarget<'a> {
+    /// The token with this id.
+    Id(TokenId),
+    /// This presented text.
+    Token(&'a str),
+}
+
+/// What to explain.
+#[derive(Clone, Copy)]
+pub struct ExplainAsked<'a> {
+    /// Which token.
+    pub target: ExplainTarget<'a>,
+    /// What it should be permitted.
+    pub needs: &'a [Need<'a>],
+    /// What is known of the request.
+    pub context: Context<'a>,
+    /// The kinds that are accepted.
+    pub kinds: KindSet,
+    /// The revision to look at; none is the newest.
+    pub at: Option<Revision>,
+}
+
+/// Where a verification of the chain stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// Everything up to this head follows.
+    Intact(Head),
+    /// The first revision that does not follow, and why.
+    Broken(RevisionNumber, String),
+}
+
+impl Authority {
+    /// Requires that the caller may read the whole log.
+    ///
+    /// # Errors
+    /// [`Refusal::NotPermitted`] with what is missing.
+    pub fn may_audit(&self, credentials: Credentials<'_>) -> Result<(), Refusal> {
+        let reader = self.reader(credentials)?;
+        reader.require("audit:read", ResourcePattern::everything())
+    }
+
+    /// Entries after a revision; the caller was judged by [`Authority::may_audit`].
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the store cannot be read.
+    pub async fn changes_after(
+        &self,
+        revision: RevisionNumber,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, Refusal> {
+        self.replica.changes_after(revision, limit.min(READ_ENTRIES)).await
+    }
+
+    /// The head that a client's revision names, if it is of this history.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherHistory`] when the chain at that revision is another.
+    pub async fn head_at(&self, revision: Revision) -> Result<Head, Refusal> {
+        if revision.number == 0 {
+            return Ok(Head::EMPTY);
+        }
+        let entries = self.replica.changes_after(revision.number - 1, 1).await?;
+        match entries.first() {
+            Some(entry) if entry.head.revision() == revision => Ok(entry.head),
+            _ => Err(Refusal::OtherHistory(revision)),
+        }
+    }
+
+    /// Told whenever the published revision moves.
+    #[must_use]
+    pub fn revisions(&self) -> watch::Receiver<RevisionNumber> {
+        self.replica.revisions()
+    }
+
+    /// Verifies a run of entries behind a head, as an outsider would: by bodies' hashes only.
+    #[must_use]
+    pub fn verify(after: Head, entries: &[LogEntry]) -> Verified {
+        let mut head = after;
+        for logged in entries {
+            let hash: [u8; 32] = Sha256::digest(&logged.body).into();
+            let next = head.after_hash(&hash);
+            if logged.entry.revision != next.revision {
+                let what = format!("a hole: revision {} follows {}", logged.entry.revision, head.revision);
+                return Verified::Broken(next.revision, what);
+            }
+            if logged.head != next {
+                return Verified::Broken(next.revision, "the chain hash is another".to_owned());
+            }
+            head = next;
+        }
+        Verified::Intact(head)
+    }
+
+    /// Tells how a Check would be decided, now or at an older revision.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] for a token that the caller may not explain.
+    pub async fn explain(
+        &self,
+        credentials: Credentials<'_>,
+        asked: ExplainAsked<'_>,
+    ) -> Result<Explanation, Refusal> {
+        let reader = self.reader(credentials)?;
+        let now = self.replica.clock().now();
+        let older = match asked.at {
+            Some(at) => Some(self.state_at(at).await?),
+            None => None,
+        };
+        let state = older.as_ref().unwrap_or(&reader.state);
+        let target = match asked.target {
+            ExplainTarget::Id(id) => Target::Id(id),
+            ExplainTarget::Token(text) => Target::Token(text),
+        };
+        let explanation = explain(state, target, asked.needs, asked.context, asked.kinds, now);
+        reader.may_explain(state, &explanation)?;
+        Ok(explanation)
+    }
+
+    /// State at an older revision, replayed from the log.
+    async fn state_at(&self, at: Revision) -> Result<State, Refusal> {
+        let head = self.head_at(at).await?;
+        let mut state = State::default();
+        while state.head().revision < head.revision {
+            let left = (head.revision - state.head().revision).min(READ_ENTRIES as u64);
+            let entries = self
+                .replica
+                .changes_after(state.head().revision, left as usize)
+                .await?;
+            if entries.is_empty() {
+                return Err(Refusal::OtherHistory(at));
+            }
+            for entry in &entries {
+                if let Err(error) = state.apply(entry) {
+                    tracing::error!(%error, "the log does not replay");
+                    return Err(Refusal::Unavailable("the log does not replay".to_owned()));
+                }
+            }
+            // A long replay shares its thread with Checks.
+            tokio::task::yield_now().await;
+        }
+        Ok(state)
+    }
+}
+
+impl Reader {
+    fn may_explain(&self, state: &State, explanation: &Explanation) -> Result<(), Refusal> {
+        let Some((id, ..)) = &explanation.token else {
+            let everywhere = Permission::known("tokens:explain", ResourcePattern::everything());
+            return if self.power()?.holds(&everywhere) {
+                Ok(())
+            } else {
+                Err(Refusal::NotFound("token"))
+            };
+        };
+        let home = state.token(*id).map(|record| state.home_of(&record));
+        let permitted = match home {
+            Some(home) => self.permits("tokens:explain", &home)?,
+            None => false,
+        };
+        if permitted {
+            Ok(())
+        } else {
+            Err(Refusal::NotFound("token"))
+        }
+    }
+}

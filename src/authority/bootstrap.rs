@@ -1,0 +1,124 @@
+//! The first administrator, and another one for whoever lost the first.
+//!
+//! Both come from local access to the store and stand in the log as such: actor `local`. What is
+//! there already is used, so a bootstrap that was interrupted can be run again.
+
+use crate::domain::change::Display;
+use crate::domain::permission::{ActionPattern, ResourcePattern};
+use crate::domain::principal::{PrincipalKind, PrincipalName, RoleName};
+use crate::domain::refusal::Refusal;
+use crate::domain::token::{Digest, Secret, TokenKind};
+use crate::state::decide::{Caller, Command, Envelope};
+use crate::state::home;
+
+use super::{Authority, IssueToken, LimitsAsked, ScopesAsked};
+
+const ADMIN: &str = "admin";
+
+impl Authority {
+    /// Makes the first administrator and its token; with `recover`, another token, and another
+    /// administrator if the first is gone or disabled. None if there is one and `recover` is not
+    /// set: then old tokens stay as they are.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the store cannot be written.
+    pub async fn bootstrap(&self, recover: bool) -> Result<Option<Secret>, Refusal> {
+        if !recover && self.replica.state().token_count() > 0 {
+            return Ok(None);
+        }
+        let reason = if recover {
+            "recovery by local access to the store"
+        } else {
+            "first administrator, by local access to the store"
+        };
+        let role = RoleName::parse(ADMIN).ok_or_else(|| Refusal::invalid("role", ADMIN))?;
+        let everything = ActionPattern::parse("*").map_err(|e| Refusal::invalid("actions", e))?;
+        let admin = self.administrator(recover)?;
+        let display = |description: &str| Display {
+            name: Some("Administrator".to_owned()),
+            description: Some(description.to_owned()),
+            ..Display::default()
+        };
+        let commands = [
+            Command::CreateRole {
+                name: role.clone(),
+                home: home::installation(),
+                actions: vec![everything.clone()],
+                display: display("Everything, everywhere."),
+            },
+            // A recovery is worth nothing with a role that somebody has emptied.
+            Command::UpdateRole {
+                name: role.clone(),
+                actions: Some(vec![everything]),
+                display: Display::default(),
+            },
+            Command::CreatePrincipal {
+                name: admin.clone(),
+                home: home::installation(),
+                display: display("Made by local access to the store."),
+            },
+            Command::CreateGrant {
+                principal: admin.clone(),
+                role,
+                resource: ResourcePattern::everything(),
+            },
+        ];
+        for command in commands {
+            match self.local(command, reason).await {
+                Ok(()) | Err(Refusal::AlreadyExists(_)) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        let secret = Secret::generate(TokenKind::User, &*self.entropy);
+        let token = self.with_secret(admin_token(admin), TokenKind::User, &secret);
+        self.local(Command::IssueToken(Box::new(token)), reason).await?;
+        Ok(Some(secret))
+    }
+
+    // `admin`, or the first of `admin-2`, `admin-3`, … that is free or can be used.
+    fn administrator(&self, recover: bool) -> Result<PrincipalName, Refusal> {
+        let state = self.replica.state_full();
+        (1..u32::MAX)
+            .filter_map(|number| {
+                let suffix = if number == 1 { String::new() } else { format!("-{number}") };
+                PrincipalName::new(PrincipalKind::User, &format!("{ADMIN}{suffix}"))
+            })
+            .find(|name| match state.principal_named(name) {
+                None => true,
+                Some(record) => !recover || !record.disabled,
+            })
+            .ok_or(Refusal::AlreadyExists("user"))
+    }
+
+    async fn local(&self, command: Command, reason: &str) -> Result<(), Refusal> {
+        let envelope = Envelope {
+            caller: Caller::Local,
+            reason: reason.to_owned(),
+            request: None,
+            command,
+        };
+        self.replica.submit(envelope).await.map(|_| ())
+    }
+}
+
+fn admin_token(admin: PrincipalName) -> IssueToken {
+    IssueToken {
+        id: crate::domain::token::TokenId::from_u128(0),
+        digest: Digest::from_bytes([0; 32]),
+        kind: TokenKind::User,
+        subject: Some(admin),
+        resource: None,
+        scopes: ScopesAsked::All,
+        ttl_s: None,
+        not_before_ms: None,
+        max_lifetime_s: None,
+        period_s: None,
+        uses: None,
+        limits: LimitsAsked::default(),
+        derive: false,
+        display: Display {
+            name: Some("first token of the administrator".to_owned()),
+            ..Display::default()
+        },
+    }
+}

@@ -1,0 +1,156 @@
+//! Check: the answer from memory, and the one case that writes: a token with a budget of uses.
+//!
+//! [`Authority::check`] is synchronous and hands the decision to a closure while the State that
+//! it borrows from is held. A token with a use limit is first checked like any other; only when
+//! that allows is the use queued, and the allow leaves after it was appended.
+
+use crate::domain::chain::Revision;
+use crate::domain::permission::{Need, Permission, ResourcePattern};
+use crate::domain::reason::Reason;
+use crate::domain::refusal::Refusal;
+use crate::domain::token::Digest;
+use crate::state::check::check;
+use crate::state::decide::{
+    Caller, Command, Envelope, Outcome, UseToken, authenticate, caller_permits,
+};
+
+use super::{Authority, Credentials, RequestId};
+
+pub use crate::state::check::{CheckRequest, Decision, Seen};
+
+/// How long a caller should wait before it asks a replica again that could not answer.
+pub const STALE_RETRY_AFTER_MS: u64 = 1_000;
+
+/// A decision with how long it may be acted on.
+#[derive(Debug)]
+pub struct Answer<'s> {
+    /// The decision.
+    pub decision: Decision<'s>,
+    /// From the moment the caller asked, in milliseconds; 0 for a denial.
+    pub valid_for_ms: u64,
+}
+
+impl Authority {
+    /// Decides a Check on the published State, without counting a use.
+    #[inline]
+    pub fn check<R>(
+        &self,
+        request: &CheckRequest<'_>,
+        answer: impl FnOnce(&Answer<'_>) -> R,
+    ) -> R {
+        let state = self.replica.state();
+        if !self.replica.may_answer() {
+            return answer(&Answer {
+                decision: Decision {
+                    reason: Reason::Stale,
+                    token: None,
+                    revision: state.head().revision(),
+                },
+                valid_for_ms: 0,
+            });
+        }
+        // The clock is read after the request arrived, on every Check.
+        let now = self.replica.clock().now();
+        let decision = check(&state, request, now);
+        let expires_ms = decision.token.as_ref().and_then(|token| token.expires_ms);
+        let left = expires_ms.map_or(u64::MAX, |at| at.saturating_sub(now.latest));
+        let valid_for_ms = if decision.allowed() {
+            left.min(self.settings.valid_for_ms)
+        } else {
+            0
+        };
+        answer(&Answer {
+            decision,
+            valid_for_ms,
+        })
+    }
+
+    /// Counts a use of a token that [`Authority::check`] allowed: appended before this returns.
+    ///
+    /// The same request id counts once. An outcome that cannot be learnt counts and denies.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the use could not be counted; the Check must then not pass.
+    pub async fn count_use(
+        &self,
+        request: &CheckRequest<'_>,
+        request_id: Option<RequestId<'_>>,
+    ) -> Result<(Reason, Revision), Refusal> {
+        let key = Digest::of(request.token).key();
+        let bearer = Caller::Bearer {
+            key,
+            client_ip: request.context.client_ip,
+        };
+        let using = UseToken {
+            key,
+            needs: request
+                .needs
+                .iter()
+                .map(|need| (need.action().to_owned(), need.resource().to_owned()))
+                .collect(),
+            client_ip: request.context.client_ip,
+            audience: request.context.audience.map(str::to_owned),
+            workload: request.context.workload.map(str::to_owned),
+            kinds: request.kinds,
+        };
+        let envelope = Envelope {
+            // Scoped to the token: the id of one bearer never hides the use of another.
+            request: self.request(&bearer, request_id)?,
+            caller: Caller::System,
+            reason: String::new(),
+            command: Command::UseToken(Box::new(using)),
+        };
+        let done = self.replica.submit(envelope).await?;
+        let reason = match done.decided.outcome {
+            Outcome::Change { .. } | Outcome::Already => Reason::Allowed,
+            Outcome::Denied(reason) => reason,
+            // Counted before: everything but the budget is judged again.
+            Outcome::Repeated(_) => self.check(request, |answer| match answer.decision.reason {
+                Reason::UsesExhausted => Reason::Allowed,
+                reason => reason,
+            }),
+        };
+        Ok((reason, done.revision))
+    }
+
+    /// Judges whether a caller may ask these needs; an open server asks nobody.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] or [`Refusal::NotPermitted`] with what is missing.
+    #[inline]
+    pub fn may_check(&self, credentials: Credentials<'_>, needs: &[Need<'_>]) -> Result<(), Refusal> {
+        if self.settings.check_open {
+            return Ok(());
+        }
+        let state = self.replica.state();
+        let caller = Self::caller(credentials)?;
+        let (power, _) = authenticate(&state, &caller, self.replica.clock().now())?;
+        for need in needs {
+            if !caller_permits(&power, "tokens:check", need) {
+                let pattern = ResourcePattern::parse(need.resource())
+                    .map_err(|error| Refusal::invalid("needs", error))?;
+                return Err(Refusal::NotPermitted(vec![Permission::known("tokens:check", pattern)]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a caller without needs may learn of the token that a decision is about: it must
+    /// be permitted at the token's home.
+    #[must_use]
+    pub fn may_see(&self, credentials: Credentials<'_>, decision: &Decision<'_>) -> bool {
+        if self.settings.check_open {
+            return true;
+        }
+        let Some(seen) = &decision.token else {
+            return true;
+        };
+        self.reader(credentials).is_ok_and(|reader| {
+            let home = reader
+                .state
+                .token(seen.id)
+                .map(|record| reader.state.home_of(&record));
+            home.is_some_and(|home| reader.permits("tokens:check", &home).unwrap_or(false))
+        })
+    }
+}

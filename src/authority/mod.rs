@@ -1,0 +1,357 @@
+//! The authority: the verbs of Latchkey. Check reads State; everything that changes is queued.
+//!
+//! Used by `rpc` (and, for the first administrator, by `cli`). It knows who may read what, makes
+//! ids and secrets, and turns an outcome into what the caller is told. It knows no gRPC, and a
+//! Check passes neither the writer nor the store.
+
+pub mod audit;
+mod bootstrap;
+pub mod check;
+pub mod directory;
+pub mod tokens;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::chain::{Head, Revision, RevisionNumber};
+use crate::domain::change::Change;
+use crate::domain::clock::Now;
+use crate::domain::entropy::Entropy;
+use crate::domain::entry::{LogEntry, Request};
+use crate::domain::permission::{Permission, Resource, ResourcePattern};
+use crate::domain::principal::{PrincipalId, PrincipalName};
+use crate::domain::refusal::Refusal;
+use crate::domain::token::{Digest, TokenId, recognise};
+use crate::replica::{Done, Replica};
+use crate::state::State;
+use crate::state::decide::{Caller, Envelope, Outcome, authenticate};
+
+pub use crate::replica::Counters;
+pub use crate::state::check::Context;
+pub use crate::state::decide::{
+    About, Command, CutOffRequest, IssueToken, LimitsAsked, RevokeTarget, ScopesAsked, UpdateToken,
+};
+pub use crate::store::list;
+
+/// Most characters of a reason.
+pub const REASON_CHARS_MAX: usize = 256;
+/// Most characters of a request id.
+pub const REQUEST_ID_CHARS_MAX: usize = 64;
+/// Rows of a page where none are asked for.
+pub const PAGE_DEFAULT: usize = 100;
+/// Most rows of a page.
+pub const PAGE_MAX: usize = 1_000;
+
+/// What of the authority can be set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Whether Check answers callers that present no token of their own.
+    pub check_open: bool,
+    /// How long after it was asked an allow may be acted on, at the most.
+    pub valid_for_ms: u64,
+}
+
+/// The authority. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Authority {
+    replica: Replica,
+    entropy: Arc<dyn Entropy>,
+    settings: Settings,
+}
+
+/// Who calls, as the transport tells it.
+#[derive(Clone, Copy, Default)]
+pub struct Credentials<'a> {
+    /// The bearer token that came with the call.
+    pub token: Option<&'a str>,
+    /// Where the call came from.
+    pub client_ip: Option<IpAddr>,
+}
+
+/// What comes with every write.
+#[derive(Clone, Copy, Default)]
+pub struct Call<'a> {
+    /// Who calls.
+    pub credentials: Credentials<'a>,
+    /// Why; may be empty where none is required.
+    pub reason: &'a str,
+    /// The method, a client's request id and the bytes of the request, for repeats.
+    pub request: Option<RequestId<'a>>,
+}
+
+/// A client's request id with what it is scoped to.
+#[derive(Clone, Copy)]
+pub struct RequestId<'a> {
+    /// The method that was called.
+    pub method: &'static str,
+    /// The client's id: 1 to 64 characters of `[A-Za-z0-9._-]`.
+    pub id: &'a str,
+    /// The content of the request: the same id with another content is refused.
+    pub content: &'a [u8],
+}
+
+/// A write that was carried out, or found things as they should be, or was answered before.
+#[derive(Debug)]
+pub struct Written {
+    /// What it is about.
+    pub about: About,
+    /// The change that was made, by this call or by the one that it repeats.
+    pub change: Option<Change>,
+    /// The revision of the change, or the head at which it was already so.
+    pub revision: Revision,
+    /// The instant of the change in Unix milliseconds.
+    pub instant_ms: u64,
+    /// Whether the same request was answered before.
+    pub repeated: bool,
+}
+
+/// A caller that may read: who it is and what it holds.
+pub(crate) struct Reader {
+    state: Arc<State>,
+    caller: Caller,
+    token: Option<TokenId>,
+    principal: Option<PrincipalId>,
+    now: Now,
+}
+
+impl Authority {
+    /// The authority over a replica.
+    #[must_use]
+    pub fn new(replica: Replica, entropy: Arc<dyn Entropy>, settings: Settings) -> Self {
+        Self {
+            replica,
+            entropy,
+            settings,
+        }
+    }
+
+    /// What the replica has counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        self.replica.counters()
+    }
+
+    /// The newest revision and the chain hash at it, as published.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.replica.state().head()
+    }
+
+    /// How many tokens there are and how many bytes they take, and how many principals.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, [usize; 3], usize) {
+        let state = self.replica.state_full();
+        (state.token_count(), state.token_bytes(), state.principal_count())
+    }
+
+    /// Whether this server may answer a Check.
+    #[must_use]
+    pub fn may_answer(&self) -> bool {
+        self.replica.may_answer()
+    }
+
+    /// Waits until the published State has reached a revision; the caller sets the deadline.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherHistory`] when it is not of this log.
+    pub async fn reach(&self, wanted: Revision) -> Result<(), Refusal> {
+        self.replica.reach(wanted).await
+    }
+
+    fn caller(credentials: Credentials<'_>) -> Result<Caller, Refusal> {
+        let token = credentials.token.ok_or(Refusal::Unauthenticated)?;
+        recognise(token).ok_or(Refusal::Unauthenticated)?;
+        Ok(Caller::Bearer {
+            key: Digest::of(token).key(),
+            client_ip: credentials.client_ip,
+        })
+    }
+
+    pub(crate) fn reader(&self, credentials: Credentials<'_>) -> Result<Reader, Refusal> {
+        if !self.may_answer() {
+            return Err(Refusal::Unavailable("this server answers nothing now".to_owned()));
+        }
+        let state = self.replica.state_full();
+        let caller = Self::caller(credentials)?;
+        let now = self.replica.clock().now();
+        let (_, token) = authenticate(&state, &caller, now)?;
+        let principal = token
+            .and_then(|id| state.token(id))
+            .and_then(|record| match record.subject {
+                crate::domain::change::Subject::Principal(id) => Some(id),
+                crate::domain::change::Subject::Resource(_) => None,
+            });
+        Ok(Reader {
+            state,
+            caller,
+            token,
+            principal,
+            now,
+        })
+    }
+
+    /// Queues a command of a caller and waits for what became of it.
+    ///
+    /// # Errors
+    /// The command's [`Refusal`].
+    pub async fn write(&self, call: Call<'_>, command: Command) -> Result<Written, Refusal> {
+        let caller = Self::caller(call.credentials)?;
+        if call.reason.chars().count() > REASON_CHARS_MAX {
+            return Err(Refusal::invalid("reason", "is at most 256 characters"));
+        }
+        let envelope = Envelope {
+            request: self.request(&caller, call.request)?,
+            reason: call.reason.to_owned(),
+            caller,
+            command,
+        };
+        self.submit(envelope).await
+    }
+
+    async fn submit(&self, envelope: Envelope) -> Result<Written, Refusal> {
+        let Done {
+            decided,
+            revision,
+            instant_ms,
+        } = self.replica.submit(envelope).await?;
+        let change = match decided.outcome {
+            Outcome::Change { change, .. } => Some(change),
+            Outcome::Already | Outcome::Denied(_) => None,
+            Outcome::Repeated(number) => return self.first_answer(number).await,
+        };
+        Ok(Written {
+            about: decided.subject,
+            change,
+            revision,
+            instant_ms,
+            repeated: false,
+        })
+    }
+
+    // The log is what the first answer was made from.
+    async fn first_answer(&self, number: RevisionNumber) -> Result<Written, Refusal> {
+        let entries = self.replica.changes_after(number - 1, 1).await?;
+        let Some(LogEntry { entry, head, .. }) = entries.into_iter().next() else {
+            return Err(Refusal::Unavailable("the first answer is gone".to_owned()));
+        };
+        Ok(Written {
+            about: about(&entry.change),
+            change: Some(entry.change),
+            revision: head.revision(),
+            instant_ms: entry.instant_ms,
+            repeated: true,
+        })
+    }
+
+    fn request(
+        &self,
+        caller: &Caller,
+        request: Option<RequestId<'_>>,
+    ) -> Result<Option<Request>, Refusal> {
+        let Some(request) = request.filter(|request| !request.id.is_empty()) else {
+            return Ok(None);
+        };
+        let valid = request.id.len() <= REQUEST_ID_CHARS_MAX
+            && request
+                .id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if !valid {
+            return Err(Refusal::invalid("request_id", "is 1 to 64 characters of [A-Za-z0-9._-]"));
+        }
+        let who = match caller {
+            Caller::Local => "local".to_owned(),
+            Caller::System => "system".to_owned(),
+            Caller::Bearer { key, .. } => {
+                let state = self.replica.state();
+                let id = state.token_by_key(*key).ok_or(Refusal::Unauthenticated)?;
+                let record = state.token(id).ok_or(Refusal::Unauthenticated)?;
+                match record.subject {
+                    crate::domain::change::Subject::Principal(id) => format!("principal {}", id.0),
+                    crate::domain::change::Subject::Resource(_) => format!("token {id}"),
+                }
+            }
+        };
+        let scope = format!("{who}\n{}\n{}", request.method, request.id);
+        Ok(Some(Request {
+            key: half_hash(scope.as_bytes()),
+            fingerprint: half_hash(request.content),
+        }))
+    }
+}
+
+fn half_hash(bytes: &[u8]) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&Sha256::digest(bytes)[..16]);
+    half
+}
+
+fn about(change: &Change) -> About {
+    match change {
+        Change::PutToken { record, .. } => About::Token(record.id),
+        Change::RevokeToken { id, .. } | Change::UseToken { id, .. } => About::Token(*id),
+        Change::PutPrincipal { record, .. } => About::Principal(record.id),
+        Change::AddMember { team, member } | Change::RemoveMember { team, member, .. } => {
+            About::Member(*team, *member)
+        }
+        Change::PutRole { record, .. } => About::Role(record.name.clone()),
+        Change::PutGrant(record) => About::Grant(record.id),
+        Change::CutOff(_)
+        | Change::DeletePrincipal(_)
+        | Change::DeleteRole(_)
+        | Change::DeleteGrant(_)
+        | Change::Forget { .. } => About::Nothing,
+    }
+}
+
+impl Reader {
+    /// What the caller holds, on the State that it was judged on.
+    pub(crate) fn power(&self) -> Result<crate::state::Power<'_>, Refusal> {
+        Ok(authenticate(&self.state, &self.caller, self.now)?.0)
+    }
+
+    pub(crate) fn permits(&self, action: &str, at: &Resource) -> Result<bool, Refusal> {
+        let permission = Permission::known(action, ResourcePattern::exactly(at));
+        Ok(self.power()?.holds(&permission))
+    }
+
+    /// Requires an action on everything that a pattern matches.
+    pub(crate) fn require(&self, action: &str, on: ResourcePattern) -> Result<(), Refusal> {
+        let permission = Permission::known(action, on);
+        if self.power()?.holds(&permission) {
+            Ok(())
+        } else {
+            Err(Refusal::NotPermitted(vec![permission]))
+        }
+    }
+
+    /// Requires an action at or under a resource, or everywhere if none is named.
+    pub(crate) fn require_under(&self, action: &str, under: Option<&Resource>) -> Result<(), Refusal> {
+        let on = under.map_or_else(ResourcePattern::everything, ResourcePattern::under);
+        self.require(action, on)
+    }
+
+    /// The principal with this name, if it exists.
+    pub(crate) fn named(&self, name: &PrincipalName) -> Result<PrincipalId, Refusal> {
+        let record = self.state.principal_named(name);
+        record
+            .map(|record| record.id)
+            .ok_or(Refusal::NotFound(name.kind().name()))
+    }
+
+    /// The revision that the reader sees.
+    pub(crate) fn revision(&self) -> Revision {
+        self.state.head().revision()
+    }
+}
+
+/// The number of rows to read for a page.
+#[must_use]
+pub fn page_rows(asked: u32) -> usize {
+    match asked as usize {
+        0 => PAGE_DEFAULT,
+        rows => rows.min(PAGE_MAX),
+    }
+}

@@ -1,0 +1,299 @@
+//! The verbs about tokens that need more than a command: making secrets, and reading.
+//!
+//! Secrets are made here and leave in the one answer that created them; the store and the log
+//! see digests only. What a caller may not read does not exist for it.
+
+use crate::domain::change::{Change, Display, Subject};
+use crate::domain::permission::{Permission, Resource, ResourcePattern};
+use crate::domain::principal::PrincipalName;
+use crate::domain::refusal::Refusal;
+use crate::domain::token::{Digest, Secret, TokenId, TokenKind};
+use crate::state::decide::{About, Command, read_action};
+use crate::store::list::{Page, StoredToken, TokenQuery};
+
+use super::{Authority, Call, Credentials, IssueToken, Reader, Written};
+
+/// What is asked of a new token, before id and secret are made.
+#[derive(Clone, Debug)]
+pub struct IssueAsked {
+    /// The kind; none for a derived token, which has its parent's.
+    pub kind: Option<TokenKind>,
+    /// Everything else; its id and digest are filled in here.
+    pub token: IssueToken,
+}
+
+/// A token that was made or got a new secret.
+#[derive(Debug)]
+pub struct Issued {
+    /// The secret; none when the same request was answered before.
+    pub secret: Option<Secret>,
+    /// The write.
+    pub written: Written,
+}
+
+/// The answer to a bearer that asks who it is.
+#[derive(Debug)]
+pub struct WhoAmI {
+    /// The calling token.
+    pub token: StoredToken,
+    /// What it holds now.
+    pub permissions: Vec<Permission>,
+    /// Whether there are more.
+    pub truncated: bool,
+    /// The revision that this was read at.
+    pub revision: crate::domain::chain::Revision,
+}
+
+/// Whose tokens to list, by name; the rest is in the query.
+#[derive(Clone, Debug, Default)]
+pub struct TokenFilter {
+    /// Those that speak for this principal.
+    pub subject: Option<PrincipalName>,
+    /// Those that this principal issued.
+    pub issuer: Option<PrincipalName>,
+    /// The other filters and the page.
+    pub query: TokenQuery,
+}
+
+impl Authority {
+    /// A new id, as a place holder for a command that fills it in itself.
+    #[must_use]
+    pub fn new_token_id(&self) -> TokenId {
+        TokenId::generate(self.replica.clock().now().latest, &*self.entropy)
+    }
+
+    /// Issues a token; its secret is in this answer and nowhere else.
+    ///
+    /// # Errors
+    /// The command's [`Refusal`].
+    pub async fn issue(&self, call: Call<'_>, asked: IssueAsked) -> Result<Issued, Refusal> {
+        let kind = match asked.kind {
+            Some(kind) => kind,
+            None if asked.token.derive => self.calling_kind(call.credentials)?,
+            None => return Err(Refusal::invalid("kind", "is required")),
+        };
+        let secret = Secret::generate(kind, &*self.entropy);
+        let command = Command::IssueToken(Box::new(self.with_secret(asked.token, kind, &secret)));
+        let written = self.write(call, command).await?;
+        Ok(Issued {
+            secret: (!written.repeated).then_some(secret),
+            written,
+        })
+    }
+
+    pub(super) fn with_secret(&self, token: IssueToken, kind: TokenKind, secret: &Secret) -> IssueToken {
+        IssueToken {
+            id: self.new_token_id(),
+            digest: secret.digest(),
+            kind,
+            display: Display {
+                last4: Some(secret.last4().to_owned()),
+                ..token.display
+            },
+            ..token
+        }
+    }
+
+    /// Gives a token a new secret, which is in this answer and nowhere else.
+    ///
+    /// # Errors
+    /// The command's [`Refusal`].
+    pub async fn rotate(
+        &self,
+        call: Call<'_>,
+        id: Option<TokenId>,
+        grace_s: u32,
+        expected: Option<u32>,
+    ) -> Result<Issued, Refusal> {
+        let kind = match id {
+            None => self.calling_kind(call.credentials)?,
+            // Of an unknown token the kind does not matter: the command is refused.
+            Some(id) => {
+                let record = self.replica.state().token(id);
+                record.map_or(TokenKind::User, |record| record.kind)
+            }
+        };
+        let secret = Secret::generate(kind, &*self.entropy);
+        let command = Command::RotateToken {
+            id,
+            digest: secret.digest(),
+            last4: secret.last4().to_owned(),
+            grace_s,
+            expected,
+        };
+        let written = self.write(call, command).await?;
+        Ok(Issued {
+            secret: (!written.repeated).then_some(secret),
+            written,
+        })
+    }
+
+    fn calling_kind(&self, credentials: Credentials<'_>) -> Result<TokenKind, Refusal> {
+        let token = credentials.token.ok_or(Refusal::Unauthenticated)?;
+        crate::domain::token::recognise(token).ok_or(Refusal::Unauthenticated)
+    }
+
+    /// The token that a write was about, as the write left it.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the store cannot be read.
+    pub async fn written_token(&self, written: &Written) -> Result<Option<StoredToken>, Refusal> {
+        let About::Token(id) = &written.about else {
+            return Ok(None);
+        };
+        let stored = self.stored(*id).await?;
+        Ok(stored.map(|mut stored| {
+            // The row may have moved on; the answer is about this change.
+            if let Some(Change::PutToken { record, .. }) = &written.change {
+                stored.record = (**record).clone();
+            }
+            stored
+        }))
+    }
+
+    async fn stored(&self, id: TokenId) -> Result<Option<StoredToken>, Refusal> {
+        let stored = self.replica.store().token(id).await;
+        stored.map_err(|error| crate::replica::unavailable(&error))
+    }
+
+    /// One token.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] also when the caller may not read it.
+    pub async fn token(&self, credentials: Credentials<'_>, id: TokenId) -> Result<StoredToken, Refusal> {
+        let reader = self.reader(credentials)?;
+        let stored = self.stored(id).await?.ok_or(Refusal::NotFound("token"))?;
+        if reader.token == Some(id) || reader.may_read(&stored)? {
+            Ok(stored)
+        } else {
+            Err(Refusal::NotFound("token"))
+        }
+    }
+
+    /// Whether a token that a write was about may be shown whole to its caller.
+    #[must_use]
+    pub fn may_read_token(&self, credentials: Credentials<'_>, stored: &StoredToken) -> bool {
+        self.reader(credentials).is_ok_and(|reader| {
+            reader.token == Some(stored.record.id) || reader.may_read(stored).unwrap_or(false)
+        })
+    }
+
+    /// A page of tokens. Without a filter, callers who may not list everything see their own.
+    ///
+    /// # Errors
+    /// [`Refusal::NotPermitted`] with what is missing.
+    pub async fn tokens(
+        &self,
+        credentials: Credentials<'_>,
+        filter: TokenFilter,
+    ) -> Result<Page<StoredToken, TokenId>, Refusal> {
+        let reader = self.reader(credentials)?;
+        let query = reader.token_query(filter)?;
+        let page = self.replica.store().tokens(query).await;
+        page.map_err(|error| crate::replica::unavailable(&error))
+    }
+
+    /// Who the calling token is and what it holds.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] for anything but a good token.
+    pub async fn who_am_i(&self, credentials: Credentials<'_>, limit: usize) -> Result<WhoAmI, Refusal> {
+        let reader = self.reader(credentials)?;
+        let id = reader.token.ok_or(Refusal::Unauthenticated)?;
+        let token = self.stored(id).await?.ok_or(Refusal::Unauthenticated)?;
+        let (permissions, truncated) = reader.power()?.list(limit);
+        Ok(WhoAmI {
+            token,
+            permissions,
+            truncated,
+            revision: reader.revision(),
+        })
+    }
+
+    /// Where a token is managed.
+    #[must_use]
+    pub fn home_of(&self, stored: &StoredToken) -> Resource {
+        self.replica.state().home_of(&stored.record)
+    }
+
+    /// Whether the subject of a token is disabled now.
+    #[must_use]
+    pub fn subject_disabled(&self, stored: &StoredToken) -> bool {
+        let Subject::Principal(id) = stored.record.subject else {
+            return false;
+        };
+        let state = self.replica.state();
+        state.principal(id).is_some_and(|principal| principal.disabled)
+    }
+
+    /// The reading of the clock that states of tokens are judged by.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.replica.clock().now().latest
+    }
+}
+
+impl Reader {
+    // Own tokens, and those of one's teams, can be read unless the calling token is narrowed.
+    fn is_own(&self, stored: &StoredToken) -> bool {
+        match (&stored.record.subject, self.principal) {
+            (Subject::Principal(subject), Some(caller)) => {
+                *subject == caller || self.state.is_member(*subject, caller)
+            }
+            _ => false,
+        }
+    }
+
+    fn may_read(&self, stored: &StoredToken) -> Result<bool, Refusal> {
+        let home = self.state.home_of(&stored.record);
+        let own = self.is_own(stored) && self.in_scopes("tokens:read", &home)?;
+        Ok(own || self.permits("tokens:read", &home)?)
+    }
+
+    fn in_scopes(&self, action: &str, at: &Resource) -> Result<bool, Refusal> {
+        let permission = Permission::known(action, ResourcePattern::exactly(at));
+        Ok(self.power()?.cut_covers(&permission))
+    }
+
+    fn token_query(&self, filter: TokenFilter) -> Result<TokenQuery, Refusal> {
+        let mut query = filter.query;
+        query.now_ms = self.now.latest;
+        if let Some(name) = &filter.subject {
+            query.subject = Some(self.named(name)?);
+        }
+        if let Some(name) = &filter.issuer {
+            query.issuer = Some(self.named(name)?);
+        }
+        if let Some(subject) = query.subject {
+            let home = self.state.principal(subject).map(|record| record.home.clone());
+            let home = home.ok_or(Refusal::NotFound("subject"))?;
+            let own = self.principal == Some(subject)
+                || self.principal.is_some_and(|caller| self.state.is_member(subject, caller));
+            if !(own && self.in_scopes("tokens:read", &home)?) {
+                let name = filter.subject.as_ref().map(PrincipalName::kind);
+                let readable = name.map_or(Ok(false), |kind| self.permits(read_action(kind), &home))?;
+                match self.require("tokens:read", ResourcePattern::exactly(&home)) {
+                    Err(_) if !readable => return Err(Refusal::NotFound("subject")),
+                    judged => judged?,
+                }
+            }
+            return Ok(query);
+        }
+        let everywhere = self.require_under("tokens:read", query.resource_under.as_ref());
+        let narrowed = self.power()?.is_narrowed();
+        if everywhere.is_err() && query.resource_under.is_none() && !narrowed && self.principal.is_some() {
+            // What one has issued oneself, or else one's own.
+            if query.issuer != self.principal {
+                query.subject = self.principal;
+            }
+            return Ok(query);
+        }
+        everywhere.map(|()| query)
+    }
+}
+
+/// The digest of a presented secret, to revoke it by; none for what we cannot have made.
+#[must_use]
+pub fn digest_of(secret: &str) -> Option<Digest> {
+    crate::domain::token::recognise(secret).map(|_| Digest::of(secret))
+}

@@ -1,0 +1,401 @@
+//! The writer: gathers the commands that wait, decides them in order on a private clone of
+//! State, appends them together, publishes, and only then replies.
+//!
+//! A reply, also a refusal or an *already so*, leaves after its batch was compared with the
+//! head. When the head has moved, the missed entries are applied and the batch is decided again.
+//! An append whose outcome was not learnt is settled by one more durable write on the same base:
+//! if that succeeds, the lost one can no longer commit; if the head has moved, the log says
+//! whether the batch is in it. The clone is never published before the append has committed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+
+use crate::domain::entropy::Entropy;
+use crate::domain::entry::{Entry, EntryKind, LogEntry};
+use crate::domain::refusal::Refusal;
+use crate::state::decide::{Caller, Command, Decided, Envelope, Moment, Outcome, decide};
+use crate::state::{Diverged, State};
+use crate::store::{Appended, Batch, StoreError};
+
+use super::{BATCH_BYTES_MAX, Done, Queued, Settings, Shared};
+
+const DECIDED_AGAIN_MAX: usize = 32;
+const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+const SETTLE_TRIES_MAX: usize = 100;
+const SLICES: u16 = 256;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Queued>,
+    entropy: Arc<dyn Entropy>,
+    settings: Settings,
+    // Published States that a reader may still hold: dropped here, so that no reader ever frees.
+    retired: Vec<Arc<State>>,
+    next_slice: u16,
+    stop: CancellationToken,
+}
+
+/// A batch that was decided, before it is appended.
+struct Plan {
+    batch: Batch,
+    state: State,
+    results: Vec<Result<Done, Refusal>>,
+    // Commands that did not fit: they are decided next, in their order.
+    rest: VecDeque<Queued>,
+}
+
+/// What became of a batch.
+enum Settled {
+    Committed,
+    Moved,
+    Failed(StoreError),
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        queue: mpsc::Receiver<Queued>,
+        entropy: Arc<dyn Entropy>,
+        settings: Settings,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            shared,
+            queue,
+            entropy,
+            settings,
+            retired: Vec::new(),
+            next_slice: 0,
+            stop,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut sweep = self.sweeps();
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = self.stop.cancelled(), if !self.queue.is_closed() => {
+                    // What is queued is still answered; what comes later is refused.
+                    self.queue.close();
+                    continue;
+                }
+                queued = self.queue.recv() => queued,
+                _ = sweep.tick() => {
+                    self.sweep().await;
+                    continue;
+                }
+            };
+            // Closed and empty: every handle is gone, everything queued was answered.
+            let Some(first) = first else { break };
+            let mut waiting = VecDeque::from([first]);
+            while waiting.len() < self.settings.batch_commands_max
+                && let Ok(queued) = self.queue.try_recv()
+            {
+                waiting.push_back(queued);
+            }
+            while !waiting.is_empty() {
+                waiting = self.commit(waiting).await;
+            }
+        }
+        if let Err(error) = self.shared.store.close().await {
+            tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+
+    fn sweeps(&self) -> Interval {
+        let mut sweep = interval(Duration::from_millis(self.settings.forget_every_ms.max(1)));
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sweep
+    }
+
+    /// Forgets what ended long ago in the next slice of the index.
+    async fn sweep(&mut self) {
+        let now_ms = self.shared.clock.now().earliest;
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let envelope = Envelope {
+            caller: Caller::System,
+            reason: String::new(),
+            request: None,
+            command: Command::Forget {
+                before_ms: now_ms.saturating_sub(self.settings.forget_after_ms),
+                slice: (self.next_slice % SLICES) as u8,
+            },
+        };
+        self.next_slice = (self.next_slice + 1) % SLICES;
+        let state = self.shared.published.load_full();
+        // Only a sweep that finds something is worth an append.
+        let worth = matches!(
+            decide(&state, &envelope, self.moment(&state, 0)),
+            Ok(Decided {
+                outcome: Outcome::Change { .. },
+                ..
+            })
+        );
+        if worth {
+            self.commit(VecDeque::from([Queued { envelope, reply }])).await;
+        }
+    }
+
+    /// Decides, appends and answers; returns the commands that did not fit.
+    async fn commit(&mut self, waiting: VecDeque<Queued>) -> VecDeque<Queued> {
+        let mut waiting = waiting;
+        let mut alone = false;
+        for _ in 0..DECIDED_AGAIN_MAX {
+            if self.shared.fenced.load(Ordering::Acquire) {
+                return refuse(waiting, &stopped());
+            }
+            let mut plan = self.plan(&mut waiting, alone);
+            match self.append(&plan.batch).await {
+                Settled::Committed => {
+                    self.count(&plan);
+                    self.publish(std::mem::take(&mut plan.state));
+                    answer(waiting, plan.results);
+                    return plan.rest;
+                }
+                Settled::Moved => waiting.append(&mut plan.rest),
+                // One of them is at fault: find out which by trying them one by one.
+                Settled::Failed(StoreError::Refused(_)) if waiting.len() > 1 => {
+                    alone = true;
+                    waiting.append(&mut plan.rest);
+                }
+                Settled::Failed(error) => {
+                    self.shared.counters.store_errors.fetch_add(1, Ordering::Relaxed);
+                    let refusal = self.refusal_of(&error);
+                    refuse(waiting, &refusal);
+                    return plan.rest;
+                }
+            }
+        }
+        let refusal = Refusal::Unavailable("others wrote all the time; try again".to_owned());
+        refuse(waiting, &refusal)
+    }
+
+    fn moment(&self, state: &State, ahead: usize) -> Moment {
+        Moment {
+            revision: state.head().revision + ahead as u64 + 1,
+            now: self.shared.clock.now(),
+            lifetimes: self.settings.lifetimes,
+        }
+    }
+
+    /// Decides the waiting commands in order on a private clone; what does not fit is set aside.
+    fn plan(&mut self, waiting: &mut VecDeque<Queued>, alone: bool) -> Plan {
+        // Nobody waits for the answer any more, so nothing needs to be done.
+        waiting.retain(|queued| !queued.reply.is_closed() || is_internal(queued));
+        let base = self.shared.published.load_full();
+        let mut state = (*base).clone();
+        let mut id = [0; 16];
+        self.entropy.fill(&mut id);
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut results = Vec::new();
+        let mut bytes = 0;
+        for queued in waiting.iter() {
+            if bytes >= BATCH_BYTES_MAX || (alone && !results.is_empty()) {
+                break;
+            }
+            let moment = self.moment(&base, entries.len());
+            let decided = decide(&state, &queued.envelope, moment);
+            let instant_ms = moment.now.latest.max(state.instant_ms());
+            if let Ok(decided) = &decided
+                && let Some(entry) = entry_of(decided, queued, moment.revision, instant_ms, id)
+            {
+                bytes += entry.encode().len();
+                state.advance(&entry);
+                entries.push(entry);
+            }
+            results.push(decided.map(|decided| (decided, entries.len(), instant_ms)));
+        }
+        let rest = waiting.split_off(results.len());
+        if let Some(last) = entries.last_mut() {
+            last.state_digest = Some(state.digest());
+        }
+        let mut head = base.head();
+        let mut heads = vec![head];
+        let entries: Vec<LogEntry> = entries
+            .into_iter()
+            .map(|entry| {
+                let logged = LogEntry::new(entry, &head);
+                head = logged.head;
+                heads.push(head);
+                logged
+            })
+            .collect();
+        state.seal(head);
+        let done = |(decided, after, instant_ms): (Decided, usize, u64)| Done {
+            decided,
+            revision: heads[after].revision(),
+            instant_ms,
+        };
+        Plan {
+            batch: Batch {
+                id,
+                base: base.head(),
+                entries,
+            },
+            state,
+            results: results.into_iter().map(|result| result.map(done)).collect(),
+            rest,
+        }
+    }
+
+    async fn append(&mut self, batch: &Batch) -> Settled {
+        match self.shared.store.append(batch.clone()).await {
+            Ok(Appended::Committed) => Settled::Committed,
+            Ok(Appended::Conflict(missed)) => {
+                self.shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                self.catch_up(missed)
+            }
+            Err(StoreError::OutcomeUnknown(error)) => {
+                tracing::warn!(%error, "the outcome of an append is unknown; settling it");
+                self.shared.counters.unknown_outcomes.fetch_add(1, Ordering::Relaxed);
+                self.settle(batch).await
+            }
+            Err(error) => Settled::Failed(error),
+        }
+    }
+
+    /// One more durable write on the same base tells whether the lost one was made.
+    async fn settle(&mut self, batch: &Batch) -> Settled {
+        let probe = Batch {
+            entries: Vec::new(),
+            ..batch.clone()
+        };
+        for _ in 0..SETTLE_TRIES_MAX {
+            match self.shared.store.append(probe.clone()).await {
+                // The base still stands: the lost append can no longer commit. Decide again.
+                Ok(Appended::Committed) => return Settled::Moved,
+                Ok(Appended::Conflict(missed)) => {
+                    let written = missed.iter().any(|one| one.entry.batch_id == batch.id);
+                    return match self.catch_up(missed) {
+                        Settled::Moved if written => Settled::Committed,
+                        settled => settled,
+                    };
+                }
+                Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) => {
+                    sleep(SETTLE_PAUSE).await;
+                }
+                Err(error) => return Settled::Failed(error),
+            }
+        }
+        Settled::Failed(StoreError::OutcomeUnknown("it could not be settled in time".to_owned()))
+    }
+
+    /// Applies entries that others appended, and publishes what they make.
+    fn catch_up(&mut self, missed: Vec<LogEntry>) -> Settled {
+        let mut state = (*self.shared.published.load_full()).clone();
+        for entry in &missed {
+            if let Err(diverged) = state.apply(entry) {
+                return Settled::Failed(damaged(&diverged));
+            }
+        }
+        self.publish(state);
+        Settled::Moved
+    }
+
+    fn publish(&mut self, state: State) {
+        let head = state.head();
+        // What settled an unknown outcome may be ahead of what was decided.
+        if head.revision <= self.shared.published.load().head().revision {
+            return;
+        }
+        let former = self.shared.published.swap(Arc::new(state));
+        self.retired.push(former);
+        self.retired.retain(|state| Arc::strong_count(state) > 1);
+        self.shared.revision.send_replace(head.revision);
+    }
+
+    fn count(&self, plan: &Plan) {
+        let counters = &self.shared.counters;
+        let refused = plan.results.iter().filter(|result| result.is_err()).count();
+        counters.batches.fetch_add(1, Ordering::Relaxed);
+        counters.entries.fetch_add(plan.batch.entries.len() as u64, Ordering::Relaxed);
+        counters.refused.fetch_add(refused as u64, Ordering::Relaxed);
+    }
+
+    fn refusal_of(&self, error: &StoreError) -> Refusal {
+        match error {
+            StoreError::Damaged { .. } | StoreError::OlderCopy { .. } => {
+                // Nothing that is in memory can be trusted to be what the log says.
+                self.shared.fenced.store(true, Ordering::Release);
+                tracing::error!(%error, "the store is damaged; this server answers nothing more");
+                stopped()
+            }
+            StoreError::OutcomeUnknown(_) => {
+                // The next append settles it: its base either stands or has moved.
+                tracing::error!(%error, "the outcome of an append stays unknown");
+                Refusal::OutcomeUnknown
+            }
+            StoreError::Unavailable(_) | StoreError::Refused(_) => super::unavailable(error),
+        }
+    }
+}
+
+fn is_internal(queued: &Queued) -> bool {
+    matches!(queued.envelope.caller, Caller::System | Caller::Local)
+}
+
+fn entry_of(
+    decided: &Decided,
+    queued: &Queued,
+    revision: u64,
+    instant_ms: u64,
+    batch_id: [u8; 16],
+) -> Option<Entry> {
+    let Outcome::Change {
+        kind,
+        target,
+        change,
+    } = &decided.outcome
+    else {
+        return None;
+    };
+    debug_assert!(*kind == EntryKind::Forget || !target.is_empty(), "an entry names its target");
+    Some(Entry {
+        revision,
+        instant_ms,
+        actor: decided.actor.clone(),
+        kind: *kind,
+        target: target.clone(),
+        reason: queued.envelope.reason.clone(),
+        batch_id,
+        request: queued.envelope.request,
+        state_digest: None,
+        change: change.clone(),
+    })
+}
+
+fn answer(waiting: VecDeque<Queued>, results: Vec<Result<Done, Refusal>>) {
+    for (queued, result) in waiting.into_iter().zip(results) {
+        // A caller that has gone away learns the outcome by its request id.
+        let _ = queued.reply.send(result);
+    }
+}
+
+fn refuse(waiting: VecDeque<Queued>, refusal: &Refusal) -> VecDeque<Queued> {
+    for queued in waiting {
+        let _ = queued.reply.send(Err(refusal.clone()));
+    }
+    VecDeque::new()
+}
+
+fn stopped() -> Refusal {
+    Refusal::Unavailable("this server has found its store damaged and answers nothing".to_owned())
+}
+
+fn damaged(diverged: &Diverged) -> StoreError {
+    let revision = match diverged {
+        Diverged::NotNext { found, .. } => *found,
+        Diverged::Chain(revision) | Diverged::Digest(revision) => *revision,
+    };
+    StoreError::Damaged {
+        revision,
+        what: diverged.to_string(),
+    }
+}
