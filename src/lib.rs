@@ -8,9 +8,11 @@
 //!
 //! The README has the concepts and the code map; `state` is where decisions are made.
 
+pub mod authority;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod domain;
 pub mod proto;
-pub mod state;
-pub mod authority;
 pub mod replica;
+pub mod state;
 pub mod store;

@@ -75,7 +75,9 @@ impl Authority {
         revision: RevisionNumber,
         limit: usize,
     ) -> Result<Vec<LogEntry>, Refusal> {
-        self.replica.changes_after(revision, limit.min(READ_ENTRIES)).await
+        self.replica
+            .changes_after(revision, limit.min(READ_ENTRIES))
+            .await
     }
 
     /// The head that a client's revision names, if it is of this history.
@@ -107,7 +109,10 @@ impl Authority {
             let hash: [u8; 32] = Sha256::digest(&logged.body).into();
             let next = head.after_hash(&hash);
             if logged.entry.revision != next.revision {
-                let what = format!("a hole: revision {} follows {}", logged.entry.revision, head.revision);
+                let what = format!(
+                    "a hole: revision {} follows {}",
+                    logged.entry.revision, head.revision
+                );
                 return Verified::Broken(next.revision, what);
             }
             if logged.head != next {

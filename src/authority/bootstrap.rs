@@ -71,7 +71,8 @@ impl Authority {
         }
         let secret = Secret::generate(TokenKind::User, &*self.entropy);
         let token = self.with_secret(admin_token(admin), TokenKind::User, &secret);
-        self.local(Command::IssueToken(Box::new(token)), reason).await?;
+        self.local(Command::IssueToken(Box::new(token)), reason)
+            .await?;
         Ok(Some(secret))
     }
 
@@ -80,7 +81,11 @@ impl Authority {
         let state = self.replica.state_full();
         (1..u32::MAX)
             .filter_map(|number| {
-                let suffix = if number == 1 { String::new() } else { format!("-{number}") };
+                let suffix = if number == 1 {
+                    String::new()
+                } else {
+                    format!("-{number}")
+                };
                 PrincipalName::new(PrincipalKind::User, &format!("{ADMIN}{suffix}"))
             })
             .find(|name| match state.principal_named(name) {

@@ -33,11 +33,7 @@ pub struct Answer<'s> {
 impl Authority {
     /// Decides a Check on the published State, without counting a use.
     #[inline]
-    pub fn check<R>(
-        &self,
-        request: &CheckRequest<'_>,
-        answer: impl FnOnce(&Answer<'_>) -> R,
-    ) -> R {
+    pub fn check<R>(&self, request: &CheckRequest<'_>, answer: impl FnOnce(&Answer<'_>) -> R) -> R {
         let state = self.replica.state();
         if !self.replica.may_answer() {
             return answer(&Answer {
@@ -118,7 +114,11 @@ impl Authority {
     /// # Errors
     /// [`Refusal::Unauthenticated`] or [`Refusal::NotPermitted`] with what is missing.
     #[inline]
-    pub fn may_check(&self, credentials: Credentials<'_>, needs: &[Need<'_>]) -> Result<(), Refusal> {
+    pub fn may_check(
+        &self,
+        credentials: Credentials<'_>,
+        needs: &[Need<'_>],
+    ) -> Result<(), Refusal> {
         if self.settings.check_open {
             return Ok(());
         }
@@ -129,7 +129,10 @@ impl Authority {
             if !caller_permits(&power, "tokens:check", need) {
                 let pattern = ResourcePattern::parse(need.resource())
                     .map_err(|error| Refusal::invalid("needs", error))?;
-                return Err(Refusal::NotPermitted(vec![Permission::known("tokens:check", pattern)]));
+                return Err(Refusal::NotPermitted(vec![Permission::known(
+                    "tokens:check",
+                    pattern,
+                )]));
             }
         }
         Ok(())

@@ -136,7 +136,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] also when the caller may not read it.
-    pub async fn role(&self, credentials: Credentials<'_>, name: &RoleName) -> Result<StoredRole, Refusal> {
+    pub async fn role(
+        &self,
+        credentials: Credentials<'_>,
+        name: &RoleName,
+    ) -> Result<StoredRole, Refusal> {
         let reader = self.reader(credentials)?;
         let role = reader.state.role(name).ok_or(Refusal::NotFound("role"))?;
         if !reader.permits("roles:read", &role.home)? {
@@ -179,7 +183,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] also when the caller may not read it.
-    pub async fn grant(&self, credentials: Credentials<'_>, id: GrantId) -> Result<StoredGrant, Refusal> {
+    pub async fn grant(
+        &self,
+        credentials: Credentials<'_>,
+        id: GrantId,
+    ) -> Result<StoredGrant, Refusal> {
         let reader = self.reader(credentials)?;
         let grant = reader.state.grant(id).ok_or(Refusal::NotFound("grant"))?;
         let own = reader.principal == Some(grant.principal);
@@ -254,7 +262,9 @@ impl Reader {
         let id = self.named(name)?;
         let own = self.principal == Some(id)
             || (name.kind() == PrincipalKind::Team
-                && self.principal.is_some_and(|caller| self.state.is_member(id, caller)));
+                && self
+                    .principal
+                    .is_some_and(|caller| self.state.is_member(id, caller)));
         if own || self.permits(read_action(name.kind()), &self.home(id)?)? {
             Ok(id)
         } else {

@@ -143,7 +143,11 @@ impl Authority {
     #[must_use]
     pub fn sizes(&self) -> (usize, [usize; 3], usize) {
         let state = self.replica.state_full();
-        (state.token_count(), state.token_bytes(), state.principal_count())
+        (
+            state.token_count(),
+            state.token_bytes(),
+            state.principal_count(),
+        )
     }
 
     /// Whether this server may answer a Check.
@@ -171,18 +175,21 @@ impl Authority {
 
     pub(crate) fn reader(&self, credentials: Credentials<'_>) -> Result<Reader, Refusal> {
         if !self.may_answer() {
-            return Err(Refusal::Unavailable("this server answers nothing now".to_owned()));
+            return Err(Refusal::Unavailable(
+                "this server answers nothing now".to_owned(),
+            ));
         }
         let state = self.replica.state_full();
         let caller = Self::caller(credentials)?;
         let now = self.replica.clock().now();
         let (_, token) = authenticate(&state, &caller, now)?;
-        let principal = token
-            .and_then(|id| state.token(id))
-            .and_then(|record| match record.subject {
-                crate::domain::change::Subject::Principal(id) => Some(id),
-                crate::domain::change::Subject::Resource(_) => None,
-            });
+        let principal =
+            token
+                .and_then(|id| state.token(id))
+                .and_then(|record| match record.subject {
+                    crate::domain::change::Subject::Principal(id) => Some(id),
+                    crate::domain::change::Subject::Resource(_) => None,
+                });
         Ok(Reader {
             state,
             caller,
@@ -259,7 +266,10 @@ impl Authority {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
         if !valid {
-            return Err(Refusal::invalid("request_id", "is 1 to 64 characters of [A-Za-z0-9._-]"));
+            return Err(Refusal::invalid(
+                "request_id",
+                "is 1 to 64 characters of [A-Za-z0-9._-]",
+            ));
         }
         let who = match caller {
             Caller::Local => "local".to_owned(),
@@ -328,7 +338,11 @@ impl Reader {
     }
 
     /// Requires an action at or under a resource, or everywhere if none is named.
-    pub(crate) fn require_under(&self, action: &str, under: Option<&Resource>) -> Result<(), Refusal> {
+    pub(crate) fn require_under(
+        &self,
+        action: &str,
+        under: Option<&Resource>,
+    ) -> Result<(), Refusal> {
         let on = under.map_or_else(ResourcePattern::everything, ResourcePattern::under);
         self.require(action, on)
     }

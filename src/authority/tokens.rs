@@ -81,7 +81,12 @@ impl Authority {
         })
     }
 
-    pub(super) fn with_secret(&self, token: IssueToken, kind: TokenKind, secret: &Secret) -> IssueToken {
+    pub(super) fn with_secret(
+        &self,
+        token: IssueToken,
+        kind: TokenKind,
+        secret: &Secret,
+    ) -> IssueToken {
         IssueToken {
             id: self.new_token_id(),
             digest: secret.digest(),
@@ -160,7 +165,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] also when the caller may not read it.
-    pub async fn token(&self, credentials: Credentials<'_>, id: TokenId) -> Result<StoredToken, Refusal> {
+    pub async fn token(
+        &self,
+        credentials: Credentials<'_>,
+        id: TokenId,
+    ) -> Result<StoredToken, Refusal> {
         let reader = self.reader(credentials)?;
         let stored = self.stored(id).await?.ok_or(Refusal::NotFound("token"))?;
         if reader.token == Some(id) || reader.may_read(&stored)? {
@@ -197,7 +206,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`Refusal::Unauthenticated`] for anything but a good token.
-    pub async fn who_am_i(&self, credentials: Credentials<'_>, limit: usize) -> Result<WhoAmI, Refusal> {
+    pub async fn who_am_i(
+        &self,
+        credentials: Credentials<'_>,
+        limit: usize,
+    ) -> Result<WhoAmI, Refusal> {
         let reader = self.reader(credentials)?;
         let id = reader.token.ok_or(Refusal::Unauthenticated)?;
         let token = self.stored(id).await?.ok_or(Refusal::Unauthenticated)?;
@@ -223,7 +236,9 @@ impl Authority {
             return false;
         };
         let state = self.replica.state();
-        state.principal(id).is_some_and(|principal| principal.disabled)
+        state
+            .principal(id)
+            .is_some_and(|principal| principal.disabled)
     }
 
     /// The reading of the clock that states of tokens are judged by.
@@ -265,13 +280,19 @@ impl Reader {
             query.issuer = Some(self.named(name)?);
         }
         if let Some(subject) = query.subject {
-            let home = self.state.principal(subject).map(|record| record.home.clone());
+            let home = self
+                .state
+                .principal(subject)
+                .map(|record| record.home.clone());
             let home = home.ok_or(Refusal::NotFound("subject"))?;
             let own = self.principal == Some(subject)
-                || self.principal.is_some_and(|caller| self.state.is_member(subject, caller));
+                || self
+                    .principal
+                    .is_some_and(|caller| self.state.is_member(subject, caller));
             if !(own && self.in_scopes("tokens:read", &home)?) {
                 let name = filter.subject.as_ref().map(PrincipalName::kind);
-                let readable = name.map_or(Ok(false), |kind| self.permits(read_action(kind), &home))?;
+                let readable =
+                    name.map_or(Ok(false), |kind| self.permits(read_action(kind), &home))?;
                 match self.require("tokens:read", ResourcePattern::exactly(&home)) {
                     Err(_) if !readable => return Err(Refusal::NotFound("subject")),
                     judged => judged?,
@@ -281,7 +302,11 @@ impl Reader {
         }
         let everywhere = self.require_under("tokens:read", query.resource_under.as_ref());
         let narrowed = self.power()?.is_narrowed();
-        if everywhere.is_err() && query.resource_under.is_none() && !narrowed && self.principal.is_some() {
+        if everywhere.is_err()
+            && query.resource_under.is_none()
+            && !narrowed
+            && self.principal.is_some()
+        {
             // What one has issued oneself, or else one's own.
             if query.issuer != self.principal {
                 query.subject = self.principal;

@@ -277,3 +277,6 @@ pub(crate) fn unavailable(error: &StoreError) -> Refusal {
     tracing::error!(%error, "the store failed");
     Refusal::Unavailable("the store is unavailable; nothing was written".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{Entry, EntryKind, LogEntry};
@@ -139,7 +139,8 @@ impl Writer {
             })
         );
         if worth {
-            self.commit(VecDeque::from([Queued { envelope, reply }])).await;
+            self.commit(VecDeque::from([Queued { envelope, reply }]))
+                .await;
         }
     }
 
@@ -166,7 +167,10 @@ impl Writer {
                     waiting.append(&mut plan.rest);
                 }
                 Settled::Failed(error) => {
-                    self.shared.counters.store_errors.fetch_add(1, Ordering::Relaxed);
+                    self.shared
+                        .counters
+                        .store_errors
+                        .fetch_add(1, Ordering::Relaxed);
                     let refusal = self.refusal_of(&error);
                     refuse(waiting, &refusal);
                     return plan.rest;
@@ -249,12 +253,18 @@ impl Writer {
         match self.shared.store.append(batch.clone()).await {
             Ok(Appended::Committed) => Settled::Committed,
             Ok(Appended::Conflict(missed)) => {
-                self.shared.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+                self.shared
+                    .counters
+                    .conflicts
+                    .fetch_add(1, Ordering::Relaxed);
                 self.catch_up(missed)
             }
             Err(StoreError::OutcomeUnknown(error)) => {
                 tracing::warn!(%error, "the outcome of an append is unknown; settling it");
-                self.shared.counters.unknown_outcomes.fetch_add(1, Ordering::Relaxed);
+                self.shared
+                    .counters
+                    .unknown_outcomes
+                    .fetch_add(1, Ordering::Relaxed);
                 self.settle(batch).await
             }
             Err(error) => Settled::Failed(error),
@@ -284,7 +294,9 @@ impl Writer {
                 Err(error) => return Settled::Failed(error),
             }
         }
-        Settled::Failed(StoreError::OutcomeUnknown("it could not be settled in time".to_owned()))
+        Settled::Failed(StoreError::OutcomeUnknown(
+            "it could not be settled in time".to_owned(),
+        ))
     }
 
     /// Applies entries that others appended, and publishes what they make.
@@ -315,8 +327,12 @@ impl Writer {
         let counters = &self.shared.counters;
         let refused = plan.results.iter().filter(|result| result.is_err()).count();
         counters.batches.fetch_add(1, Ordering::Relaxed);
-        counters.entries.fetch_add(plan.batch.entries.len() as u64, Ordering::Relaxed);
-        counters.refused.fetch_add(refused as u64, Ordering::Relaxed);
+        counters
+            .entries
+            .fetch_add(plan.batch.entries.len() as u64, Ordering::Relaxed);
+        counters
+            .refused
+            .fetch_add(refused as u64, Ordering::Relaxed);
     }
 
     fn refusal_of(&self, error: &StoreError) -> Refusal {
@@ -356,7 +372,10 @@ fn entry_of(
     else {
         return None;
     };
-    debug_assert!(*kind == EntryKind::Forget || !target.is_empty(), "an entry names its target");
+    debug_assert!(
+        *kind == EntryKind::Forget || !target.is_empty(),
+        "an entry names its target"
+    );
     Some(Entry {
         revision,
         instant_ms,

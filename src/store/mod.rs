@@ -6,7 +6,6 @@
 //! (append, snapshot, log) and, through it, by the authority (lists). Deliberately absent:
 //! anything that a Check would wait for.
 
-#[cfg(any())]
 pub mod embedded;
 pub mod list;
 

@@ -318,7 +318,7 @@ impl<'s> Judged<'s> {
             return Err(Refusal::invalid("derive", what));
         }
         let lineage = Lineage::of(self.state, parent);
-        if lineage.iter().count() > ANCESTORS_MAX - 1 {
+        if lineage.iter().count() > ANCESTORS_MAX {
             return Err(Refusal::Limit(format!(
                 "a token has at most {ANCESTORS_MAX} ancestors"
             )));

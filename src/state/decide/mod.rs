@@ -616,3 +616,6 @@ pub fn read_action(kind: PrincipalKind) -> &'static str {
 pub fn caller_permits(power: &Power<'_>, action: &str, need: &Need<'_>) -> bool {
     Need::parse(action, need.resource()).is_ok_and(|need| power.permits(need))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+//! The writer against a scripted store: group commit, conflicts, unknown outcomes, fencing.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::domain::chain::Head;
+use crate::domain::change::Display;
+use crate::domain::clock::ManualClock;
+use crate::domain::entropy::SeededEntropy;
+use crate::domain::permission::Resource;
+use crate::domain::principal::{PrincipalKind, PrincipalName};
+use crate::domain::token::TokenId;
+use crate::state::decide::{Caller, Command, Outcome};
+use crate::store::list::{
+    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    StoredPrincipal, StoredRole, StoredToken, TokenQuery,
+};
+use crate::store::{Appended, Batch, Snapshot};
+
+/// What the store does with the next append.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Another writer gets in first.
+    OtherFirst,
+    /// It fails, and nothing is written.
+    Unavailable,
+    /// The connection is lost after the commit.
+    LostAfter,
+    /// The connection is lost before the commit.
+    LostBefore,
+    /// It refuses any batch of more than one entry, and any user called `bad`.
+    Picky,
+    /// It has found damage.
+    Damaged,
+}
+
+#[derive(Default)]
+struct ScriptedStore {
+    log: Mutex<Vec<LogEntry>>,
+    faults: Mutex<VecDeque<Fault>>,
+    batches: Mutex<Vec<usize>>,
+}
+
+impl ScriptedStore {
+    fn head(log: &[LogEntry]) -> Head {
+        log.last().map_or(Head::EMPTY, |entry| entry.head)
+    }
+
+    fn write(&self, batch: &Batch) -> Appended {
+        let mut log = self.log.lock().expect("test");
+        if Self::head(&log) != batch.base {
+            let base = batch.base.revision as usize;
+            return Appended::Conflict(log[base..].to_vec());
+        }
+        self.batches.lock().expect("test").push(batch.entries.len());
+        log.extend(batch.entries.iter().cloned());
+        Appended::Committed
+    }
+
+    fn write_as_another(&self) {
+        let mut log = self.log.lock().expect("test");
+        let mut state = State::replay(log.iter()).expect("follows");
+        let moment = crate::state::decide::Moment {
+            revision: state.head().revision + 1,
+            now: crate::domain::clock::Now::at(5),
+            lifetimes: Lifetimes::default(),
+        };
+        let envelope = create(&format!("other-{}", moment.revision));
+        let decided = crate::state::decide::decide(&state, &envelope, moment).expect("free name");
+        let Outcome::Change {
+            kind,
+            target,
+            change,
+        } = decided.outcome
+        else {
+            panic!("a change");
+        };
+        let entry = crate::domain::entry::Entry {
+            revision: moment.revision,
+            instant_ms: 5,
+            actor: decided.actor,
+            kind,
+            target,
+            reason: "another".to_owned(),
+            batch_id: [9; 16],
+            request: None,
+            state_digest: None,
+            change,
+        };
+        let logged = LogEntry::new(entry, &state.head());
+        state.apply(&logged).expect("follows");
+        log.push(logged);
+    }
+}
+
+#[async_trait]
+impl Store for ScriptedStore {
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let (_, rows) = mpsc::channel(1);
+        Ok(Snapshot {
+            head: Head::EMPTY,
+            instant_ms: 0,
+            state_digest: None,
+            rows,
+        })
+    }
+
+    async fn append(&self, batch: Batch) -> Result<Appended, StoreError> {
+        // Gives other tasks time to queue, as a real disk would.
+        tokio::task::yield_now().await;
+        let fault = self.faults.lock().expect("test").pop_front();
+        let lost = || StoreError::OutcomeUnknown("connection lost".to_owned());
+        match fault {
+            None => Ok(self.write(&batch)),
+            Some(Fault::OtherFirst) => {
+                self.write_as_another();
+                Ok(self.write(&batch))
+            }
+            Some(Fault::Unavailable) => Err(StoreError::Unavailable("disk full".to_owned())),
+            Some(Fault::LostAfter) => {
+                self.write(&batch);
+                Err(lost())
+            }
+            Some(Fault::LostBefore) => Err(lost()),
+            Some(Fault::Damaged) => Err(StoreError::Damaged {
+                revision: 1,
+                what: "a hole".to_owned(),
+            }),
+            Some(Fault::Picky) => {
+                let bad = |entry: &LogEntry| entry.entry.target == "user:bad";
+                if batch.entries.len() > 1 || batch.entries.iter().any(bad) {
+                    self.faults.lock().expect("test").push_front(Fault::Picky);
+                    return Err(StoreError::Refused("constraint".to_owned()));
+                }
+                self.faults.lock().expect("test").push_front(Fault::Picky);
+                Ok(self.write(&batch))
+            }
+        }
+    }
+
+    async fn changes_after(
+        &self,
+        revision: u64,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        let log = self.log.lock().expect("test");
+        Ok(log
+            .iter()
+            .skip(revision as usize)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn token(&self, _: TokenId) -> Result<Option<StoredToken>, StoreError> {
+        Ok(None)
+    }
+
+    async fn tokens(&self, _: TokenQuery) -> Result<Page<StoredToken, TokenId>, StoreError> {
+        Ok(empty())
+    }
+
+    async fn principals(
+        &self,
+        _: PrincipalQuery,
+    ) -> Result<Page<StoredPrincipal, String>, StoreError> {
+        Ok(empty())
+    }
+
+    async fn members(&self, _: MemberQuery) -> Result<Page<StoredMember, String>, StoreError> {
+        Ok(empty())
+    }
+
+    async fn roles(&self, _: RoleQuery) -> Result<Page<StoredRole, String>, StoreError> {
+        Ok(empty())
+    }
+
+    async fn grants(&self, _: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError> {
+        Ok(empty())
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn empty<T, K>() -> Page<T, K> {
+    Page {
+        rows: Vec::new(),
+        next: None,
+    }
+}
+
+fn create(user: &str) -> Envelope {
+    Envelope {
+        caller: Caller::Local,
+        reason: "test".to_owned(),
+        request: None,
+        command: Command::CreatePrincipal {
+            name: PrincipalName::new(PrincipalKind::User, user).expect("a name"),
+            home: Resource::parse("acme").expect("a path"),
+            display: Display::default(),
+        },
+    }
+}
+
+async fn start(faults: &[Fault]) -> (Replica, WriterTask, Arc<ScriptedStore>) {
+    let store = Arc::new(ScriptedStore::default());
+    store.faults.lock().expect("test").extend(faults);
+    let (replica, task) = Replica::start(
+        Arc::clone(&store) as Arc<dyn Store>,
+        Arc::new(ManualClock::at(1_000)),
+        Arc::new(SeededEntropy::new(1)),
+        Settings::default(),
+    )
+    .await
+    .expect("starts");
+    (replica, task, store)
+}
+
+async fn create_all(replica: &Replica, names: &[&str]) -> Vec<Result<Done, Refusal>> {
+    futures_util::future::join_all(names.iter().map(|name| replica.submit(create(name)))).await
+}
+
+fn replayed(store: &ScriptedStore) -> State {
+    State::replay(store.log.lock().expect("test").iter()).expect("follows")
+}
+
+fn assert_same(replica: &Replica, store: &ScriptedStore) {
+    let (published, log) = (replica.state_full(), replayed(store));
+    assert_eq!(
+        (published.head(), published.digest()),
+        (log.head(), log.digest())
+    );
+}
+
+#[tokio::test]
+async fn commands_that_wait_are_appended_together_and_see_each_other() {
+    let (replica, task, store) = start(&[]).await;
+    let names: Vec<String> = (0..50).map(|n| format!("u{}", n % 40)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let results = create_all(&replica, &names).await;
+    let taken = results
+        .iter()
+        .filter(|result| matches!(result, Err(Refusal::AlreadyExists("user"))))
+        .count();
+    assert_eq!((results.len(), taken), (50, 10));
+    assert!(
+        store.batches.lock().expect("test").len() <= 2,
+        "group commit"
+    );
+    assert_same(&replica, &store);
+    let revisions: Vec<u64> = results
+        .iter()
+        .flatten()
+        .map(|done| done.revision.number)
+        .collect();
+    assert_eq!(revisions, (1..=40).collect::<Vec<_>>());
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn a_moved_head_is_caught_up_with_and_decided_on_again() {
+    let (replica, task, store) = start(&[Fault::OtherFirst]).await;
+    // The other writer takes the name `other-1` at revision 1.
+    let results = create_all(&replica, &["other-1", "mine"]).await;
+    assert!(
+        matches!(results[0], Err(Refusal::AlreadyExists("user"))),
+        "{results:?}"
+    );
+    assert_eq!(results[1].as_ref().expect("free").revision.number, 2);
+    assert_same(&replica, &store);
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_settled_whether_it_was_written_or_not() {
+    for faults in [
+        vec![Fault::LostAfter],
+        vec![Fault::LostBefore],
+        vec![Fault::LostAfter, Fault::Unavailable, Fault::LostBefore],
+        vec![Fault::LostBefore, Fault::OtherFirst],
+        vec![Fault::LostAfter, Fault::OtherFirst],
+    ] {
+        let (replica, task, store) = start(&faults).await;
+        let results = create_all(&replica, &["a", "b"]).await;
+        assert!(results.iter().all(Result::is_ok), "{faults:?} {results:?}");
+        for (name, result) in ["user:a", "user:b"].iter().zip(&results) {
+            let log = store.log.lock().expect("test");
+            let made: Vec<_> = log
+                .iter()
+                .filter(|entry| entry.entry.target == *name)
+                .collect();
+            assert_eq!(made.len(), 1, "once: {faults:?}");
+            let revision = result.as_ref().expect("ok").revision;
+            assert_eq!(revision, made[0].head.revision(), "{faults:?}");
+        }
+        assert_same(&replica, &store);
+        task.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failed_append_publishes_nothing_and_says_so() {
+    let (replica, task, store) = start(&[Fault::Unavailable]).await;
+    let refused = replica.submit(create("a")).await.expect_err("disk full");
+    assert!(
+        matches!(&refused, Refusal::Unavailable(text) if !text.contains("disk")),
+        "{refused:?}"
+    );
+    assert_eq!(replica.state().head(), Head::EMPTY);
+    replica.submit(create("a")).await.expect("again");
+    assert_same(&replica, &store);
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn one_command_at_fault_does_not_take_its_batch_with_it() {
+    let (replica, task, store) = start(&[Fault::Picky]).await;
+    let results = create_all(&replica, &["a", "bad", "b"]).await;
+    assert!(
+        results[0].is_ok() && results[1].is_err() && results[2].is_ok(),
+        "{results:?}"
+    );
+    assert_same(&replica, &store);
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_store_ends_all_answers() {
+    let (replica, task, _store) = start(&[Fault::Damaged]).await;
+    assert!(replica.may_answer());
+    replica.submit(create("a")).await.expect_err("damaged");
+    assert!(!replica.may_answer());
+    replica.submit(create("b")).await.expect_err("fenced");
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_compared_with_the_head_before_it_leaves() {
+    let (replica, task, store) = start(&[]).await;
+    create_all(&replica, &["a"]).await;
+    store.write_as_another();
+    // Refused on the State at hand, but the other writer may have changed that: decided again.
+    let refused = replica.submit(create("a")).await.expect_err("taken");
+    assert_eq!(refused, Refusal::AlreadyExists("user"));
+    assert_eq!(replica.state().head().revision, 2, "caught up first");
+    assert_same(&replica, &store);
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_queued_at_a_stop_is_answered_and_what_comes_later_is_refused() {
+    let (replica, task, store) = start(&[]).await;
+    let handle = replica.clone();
+    let queued = tokio::spawn(async move { handle.submit(create("a")).await });
+    tokio::task::yield_now().await;
+    task.stop().await;
+    queued.await.expect("joined").expect("answered");
+    let late = replica.submit(create("b")).await.expect_err("stopped");
+    assert!(matches!(late, Refusal::Unavailable(_)));
+    assert_same(&replica, &store);
+}
+
+#[tokio::test]
+async fn a_revision_is_waited_for_and_one_of_another_history_is_refused() {
+    let (replica, task, _store) = start(&[]).await;
+    let done = replica.submit(create("a")).await.expect("made");
+    replica.reach(done.revision).await.expect("reached");
+    replica.reach(Head::EMPTY.revision()).await.expect("always");
+    let other = Revision {
+        chain: [1; 8],
+        ..done.revision
+    };
+    assert_eq!(
+        replica.reach(other).await,
+        Err(Refusal::OtherHistory(other))
+    );
+    let future = Revision {
+        number: 99,
+        ..done.revision
+    };
+    assert!(futures_util::FutureExt::now_or_never(replica.reach(future)).is_none());
+    task.stop().await;
+}

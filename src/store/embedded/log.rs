@@ -1,0 +1,301 @@
+//! The log table: writing entries, reading them back, and proving that they are whole.
+//!
+//! Every entry that leaves this file was hashed again and continues the chain of the one before
+//! it, so that a changed bit is found where it is and not where it hurts. The columns beside the
+//! body are copies for people who read by SQL; verification holds them against the body.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use sha2::{Digest as _, Sha256};
+
+use super::Progress;
+use super::fault::Fault;
+use crate::domain::chain::{Head, RevisionNumber};
+use crate::domain::clock::UnixMs;
+use crate::domain::entry::{Entry, LogEntry};
+
+/// Most entries that one call returns.
+pub(super) const ENTRIES_MAX: usize = 10_000;
+const PROGRESS_EVERY: u64 = 4_096;
+
+const COLUMNS: &str = "revision, instant_ms, kind, actor, actor_principal, actor_token, target, \
+                       reason, body, body_hash, chain";
+
+/// The head row.
+#[derive(Clone, Debug)]
+pub(super) struct HeadRow {
+    pub(super) head: Head,
+    pub(super) instant_ms: UnixMs,
+    pub(super) state_digest: Option<[u8; 32]>,
+    pub(super) principal_max: u32,
+    pub(super) grant_max: u32,
+    pub(super) requests: usize,
+}
+
+/// Where the log was whole when the store last closed.
+pub(super) struct Checkpoint {
+    pub(super) clean: bool,
+    pub(super) head: Head,
+}
+
+pub(super) fn read_head(connection: &Connection) -> Result<HeadRow, Fault> {
+    let sql = "-- read_head
+        SELECT revision, chain, instant_ms, state_digest, principal_max, grant_max, requests
+        FROM head WHERE id = 1";
+    let row = connection.prepare_cached(sql)?.query_row([], |row| {
+        Ok(HeadRow {
+            head: Head {
+                revision: row.get(0)?,
+                chain: row.get(1)?,
+            },
+            instant_ms: row.get(2)?,
+            state_digest: row.get(3)?,
+            principal_max: row.get(4)?,
+            grant_max: row.get(5)?,
+            requests: row.get(6)?,
+        })
+    })?;
+    Ok(row)
+}
+
+pub(super) fn write_head(connection: &Connection, row: &HeadRow) -> Result<(), Fault> {
+    let sql = "-- write_head
+        UPDATE head SET revision = ?1, chain = ?2, instant_ms = ?3, state_digest = ?4,
+          principal_max = ?5, grant_max = ?6, requests = ?7
+        WHERE id = 1";
+    let written = connection.prepare_cached(sql)?.execute(params![
+        row.head.revision,
+        row.head.chain,
+        row.instant_ms,
+        row.state_digest,
+        row.principal_max,
+        row.grant_max,
+        row.requests,
+    ])?;
+    exactly_one(written, "head row")
+}
+
+/// Notes the batch that was compared with the head: makes an empty batch a durable write.
+pub(super) fn write_touched(connection: &Connection, batch_id: &[u8; 16]) -> Result<(), Fault> {
+    let sql = "-- write_touched\nUPDATE housekeeping SET touched = ?1, clean = 0 WHERE id = 1";
+    let written = connection.prepare_cached(sql)?.execute([batch_id])?;
+    exactly_one(written, "housekeeping row")
+}
+
+pub(super) fn read_checkpoint(connection: &Connection) -> Result<Checkpoint, Fault> {
+    let sql = "-- read_checkpoint
+        SELECT clean, checkpoint, checkpoint_hash FROM housekeeping WHERE id = 1";
+    let checkpoint = connection.query_row(sql, [], |row| {
+        Ok(Checkpoint {
+            clean: row.get(0)?,
+            head: Head {
+                revision: row.get(1)?,
+                chain: row.get(2)?,
+            },
+        })
+    })?;
+    Ok(checkpoint)
+}
+
+/// Records that the log is whole up to `head`; `clean` is for a store that writes no more.
+pub(super) fn write_checkpoint(
+    connection: &Connection,
+    head: &Head,
+    clean: bool,
+) -> Result<(), Fault> {
+    let sql = "-- write_checkpoint
+        UPDATE housekeeping SET clean = ?1, checkpoint = ?2, checkpoint_hash = ?3 WHERE id = 1";
+    let written = connection.execute(sql, params![clean, head.revision, head.chain])?;
+    exactly_one(written, "housekeeping row")
+}
+
+fn exactly_one(written: usize, what: &'static str) -> Result<(), Fault> {
+    (written == 1).then_some(()).ok_or(Fault::Row(what))
+}
+
+/// Writes `entries` behind `base` and returns the head after them.
+pub(super) fn append_log(
+    connection: &Connection,
+    base: &Head,
+    entries: &[LogEntry],
+) -> Result<Head, Fault> {
+    let sql = "-- append_log
+        INSERT INTO log (revision, instant_ms, kind, actor, actor_principal, actor_token, target,
+          reason, body, body_hash, chain)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let mut insert = connection.prepare_cached(sql)?;
+    let mut head = *base;
+    for logged in entries {
+        let entry = &logged.entry;
+        let body_hash: [u8; 32] = Sha256::digest(&logged.body).into();
+        head = head.after_hash(&body_hash);
+        if head != logged.head || entry.revision != head.revision {
+            return Err(Fault::Refused("its entries do not continue its base"));
+        }
+        insert.execute(params![
+            entry.revision,
+            entry.instant_ms,
+            entry.kind.name(),
+            entry.actor.name,
+            entry.actor.principal.map(|id| id.0),
+            entry.actor.token.map(|id| id.to_bytes()),
+            entry.target,
+            entry.reason,
+            logged.body,
+            body_hash,
+            head.chain,
+        ])?;
+    }
+    Ok(head)
+}
+
+/// Up to `limit` entries after `revision`; none when there is no such revision yet.
+pub(super) fn changes_after(
+    connection: &Connection,
+    revision: RevisionNumber,
+    limit: usize,
+) -> Result<Vec<LogEntry>, Fault> {
+    let Some(chain) = chain_at(connection, revision)? else {
+        return Ok(Vec::new());
+    };
+    let sql = "-- changes_after
+        SELECT body, chain, revision FROM log WHERE revision > ?1 ORDER BY revision LIMIT ?2";
+    let mut select = connection.prepare_cached(sql)?;
+    let mut rows = select.query(params![revision, limit.min(ENTRIES_MAX)])?;
+    let mut head = Head { revision, chain };
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        let body: Vec<u8> = row.get(0)?;
+        let entry = follow(&mut head, row.get(2)?, &body, &row.get(1)?)?;
+        entries.push(LogEntry { entry, body, head });
+    }
+    Ok(entries)
+}
+
+/// The chain hash at a revision; `None` where the log has none.
+pub(super) fn chain_at(
+    connection: &Connection,
+    revision: RevisionNumber,
+) -> Result<Option<[u8; 32]>, Fault> {
+    if revision == 0 {
+        return Ok(Some(Head::EMPTY.chain));
+    }
+    let sql = "-- chain_at\nSELECT chain FROM log WHERE revision = ?1";
+    let mut select = connection.prepare_cached(sql)?;
+    Ok(select.query_row([revision], |row| row.get(0)).optional()?)
+}
+
+/// Moves `head` over one stored body, which must be the next, hash to its chain and be readable.
+fn follow(
+    head: &mut Head,
+    revision: RevisionNumber,
+    body: &[u8],
+    chain: &[u8; 32],
+) -> Result<Entry, Fault> {
+    let next = head.after(body);
+    let damaged = |what: &str| Fault::damaged(next.revision, what);
+    if revision != next.revision {
+        return Err(damaged("the entry is missing"));
+    }
+    if next.chain != *chain {
+        return Err(damaged("the entry or its hash was changed"));
+    }
+    let entry = Entry::decode(body).map_err(|error| damaged(&error.to_string()))?;
+    if entry.revision != revision {
+        return Err(damaged("the body names another revision"));
+    }
+    *head = next;
+    Ok(entry)
+}
+
+/// Verifies the log from its beginning.
+pub(super) fn verify_all(
+    connection: &Connection,
+    progress: Option<Progress<'_>>,
+) -> Result<Head, Fault> {
+    verify(connection, Head::EMPTY, progress)
+}
+
+/// Verifies every entry after `from`, and that the head row is what the last one makes.
+pub(super) fn verify(
+    connection: &Connection,
+    from: Head,
+    progress: Option<Progress<'_>>,
+) -> Result<Head, Fault> {
+    // One read transaction: the head row and the log must be of one moment.
+    let transaction = connection.unchecked_transaction()?;
+    let last = read_head(&transaction)?;
+    if chain_at(&transaction, from.revision)? != Some(from.chain) {
+        return Err(Fault::damaged(
+            from.revision,
+            "the entry is missing, or not the one that was verified before",
+        ));
+    }
+    let mut head = from;
+    let mut newest: Option<Entry> = None;
+    let sql = format!("-- verify\nSELECT {COLUMNS} FROM log WHERE revision > ?1 ORDER BY revision");
+    let mut select = transaction.prepare(&sql)?;
+    let mut rows = select.query([from.revision])?;
+    loop {
+        let next = head.revision + 1;
+        let Some(row) = rows.next().map_err(|error| Fault::from(error).at(next))? else {
+            break;
+        };
+        let floor_ms = newest.as_ref().map_or(0, |entry| entry.instant_ms);
+        let entry = verify_row(&mut head, row, floor_ms).map_err(|fault| fault.at(next))?;
+        newest = Some(entry);
+        if let Some(progress) = progress
+            && head.revision.is_multiple_of(PROGRESS_EVERY)
+        {
+            progress(head.revision, last.head.revision);
+        }
+    }
+    verify_end(&last, &head, newest.as_ref())?;
+    if let Some(progress) = progress {
+        progress(head.revision, last.head.revision);
+    }
+    Ok(head)
+}
+
+fn verify_row(head: &mut Head, row: &Row<'_>, floor_ms: UnixMs) -> Result<Entry, Fault> {
+    let body = row.get_ref(8)?.as_blob().map_err(|_| Fault::Row("body"))?;
+    let body_hash: [u8; 32] = row.get(9)?;
+    let entry = follow(head, row.get(0)?, body, &row.get(10)?)?;
+    let text = |index: usize, expected: &str| {
+        let found = row.get_ref(index)?;
+        Ok::<_, Fault>(found.as_str().is_ok_and(|found| found == expected))
+    };
+    let agrees = row.get::<_, u64>(1)? == entry.instant_ms
+        && text(2, entry.kind.name())?
+        && text(3, &entry.actor.name)?
+        && row.get::<_, Option<u32>>(4)? == entry.actor.principal.map(|id| id.0)
+        && row.get::<_, Option<[u8; 16]>>(5)? == entry.actor.token.map(|id| id.to_bytes())
+        && text(6, &entry.target)?
+        && text(7, &entry.reason)?
+        && body_hash[..] == Sha256::digest(body)[..];
+    if !agrees {
+        return Err(Fault::damaged(
+            head.revision,
+            "a column differs from the body",
+        ));
+    }
+    if entry.instant_ms < floor_ms {
+        return Err(Fault::damaged(head.revision, "time runs backwards"));
+    }
+    Ok(entry)
+}
+
+fn verify_end(last: &HeadRow, head: &Head, newest: Option<&Entry>) -> Result<(), Fault> {
+    if last.head.revision > head.revision {
+        return Err(Fault::damaged(head.revision + 1, "the entry is missing"));
+    }
+    let agrees = newest.is_none_or(|entry| {
+        entry.instant_ms == last.instant_ms && entry.state_digest == last.state_digest
+    });
+    if last.head != *head || !agrees {
+        return Err(Fault::damaged(
+            head.revision,
+            "the head row is not what the last entry makes",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! The data directory: where the files are, who may read them, and that one process has them.
+//!
+//! ```text
+//! DIR/latchkey.db (-wal, -shm)   the database
+//! DIR/head                       the witness: the newest revision seen here
+//! DIR/lock                       held for life by the process that serves from here
+//! ```
+//!
+//! Network file systems are refused: their locks and their fsync promise less than SQLite needs.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::OpenError;
+
+/// What only the owner may read and write.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// File systems by the magic number of statfs(2).
+const NETWORK_MAGICS: &[(u64, &str)] = &[
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x0102_1997, "9P"),
+    (0x5346_414f, "AFS"),
+    (0x6b41_4653, "AFS"),
+    (0x00c3_6400, "Ceph"),
+    (0x7375_7245, "Coda"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+];
+
+const FUSE_MAGIC: u64 = 0x6573_5546;
+
+/// FUSE file systems that reach over a network; mountinfo names them `fuse.NAME`.
+const NETWORK_FUSE: &[&str] = &[
+    "sshfs",
+    "glusterfs",
+    "s3fs",
+    "rclone",
+    "gcsfuse",
+    "goofys",
+    "blobfuse",
+    "blobfuse2",
+    "davfs",
+    "juicefs",
+    "cephfs",
+    "ceph-fuse",
+    "moosefs",
+    "curlftpfs",
+    "smbnetfs",
+    "mount-s3",
+];
+
+/// A data directory.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    folder: PathBuf,
+}
+
+/// The right to serve from a data directory; ends when dropped, also by the death of the process.
+#[derive(Debug)]
+pub(super) struct Lock(#[allow(dead_code, reason = "held, never read")] File);
+
+impl Place {
+    /// The directory as it is; it must exist.
+    pub(super) fn existing(folder: &Path) -> Result<Self, OpenError> {
+        let found = fs::metadata(folder).and_then(|found| match found.is_dir() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        });
+        found.map_err(|source| OpenError::files(folder, source))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// The directory, made for the owner alone if it is not there.
+    pub(super) fn prepare(folder: &Path) -> Result<Self, OpenError> {
+        if !folder.is_dir() {
+            let mut builder = DirBuilder::new();
+            let made = builder.recursive(true).mode(FOLDER_MODE).create(folder);
+            made.map_err(|source| OpenError::files(folder, source))?;
+            if let Some(parent) = folder.parent().filter(|parent| parent.is_dir()) {
+                sync_folder(parent).map_err(|source| OpenError::files(parent, source))?;
+            }
+        }
+        let place = Self::existing(folder)?;
+        place.refuse_network()?;
+        Ok(place)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn database(&self) -> PathBuf {
+        self.folder.join("latchkey.db")
+    }
+
+    pub(super) fn witness(&self) -> PathBuf {
+        self.folder.join("head")
+    }
+
+    /// Takes the directory for this process.
+    pub(super) fn lock(&self) -> Result<Lock, OpenError> {
+        let path = self.folder.join("lock");
+        let failed = |source| OpenError::files(&path, source);
+        let mut options = OpenOptions::new();
+        options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(FILE_MODE);
+        let file = options.open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(self.folder.clone())),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// Makes the database file for the owner alone before SQLite opens it; SQLite gives its
+    /// other files the same mode. Closing a descriptor drops the POSIX locks that SQLite has on
+    /// the file, so this is called before the first connection and never again.
+    pub(super) fn prepare_database(&self) -> Result<(), OpenError> {
+        let path = self.database();
+        let failed = |source| OpenError::files(&path, source);
+        if path.exists() {
+            let private = fs::Permissions::from_mode(FILE_MODE);
+            return fs::set_permissions(&path, private).map_err(failed);
+        }
+        create_private(&path).map_err(failed)?;
+        self.sync().map_err(failed)
+    }
+
+    /// Makes names in the directory durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        sync_folder(&self.folder)
+    }
+
+    fn refuse_network(&self) -> Result<(), OpenError> {
+        let failed = |source| OpenError::files(&self.folder, source);
+        let found = rustix::fs::statfs(&self.folder).map_err(|error| failed(error.into()))?;
+        // The field is signed, and 32 bits of it count.
+        let magic = found.f_type as u64 & 0xffff_ffff;
+        let named = NETWORK_MAGICS.iter().find(|(known, _)| *known == magic);
+        let kind = match named {
+            Some((_, name)) => Some((*name).to_owned()),
+            None if magic == FUSE_MAGIC => self.network_fuse().map_err(failed)?,
+            None => None,
+        };
+        kind.map_or(Ok(()), |kind| {
+            Err(OpenError::NetworkFileSystem {
+                folder: self.folder.clone(),
+                kind,
+            })
+        })
+    }
+
+    fn network_fuse(&self) -> io::Result<Option<String>> {
+        let folder = fs::canonicalize(&self.folder)?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(mounted_type(&mounts, &folder)
+            .and_then(|kind| kind.strip_prefix("fuse."))
+            .filter(|name| NETWORK_FUSE.contains(name))
+            .map(str::to_owned))
+    }
+}
+
+/// The type of the file system that `folder` is on, by the text of `/proc/self/mountinfo`.
+fn mounted_type<'m>(mounts: &'m str, folder: &Path) -> Option<&'m str> {
+    let parse = |line: &'m str| {
+        let (front, back) = line.split_once(" - ")?;
+        let point = front.split(' ').nth(4)?;
+        Some((point, back.split(' ').next()?))
+    };
+    mounts
+        .lines()
+        .filter_map(parse)
+        .filter(|(point, _)| folder.starts_with(point))
+        // The last of equals hides those before it.
+        .max_by_key(|(point, _)| point.len())
+        .map(|(_, kind)| kind)
+}
+
+/// Makes a file for the owner alone; it must not exist.
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .create_new(true)
+        .write(true)
+        .read(true)
+        .mode(FILE_MODE);
+    options.open(path)
+}
+
+/// Makes names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_mount_tells_the_type() {
+        let mounts = "\
+            21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+            40 21 0:40 / /data rw - fuse.sshfs host: rw\n\
+            41 40 0:41 / /data/local rw shared:2 master:1 - fuse.fuse-overlayfs x rw\n";
+        let check = |folder: &str, expected: &str| {
+            assert_eq!(
+                mounted_type(mounts, Path::new(folder)),
+                Some(expected),
+                "{folder}"
+            );
+        };
+        check("/var", "ext4");
+        check("/data", "fuse.sshfs");
+        check("/database", "ext4");
+        check("/data/x/y", "fuse.sshfs");
+        check("/data/local/x", "fuse.fuse-overlayfs");
+    }
+
+    #[test]
+    fn what_is_made_is_for_the_owner_alone() {
+        let above = tempfile::tempdir().expect("a folder");
+        let place = Place::prepare(&above.path().join("a/b")).expect("made");
+        place.prepare_database().expect("made");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(place.folder()), 0o700);
+        assert_eq!(mode(&place.database()), 0o600);
+        fs::set_permissions(place.database(), fs::Permissions::from_mode(0o644)).expect("set");
+        place.prepare_database().expect("tightened");
+        assert_eq!(mode(&place.database()), 0o600);
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_while_the_first_lives() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Place::prepare(folder.path()).expect("there");
+        let first = place.lock().expect("free");
+        assert!(matches!(place.lock(), Err(OpenError::InUse(_))));
+        drop(first);
+        place.lock().expect("free again");
+    }
+}

@@ -1,0 +1,79 @@
+//! A `SELECT` put together from the filters that were given.
+//!
+//! Values are always bound, never written into the text. Used by the lists.
+
+use rusqlite::types::Value;
+
+use crate::domain::permission::Resource;
+
+/// Most rows of one page.
+const PAGE_ROWS_MAX: usize = 1_000;
+
+/// A statement in the making, and the values that it binds.
+pub(super) struct Query {
+    sql: String,
+    values: Vec<Value>,
+    filtered: bool,
+}
+
+impl Query {
+    /// Begins with everything up to `WHERE`.
+    pub(super) fn select(sql: impl Into<String>) -> Self {
+        Self {
+            sql: sql.into(),
+            values: Vec::new(),
+            filtered: false,
+        }
+    }
+
+    /// Adds a condition; each `?` in it is bound to the next of `values`.
+    pub(super) fn filter(
+        &mut self,
+        condition: &str,
+        values: impl IntoIterator<Item = Value>,
+    ) -> &mut Self {
+        self.sql
+            .push_str(if self.filtered { " AND " } else { " WHERE " });
+        self.sql.push('(');
+        self.sql.push_str(condition);
+        self.sql.push(')');
+        self.filtered = true;
+        self.values.extend(values);
+        self
+    }
+
+    /// Adds a condition if there is a value for it.
+    pub(super) fn filter_some(&mut self, condition: &str, value: Option<Value>) -> &mut Self {
+        if let Some(value) = value {
+            self.filter(condition, [value]);
+        }
+        self
+    }
+
+    /// Keeps rows whose `column` is this resource or one below it.
+    pub(super) fn filter_under(&mut self, column: &str, resource: Option<&Resource>) -> &mut Self {
+        if let Some(resource) = resource {
+            let condition = format!("{column} = ? OR ({column} >= ? AND {column} < ?)");
+            self.filter(&condition, under(resource));
+        }
+        self
+    }
+
+    /// Ends the statement with everything after the conditions.
+    pub(super) fn end(mut self, order: &str) -> (String, Vec<Value>) {
+        self.sql.push_str(order);
+        (self.sql, self.values)
+    }
+}
+
+/// A resource, and the bounds of what is below it: `/` is followed by `0`. A prefix test by
+/// `LIKE` would take `_` for any character, and would not use the index.
+pub(super) fn under(resource: &Resource) -> [Value; 3] {
+    let path = resource.as_str();
+    [path.to_owned(), format!("{path}/"), format!("{path}0")].map(Value::Text)
+}
+
+/// How many rows a page has when so many are asked for.
+pub(super) fn page_rows(limit: usize) -> usize {
+    limit.clamp(1, PAGE_ROWS_MAX)
+}

@@ -1,0 +1,255 @@
+//! Lists of tokens, with what refuses them.
+//!
+//! A page reads at most so many rows, because a state filter can reject any number of them; it
+//! may then be short and still have a next. Cut-offs are looked up once for each target that a
+//! page meets. Reads tables only; nothing here takes part in a decision.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
+
+use super::directory_row::cut_off_columns;
+use super::fault::Fault;
+use super::query::{Query, page_rows, under};
+use super::token_row::{RECORD_COLUMN_COUNT, RECORD_COLUMNS, TokenRows};
+use crate::domain::chain::RevisionNumber;
+use crate::domain::change::{CutOffTarget, Subject, TokenRecord};
+use crate::domain::clock::UnixMs;
+use crate::domain::token::TokenId;
+use crate::store::list::{Page, StoredToken, TokenQuery, TokenState};
+
+/// Most rows that one page looks at.
+const PAGE_SCAN_MAX: usize = 50_000;
+
+const FROM: &str = "FROM tokens t LEFT JOIN principals s ON s.id = t.subject \
+                    LEFT JOIN principals i ON i.id = t.issuer";
+const LIST_COLUMNS: &str = "s.name, s.deleted_at, i.name, t.name, t.description, t.last4, \
+                            t.changed_at, t.revoke_reason";
+
+/// One token by id.
+pub(super) fn token(
+    connection: &mut Connection,
+    id: TokenId,
+) -> Result<Option<StoredToken>, Fault> {
+    let transaction = connection.transaction()?;
+    let sql = format!("-- token\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} {FROM} WHERE t.id = ?1");
+    let mut select = transaction.prepare_cached(&sql)?;
+    let mut rows = select.query([id.to_bytes()])?;
+    let mut reader = Reader::new(&transaction);
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let mut token = reader.read(row)?;
+    reader.complete(&mut token)?;
+    Ok(Some(token))
+}
+
+/// Tokens, oldest first.
+pub(super) fn tokens(
+    connection: &mut Connection,
+    query: &TokenQuery,
+) -> Result<Page<StoredToken, TokenId>, Fault> {
+    // The head and the rows of one moment: a cut-off must not be newer than what it cuts off.
+    let transaction = connection.transaction()?;
+    let (sql, values) = statement(query);
+    let mut select = transaction.prepare_cached(&sql)?;
+    let mut rows = select.query(params_from_iter(values))?;
+    let mut reader = Reader::new(&transaction);
+    let limit = page_rows(query.limit);
+    let mut page = Page {
+        rows: Vec::new(),
+        next: None,
+    };
+    let mut last = None;
+    let mut scanned = 0;
+    while let Some(row) = rows.next()? {
+        if page.rows.len() == limit || scanned == PAGE_SCAN_MAX {
+            page.next = last;
+            break;
+        }
+        scanned += 1;
+        let token = reader.read(row)?;
+        last = Some(token.record.id);
+        let state = state_of(&token.record, token.cut_off, query.now_ms);
+        if query.state.is_none_or(|wanted| wanted == state) {
+            page.rows.push(token);
+        }
+    }
+    for token in &mut page.rows {
+        reader.complete(token)?;
+    }
+    Ok(page)
+}
+
+fn statement(query: &TokenQuery) -> (String, Vec<Value>) {
+    let mut select = Query::select(format!(
+        "-- tokens\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} {FROM}"
+    ));
+    select
+        .filter_some("t.subject = ?", query.subject.map(|id| id.0.into()))
+        .filter_some(
+            "t.id IN (SELECT token FROM token_issuers WHERE principal = ?)",
+            query.issuer.map(|id| id.0.into()),
+        )
+        .filter_some("t.kind = ?", query.kind.map(|kind| (kind as u8).into()));
+    if let Some(resource) = &query.resource_under {
+        select.filter(
+            "t.id IN (SELECT id FROM tokens WHERE resource = ? UNION ALL
+                      SELECT id FROM tokens WHERE resource >= ? AND resource < ?)",
+            under(resource),
+        );
+    }
+    match &query.label {
+        None => {}
+        Some((key, None)) => {
+            select.filter(
+                "t.id IN (SELECT token FROM token_labels WHERE key = ?)",
+                [key.clone().into()],
+            );
+        }
+        Some((key, Some(text))) => {
+            select.filter(
+                "t.id IN (SELECT token FROM token_labels WHERE key = ? AND value = ?)",
+                [key.clone().into(), text.clone().into()],
+            );
+        }
+    }
+    if let Some(after) = query.after {
+        select.filter("t.id > ?", [Value::Blob(after.to_bytes().to_vec())]);
+    }
+    select.end(" ORDER BY t.id")
+}
+
+fn state_of(record: &TokenRecord, cut_off: bool, now_ms: UnixMs) -> TokenState {
+    if record.revoked.is_some() || cut_off {
+        TokenState::Revoked
+    } else if record.expires_ms.is_some_and(|at| at <= now_ms) {
+        TokenState::Expired
+    } else if record.not_before_ms.is_some_and(|at| at > now_ms) {
+        TokenState::NotYetValid
+    } else {
+        TokenState::Active
+    }
+}
+
+/// Reads rows of one transaction.
+struct Reader<'c> {
+    connection: &'c Connection,
+    records: TokenRows,
+    cut_offs: HashMap<CutOffTarget, RevisionNumber>,
+}
+
+impl<'c> Reader<'c> {
+    fn new(connection: &'c Connection) -> Self {
+        Self {
+            connection,
+            records: TokenRows::default(),
+            cut_offs: HashMap::new(),
+        }
+    }
+
+    /// Everything but what [`Reader::complete`] adds.
+    fn read(&mut self, row: &Row<'_>) -> Result<StoredToken, Fault> {
+        const AT: usize = RECORD_COLUMN_COUNT;
+        let record = self.records.read(row)?;
+        let subject_gone = row.get::<_, Option<RevisionNumber>>(AT + 1)?.is_some();
+        let cut_off = subject_gone || self.is_cut_off(&record)?;
+        let subject_name = match &record.subject {
+            Subject::Resource(resource) => resource.to_string(),
+            Subject::Principal(_) => row.get(AT)?,
+        };
+        Ok(StoredToken {
+            record,
+            subject_name,
+            issuer_name: row.get(AT + 2)?,
+            name: row.get(AT + 3)?,
+            description: row.get(AT + 4)?,
+            labels: BTreeMap::new(),
+            last4: row.get(AT + 5)?,
+            changed_at: row.get(AT + 6)?,
+            cut_off,
+            revoke_reason: row.get(AT + 7)?,
+        })
+    }
+
+    /// Adds labels, and the name of an issuer that is a resource token.
+    fn complete(&mut self, token: &mut StoredToken) -> Result<(), Fault> {
+        let sql = "-- token_labels\nSELECT key, value FROM token_labels WHERE token = ?1";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let labels = select.query_map([token.record.id.to_bytes()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+        token.labels = labels.collect::<rusqlite::Result<_>>()?;
+        let issuer = token.record.issuers.first();
+        if token.issuer_name.is_none()
+            && let Some(issuing) = issuer.and_then(|issuer| issuer.tokens.first())
+        {
+            let sql = "-- issuing_resource\nSELECT resource FROM tokens WHERE id = ?1";
+            let mut select = self.connection.prepare_cached(sql)?;
+            let found = select.query_row([issuing.to_bytes()], |row| row.get(0));
+            token.issuer_name = found.optional()?.flatten();
+        }
+        Ok(())
+    }
+
+    /// Whether a cut-off refuses the token itself; its ancestors are not asked.
+    fn is_cut_off(&mut self, record: &TokenRecord) -> Result<bool, Fault> {
+        let made_at = record.made_at;
+        match &record.subject {
+            Subject::Principal(id) => {
+                if made_at < self.cut_off(CutOffTarget::Subject(*id))? {
+                    return Ok(true);
+                }
+            }
+            Subject::Resource(resource) => {
+                for path in resource.self_and_ancestors() {
+                    if made_at < self.cut_off(CutOffTarget::ResourceUnder(path))? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        for issuer in &record.issuers {
+            let since = if issuer.since == 0 {
+                made_at
+            } else {
+                issuer.since
+            };
+            let mut targets: Vec<CutOffTarget> = Vec::new();
+            if let Some(id) = issuer.principal {
+                targets.push(CutOffTarget::IssuedByPrincipal(id));
+                if let Subject::Principal(team) = record.subject {
+                    targets.push(CutOffTarget::IssuedForTeam(team, id));
+                }
+            }
+            targets.extend(
+                issuer
+                    .tokens
+                    .iter()
+                    .copied()
+                    .map(CutOffTarget::IssuedByToken),
+            );
+            for target in targets {
+                if since < self.cut_off(target)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The revision below which a target is refused; 0 refuses nothing.
+    fn cut_off(&mut self, target: CutOffTarget) -> Result<RevisionNumber, Fault> {
+        if let Some(revision) = self.cut_offs.get(&target) {
+            return Ok(*revision);
+        }
+        let (kind, text) = cut_off_columns(&target);
+        let sql = "-- cut_off\nSELECT revision FROM cut_offs WHERE kind = ?1 AND target = ?2";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let found = select.query_row(params![kind, text], |row| row.get(0));
+        let revision = found.optional()?.unwrap_or(0);
+        self.cut_offs.insert(target, revision);
+        Ok(revision)
+    }
+}

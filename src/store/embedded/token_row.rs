@@ -1,0 +1,308 @@
+//! A token's record as a row, and back.
+//!
+//! Texts are compact and stay readable: permissions are `ACTION@RESOURCE`, networks CIDR, both
+//! joined by a blank, which neither grammar contains. Issuers are packed, because start-up reads
+//! one for every token. Used by the projection, the snapshot and the lists.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, Row, params};
+
+use super::fault::Fault;
+use crate::domain::change::{Grace, Issuer, Revoked, Subject, TokenRecord};
+use crate::domain::limits::{Audience, Networks, Uses, Workload};
+use crate::domain::permission::{Permission, Resource};
+use crate::domain::principal::PrincipalId;
+use crate::domain::scopes::{PermissionSet, Scopes};
+use crate::domain::token::{Digest, TokenId, TokenKind};
+
+/// What [`TokenRows::read`] wants selected, in this order, as its first columns.
+pub(super) const RECORD_COLUMNS: &str = "t.id, t.digest, t.kind, t.subject, t.resource, t.scopes, \
+    t.ceiling, t.issuers, t.parent, t.made_at, t.not_before_ms, t.expires_ms, t.expires_max_ms, \
+    t.ttl_s, t.period_s, t.uses_limit, t.uses_left, t.networks, t.audience, t.workload, \
+    t.rotation, t.grace_key, t.grace_until_ms, t.revoked_at, t.revoked_ms";
+/// How many columns that is.
+pub(super) const RECORD_COLUMN_COUNT: usize = 25;
+
+/// Texts of permissions kept parsed while reading many rows; beyond it they start anew.
+const SETS_CACHED: usize = 65_536;
+
+/// The first 16 bytes of the digest under which a token is found.
+const KEY_BYTES: usize = 16;
+
+const INSERT: &str = "-- insert_token
+    INSERT INTO tokens (id, digest, kind, subject, resource, scopes, ceiling, issuers, parent,
+      made_at, not_before_ms, expires_ms, expires_max_ms, ttl_s, period_s, uses_limit, uses_left,
+      networks, audience, workload, rotation, grace_key, grace_until_ms, revoked_at, revoked_ms,
+      issuer, changed_at, last4, name, description)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
+      ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, coalesce(?28, ''), coalesce(?29, ''),
+      coalesce(?30, ''))";
+
+const UPDATE: &str = "-- update_token
+    UPDATE tokens SET digest = coalesce(?2, digest), kind = ?3, subject = ?4, resource = ?5,
+      scopes = ?6, ceiling = ?7, issuers = ?8, parent = ?9, made_at = ?10, not_before_ms = ?11,
+      expires_ms = ?12, expires_max_ms = ?13, ttl_s = ?14, period_s = ?15, uses_limit = ?16,
+      uses_left = ?17, networks = ?18, audience = ?19, workload = ?20, rotation = ?21,
+      grace_key = ?22, grace_until_ms = ?23, revoked_at = ?24, revoked_ms = ?25, issuer = ?26,
+      changed_at = ?27, last4 = coalesce(?28, last4), name = coalesce(?29, name),
+      description = coalesce(?30, description)
+    WHERE id = ?1";
+
+/// What is written beside a record.
+pub(super) struct Beside<'a> {
+    pub(super) digest: Option<&'a Digest>,
+    pub(super) changed_at: u64,
+    pub(super) last4: Option<&'a str>,
+    pub(super) name: Option<&'a str>,
+    pub(super) description: Option<&'a str>,
+}
+
+/// Writes the whole record; what is `None` beside it stays as it is.
+pub(super) fn write(
+    connection: &Connection,
+    record: &TokenRecord,
+    beside: &Beside<'_>,
+    exists: bool,
+) -> Result<(), Fault> {
+    let (subject, resource) = match &record.subject {
+        Subject::Principal(id) => (Some(id.0), None),
+        Subject::Resource(resource) => (None, Some(resource.as_str())),
+    };
+    let scopes = match &record.scopes {
+        Scopes::All => None,
+        Scopes::Only(set) => Some(set_text(set)),
+    };
+    let networks =
+        (!record.networks.is_empty()).then(|| record.networks.iter().collect::<Vec<_>>().join(" "));
+    let issuer = record.issuers.first().and_then(|first| first.principal);
+    let sql = if exists { UPDATE } else { INSERT };
+    let written = connection.prepare_cached(sql)?.execute(params![
+        record.id.to_bytes(),
+        beside.digest.map(|digest| *digest.as_bytes()),
+        record.kind as u8,
+        subject,
+        resource,
+        scopes,
+        record.ceiling.as_ref().map(set_text),
+        pack_issuers(&record.issuers)?,
+        record.parent.map(TokenId::to_bytes),
+        record.made_at,
+        record.not_before_ms,
+        record.expires_ms,
+        record.expires_max_ms,
+        record.ttl_s,
+        record.period_s,
+        record.uses.map(|uses| uses.limit),
+        record.uses.map(|uses| uses.left),
+        networks,
+        record.audience.as_ref().map(Audience::as_str),
+        record.workload.as_ref().map(Workload::as_str),
+        record.rotation,
+        record.grace.map(|grace| grace.key.to_be_bytes()),
+        record.grace.map(|grace| grace.until_ms),
+        record.revoked.map(|revoked| revoked.revision),
+        record.revoked.map(|revoked| revoked.at_ms),
+        issuer.map(|id| id.0),
+        beside.changed_at,
+        beside.last4,
+        beside.name,
+        beside.description,
+    ])?;
+    (written == 1)
+        .then_some(())
+        .ok_or(Fault::Refused("a token's row is not where it was"))
+}
+
+/// Reads records, parsing equal permission texts once: most tokens share a few.
+#[derive(Default)]
+pub(super) struct TokenRows {
+    sets: HashMap<Box<str>, PermissionSet>,
+}
+
+impl TokenRows {
+    /// The record in the first columns of a row that selects [`RECORD_COLUMNS`].
+    pub(super) fn read(&mut self, row: &Row<'_>) -> Result<TokenRecord, Fault> {
+        let digest = row
+            .get_ref(1)?
+            .as_blob()
+            .map_err(|_| Fault::Row("digest"))?;
+        let key = digest
+            .first_chunk::<KEY_BYTES>()
+            .ok_or(Fault::Row("digest"))?;
+        let issuers = row
+            .get_ref(7)?
+            .as_blob()
+            .map_err(|_| Fault::Row("issuer"))?;
+        let networks = match optional_text(row, 17)? {
+            None => Networks::default(),
+            Some(text) => {
+                let texts: Vec<&str> = text.split(' ').collect();
+                Networks::parse(&texts).ok_or(Fault::Row("network"))?
+            }
+        };
+        Ok(TokenRecord {
+            id: token_id(row.get(0)?),
+            key: u128::from_be_bytes(*key),
+            kind: TokenKind::from_number(row.get(2)?).ok_or(Fault::Row("kind of token"))?,
+            subject: subject(row.get(3)?, optional_text(row, 4)?)?,
+            scopes: match optional_text(row, 5)? {
+                None => Scopes::All,
+                Some(text) => Scopes::Only(self.set(text)?),
+            },
+            ceiling: match optional_text(row, 6)? {
+                None => None,
+                Some(text) => Some(self.set(text)?),
+            },
+            issuers: unpack_issuers(issuers).ok_or(Fault::Row("issuer"))?,
+            parent: row.get::<_, Option<_>>(8)?.map(token_id),
+            made_at: row.get(9)?,
+            not_before_ms: row.get(10)?,
+            expires_ms: row.get(11)?,
+            expires_max_ms: row.get(12)?,
+            ttl_s: row.get(13)?,
+            period_s: row.get(14)?,
+            uses: both(row.get(15)?, row.get(16)?).map(|(limit, left)| Uses { limit, left }),
+            networks,
+            audience: match optional_text(row, 18)? {
+                None => None,
+                Some(text) => Some(Audience::parse(text).ok_or(Fault::Row("audience"))?),
+            },
+            workload: match optional_text(row, 19)? {
+                None => None,
+                Some(text) => Some(Workload::parse(text).ok_or(Fault::Row("workload"))?),
+            },
+            rotation: row.get(20)?,
+            grace: both(row.get(21)?, row.get(22)?).map(|(key, until_ms)| Grace {
+                key: u128::from_be_bytes(key),
+                until_ms,
+            }),
+            revoked: both(row.get(23)?, row.get(24)?)
+                .map(|(revision, at_ms)| Revoked { revision, at_ms }),
+        })
+    }
+
+    fn set(&mut self, text: &str) -> Result<PermissionSet, Fault> {
+        if let Some(set) = self.sets.get(text) {
+            return Ok(set.clone());
+        }
+        let set = parse_set(text).ok_or(Fault::Row("permission"))?;
+        if self.sets.len() >= SETS_CACHED {
+            self.sets.clear();
+        }
+        self.sets.insert(text.into(), set.clone());
+        Ok(set)
+    }
+}
+
+fn token_id(bytes: [u8; 16]) -> TokenId {
+    TokenId::from_bytes(bytes)
+}
+
+fn both<A, B>(first: Option<A>, second: Option<B>) -> Option<(A, B)> {
+    first.zip(second)
+}
+
+fn subject(principal: Option<u32>, path: Option<&str>) -> Result<Subject, Fault> {
+    match (principal, path) {
+        (Some(id), None) => Ok(Subject::Principal(PrincipalId(id))),
+        (None, Some(path)) => Resource::parse(path)
+            .map(Subject::Resource)
+            .map_err(|_| Fault::Row("resource")),
+        _ => Err(Fault::Row("subject")),
+    }
+}
+
+fn optional_text<'r>(row: &'r Row<'_>, index: usize) -> Result<Option<&'r str>, Fault> {
+    let value = row.get_ref(index)?;
+    value.as_str_or_null().map_err(|_| Fault::Row("text"))
+}
+
+fn set_text(set: &PermissionSet) -> String {
+    let texts: Vec<String> = set.iter().map(ToString::to_string).collect();
+    texts.join(" ")
+}
+
+fn parse_set(text: &str) -> Option<PermissionSet> {
+    if text.is_empty() {
+        return Some(PermissionSet::default());
+    }
+    let permissions = text.split(' ').map(|one| {
+        // A resource may contain `@`, an action never.
+        let (action, resource) = one.split_once('@')?;
+        Permission::parse(action, resource).ok()
+    });
+    PermissionSet::new(permissions.collect::<Option<Vec<_>>>()?).ok()
+}
+
+/// Each issuer: 1 and its principal, or 0 and zero, in 5 bytes; since, in 8; how many tokens, in
+/// 1; the tokens, 16 bytes each.
+fn pack_issuers(issuers: &[Issuer]) -> Result<Vec<u8>, Fault> {
+    let mut packed = Vec::new();
+    for issuer in issuers {
+        let count = u8::try_from(issuer.tokens.len())
+            .map_err(|_| Fault::Refused("an issuer has too many ancestors"))?;
+        packed.push(u8::from(issuer.principal.is_some()));
+        packed.extend(issuer.principal.map_or(0, |id| id.0).to_be_bytes());
+        packed.extend(issuer.since.to_be_bytes());
+        packed.push(count);
+        packed.extend(issuer.tokens.iter().flat_map(|token| token.to_bytes()));
+    }
+    Ok(packed)
+}
+
+/// The issuers that were packed; `None` for anything else.
+pub(super) fn unpack_issuers(mut packed: &[u8]) -> Option<Vec<Issuer>> {
+    let mut issuers = Vec::new();
+    while let Some(([known], rest)) = packed.split_first_chunk::<1>() {
+        let (principal, rest) = rest.split_first_chunk::<4>()?;
+        let (since, rest) = rest.split_first_chunk::<8>()?;
+        let ([count], rest) = rest.split_first_chunk::<1>()?;
+        let (tokens, rest) = rest.split_at_checked(usize::from(*count) * 16)?;
+        let (tokens, _) = tokens.as_chunks::<16>();
+        issuers.push(Issuer {
+            principal: (*known == 1).then_some(PrincipalId(u32::from_be_bytes(*principal))),
+            tokens: tokens.iter().copied().map(TokenId::from_bytes).collect(),
+            since: u64::from_be_bytes(*since),
+        });
+        packed = rest;
+    }
+    Some(issuers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issuers_read_back_and_torn_ones_are_refused() {
+        let issuers = vec![
+            Issuer {
+                principal: Some(PrincipalId(7)),
+                tokens: vec![TokenId::from_u128(1), TokenId::from_u128(u128::MAX)],
+                since: 0,
+            },
+            Issuer {
+                principal: None,
+                tokens: Vec::new(),
+                since: u64::MAX,
+            },
+        ];
+        let packed = pack_issuers(&issuers).expect("few");
+        assert_eq!(unpack_issuers(&packed), Some(issuers));
+        assert_eq!(unpack_issuers(&[]), Some(Vec::new()));
+        for cut in [1, 13, 14, 30, packed.len() - 1] {
+            assert_eq!(unpack_issuers(&packed[..cut]), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn sets_read_back_and_other_texts_are_refused() {
+        let set = parse_set("a:x@acme/*/b@c b:*@**").expect("valid");
+        assert_eq!(parse_set(&set_text(&set)), Some(set));
+        assert_eq!(parse_set(""), Some(PermissionSet::default()));
+        for text in [" ", "a:x", "a:x@r ", "a:x@r  b:x@r", "A@r"] {
+            assert_eq!(parse_set(text), None, "{text:?}");
+        }
+    }
+}

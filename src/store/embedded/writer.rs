@@ -1,0 +1,223 @@
+//! The one thread that writes: it owns the writing connection, the witness and the lock.
+//!
+//! ```text
+//!  append ─► channel ─► BEGIN IMMEDIATE, compare, log, tables, head, COMMIT ─► witness ─► reply
+//! ```
+//!
+//! Commands are taken one by one, so a reply always follows the fsync of its own commit. Ends
+//! when it is told to close, or when every sender is gone. Deliberately absent: any decision;
+//! a batch is written whole or not at all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use super::fault::Fault;
+use super::place::{Lock, Place};
+use super::witness::Witness;
+use super::{OpenError, log, project, schema};
+use crate::domain::chain::{Head, RevisionNumber};
+use crate::store::{Appended, Batch, StoreError};
+
+/// What the writer is asked.
+pub(super) enum Command {
+    Append(Batch, oneshot::Sender<Result<Appended, StoreError>>),
+    Close(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// What the thread owns. Nobody else writes to any of it.
+pub(super) struct Writer {
+    pub(super) place: Place,
+    pub(super) pages_max: Option<u32>,
+    /// `None` after a failure that may have left it in an unknown condition; then opened anew.
+    pub(super) connection: Option<Connection>,
+    pub(super) witness: Witness,
+    /// The head's revision, for those who report damage.
+    pub(super) newest: Arc<AtomicU64>,
+    /// Held until the thread has ended.
+    pub(super) lock: Lock,
+}
+
+/// How far a batch came before it failed.
+enum Failed {
+    /// Rolled back.
+    Before(Fault),
+    /// In COMMIT itself: what is on the disk is not known.
+    Commit(rusqlite::Error),
+}
+
+impl<F: Into<Fault>> From<F> for Failed {
+    fn from(fault: F) -> Self {
+        Self::Before(fault.into())
+    }
+}
+
+/// The outcome, and the head when it is durable.
+type Written = (Appended, Option<Head>);
+
+impl Writer {
+    /// The body of the thread.
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(command) = commands.blocking_recv() {
+            match command {
+                Command::Append(batch, reply) => {
+                    // A caller that no longer waits learns the outcome from the log.
+                    let _ = reply.send(self.append(&batch));
+                }
+                Command::Close(reply) => {
+                    commands.close();
+                    let closed = self.close();
+                    // The directory is free before anybody is told so.
+                    drop(self.lock);
+                    let _ = reply.send(closed);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<Appended, StoreError> {
+        let revision = batch.base.revision + 1;
+        let connection = self.connection()?;
+        match write(connection, batch) {
+            Ok((appended, head)) => {
+                self.note(head);
+                Ok(appended)
+            }
+            Err(Failed::Before(fault)) => {
+                if !fault.spares_connection() {
+                    self.connection = None;
+                }
+                Err(fault.at(revision))
+            }
+            Err(Failed::Commit(error)) => {
+                self.connection = None;
+                self.settle(batch, Fault::from(error).at(revision))
+            }
+        }
+    }
+
+    /// Finds out what became of a failed COMMIT, by one more durable write. While that has not
+    /// succeeded, frames of the lost commit may stand in the WAL and come back at a recovery.
+    fn settle(&mut self, batch: &Batch, error: StoreError) -> Result<Appended, StoreError> {
+        let unknown = |why: &dyn std::fmt::Display| StoreError::OutcomeUnknown(why.to_string());
+        let connection = self.connection().map_err(|why| unknown(&why))?;
+        let settled = match touch(connection, batch) {
+            Ok(head) => head,
+            Err(Failed::Before(fault)) => {
+                self.connection = None;
+                return Err(unknown(&fault.at(batch.base.revision)));
+            }
+            Err(Failed::Commit(_)) => {
+                self.connection = None;
+                return Err(unknown(&error));
+            }
+        };
+        let written = batch.entries.last().map_or(batch.base, |last| last.head);
+        if settled == written {
+            self.note(Some(settled));
+            Ok(Appended::Committed)
+        } else if settled == batch.base {
+            let text = match error {
+                StoreError::Unavailable(text) => text,
+                other => other.to_string(),
+            };
+            Err(StoreError::Unavailable(text))
+        } else {
+            Err(unknown(&error))
+        }
+    }
+
+    fn connection(&mut self) -> Result<&mut Connection, StoreError> {
+        if self.connection.is_none() {
+            let opened = schema::open_writer(&self.place.database(), self.pages_max);
+            self.connection = Some(opened.map_err(OpenError::into_store)?);
+        }
+        let connection = self.connection.as_mut();
+        connection.ok_or_else(|| StoreError::Unavailable("no connection".to_owned()))
+    }
+
+    fn note(&mut self, head: Option<Head>) {
+        let Some(head) = head else {
+            return;
+        };
+        self.newest.store(head.revision, Ordering::Relaxed);
+        if let Err(error) = self.witness.note(&head) {
+            // The commit stands; only the guard against older copies is behind.
+            tracing::warn!(%error, revision = head.revision, "the witness file cannot be written");
+        }
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        let connection = self.connection()?;
+        let revision = close_log(connection).map_err(|fault| fault.at(0))?;
+        // A reader that still runs keeps the WAL from being cut; nothing is lost by that.
+        let emptied =
+            connection.query_row("-- close\nPRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                row.get::<_, i64>(0)
+            });
+        emptied.map_err(|error| Fault::from(error).at(revision))?;
+        self.connection = None;
+        let synced = self.witness.sync();
+        synced.map_err(|error| StoreError::Unavailable(format!("the witness file: {error}")))
+    }
+}
+
+/// Everything written came through this process and continues a verified log, so the next
+/// start need not read all of it again.
+fn close_log(connection: &mut Connection) -> Result<RevisionNumber, Fault> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let head = log::read_head(&transaction)?.head;
+    log::write_checkpoint(&transaction, &head, true)?;
+    transaction.commit()?;
+    Ok(head.revision)
+}
+
+fn write(connection: &mut Connection, batch: &Batch) -> Result<Written, Failed> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut head = log::read_head(&transaction)?;
+    if head.head != batch.base {
+        return Ok((
+            Appended::Conflict(missed(&transaction, &head.head, &batch.base)?),
+            None,
+        ));
+    }
+    head.head = log::append_log(&transaction, &batch.base, &batch.entries)?;
+    for logged in &batch.entries {
+        project::project(&transaction, &mut head, &logged.entry)?;
+    }
+    if !batch.entries.is_empty() {
+        log::write_head(&transaction, &head)?;
+    }
+    log::write_touched(&transaction, &batch.id)?;
+    transaction.commit().map_err(Failed::Commit)?;
+    Ok((Appended::Committed, Some(head.head)))
+}
+
+/// The entries after a base that is no longer the head, the first of them if they are many.
+fn missed(
+    transaction: &Transaction<'_>,
+    head: &Head,
+    base: &Head,
+) -> Result<Vec<crate::domain::entry::LogEntry>, Fault> {
+    let common = log::chain_at(transaction, base.revision)? == Some(base.chain);
+    if !common || head.revision < base.revision {
+        let revision = base.revision.min(head.revision);
+        return Err(Fault::damaged(
+            revision,
+            "the base is not in this log's history",
+        ));
+    }
+    log::changes_after(transaction, base.revision, log::ENTRIES_MAX)
+}
+
+/// A durable write that changes nothing, and the head that it found.
+fn touch(connection: &mut Connection, batch: &Batch) -> Result<Head, Failed> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let head = log::read_head(&transaction)?.head;
+    log::write_touched(&transaction, &batch.id)?;
+    transaction.commit().map_err(Failed::Commit)?;
+    Ok(head)
+}
