@@ -47,8 +47,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
         .skip_debug(SECRET)
-        // Bodies are hashed: a map must be written in the order of its keys.
+        // Bodies and repeated requests are hashed: a map is written in the order of its keys.
         .btree_map(".latchkey.log.v1")
+        .btree_map(".latchkey.v1")
         .compile_fds(all.file_descriptor_set())?;
 
     let internal = Path::new(ROOT).join(INTERNAL);

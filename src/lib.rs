@@ -16,3 +16,7 @@ pub mod proto;
 pub mod replica;
 pub mod state;
 pub mod store;
+pub mod cli;
+pub mod config;
+pub mod rpc;
+pub mod telemetry;

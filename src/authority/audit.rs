@@ -7,18 +7,21 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use crate::domain::chain::{Head, Revision, RevisionNumber};
+use crate::domain::clock::Now;
 use crate::domain::entry::LogEntry;
 use crate::domain::permission::{Need, Permission, ResourcePattern};
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{KindSet, TokenId};
+use crate::replica::unavailable;
 use crate::state::State;
 use crate::state::check::Context;
-use crate::state::explain::{Explanation, Target, explain};
+use crate::state::explain::{Target, explain};
+use crate::store::StoreError;
 
 use super::{Authority, Credentials, Reader};
 
 pub use crate::state::check::Step;
-pub use crate::state::explain::{Layer, Missing, Told};
+pub use crate::state::explain::{Explanation, Layer, Missing, Told};
 
 /// Entries that are read from the store at a time.
 pub const READ_ENTRIES: usize = 500;
@@ -44,7 +47,16 @@ pub struct ExplainAsked<'a> {
     /// The kinds that are accepted.
     pub kinds: KindSet,
     /// The revision to look at; none is the newest.
-    pub at: Option<Revision>,
+    pub at: Option<RevisionAsked>,
+}
+
+/// A revision as a client names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevisionAsked {
+    /// Its number.
+    pub number: RevisionNumber,
+    /// The chain at it; without one, histories are not compared.
+    pub chain: Option<[u8; 8]>,
 }
 
 /// Where a verification of the chain stands.
@@ -84,15 +96,23 @@ impl Authority {
     ///
     /// # Errors
     /// [`Refusal::OtherHistory`] when the chain at that revision is another.
-    pub async fn head_at(&self, revision: Revision) -> Result<Head, Refusal> {
-        if revision.number == 0 {
-            return Ok(Head::EMPTY);
-        }
-        let entries = self.replica.changes_after(revision.number - 1, 1).await?;
-        match entries.first() {
-            Some(entry) if entry.head.revision() == revision => Ok(entry.head),
-            _ => Err(Refusal::OtherHistory(revision)),
-        }
+    pub async fn head_at(&self, asked: RevisionAsked) -> Result<Head, Refusal> {
+        let found = match asked.number.checked_sub(1) {
+            None => Some(Head::EMPTY),
+            Some(before) => {
+                let entries = self.replica.changes_after(before, 1).await?;
+                entries.first().map(|entry| entry.head)
+            }
+        };
+        let same = |head: &Head| {
+            asked
+                .chain
+                .is_none_or(|chain| chain == head.revision().chain)
+        };
+        found.filter(same).ok_or(Refusal::OtherHistory(Revision {
+            number: asked.number,
+            chain: asked.chain.unwrap_or_default(),
+        }))
     }
 
     /// Told whenever the published revision moves.
@@ -123,6 +143,48 @@ impl Authority {
         Verified::Intact(head)
     }
 
+    /// Reads and verifies what follows a head: the last head that follows, and the outcome. A
+    /// log that ends here, or that the store itself finds damaged, is broken and not an error.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the store cannot be read.
+    pub async fn verify_after(
+        &self,
+        head: Head,
+        limit: usize,
+    ) -> Result<(Head, Verified), Refusal> {
+        let limit = limit.min(READ_ENTRIES);
+        let entries = match self
+            .replica
+            .store()
+            .changes_after(head.revision, limit)
+            .await
+        {
+            Ok(entries) => entries,
+            Err(StoreError::Damaged { revision, what }) => {
+                return Ok((head, Verified::Broken(revision, what)));
+            }
+            Err(error) => return Err(unavailable(&error)),
+        };
+        let outcome = match Self::verify(head, &entries) {
+            Verified::Intact(_) if entries.is_empty() => {
+                Verified::Broken(head.revision + 1, "the log ends before it".to_owned())
+            }
+            outcome => outcome,
+        };
+        let good = match &outcome {
+            Verified::Intact(last) => *last,
+            Verified::Broken(at, _) => {
+                let before = entries.iter().map(|entry| entry.head);
+                before
+                    .take_while(|one| one.revision < *at)
+                    .last()
+                    .unwrap_or(head)
+            }
+        };
+        Ok((good, outcome))
+    }
+
     /// Tells how a Check would be decided, now or at an older revision.
     ///
     /// # Errors
@@ -133,12 +195,14 @@ impl Authority {
         asked: ExplainAsked<'_>,
     ) -> Result<Explanation, Refusal> {
         let reader = self.reader(credentials)?;
-        let now = self.replica.clock().now();
         let older = match asked.at {
             Some(at) => Some(self.state_at(at).await?),
             None => None,
         };
-        let state = older.as_ref().unwrap_or(&reader.state);
+        let (state, now) = match &older {
+            Some(state) => (state, Now::at(state.instant_ms())),
+            None => (&*reader.state, self.replica.clock().now()),
+        };
         let target = match asked.target {
             ExplainTarget::Id(id) => Target::Id(id),
             ExplainTarget::Token(text) => Target::Token(text),
@@ -149,7 +213,7 @@ impl Authority {
     }
 
     /// State at an older revision, replayed from the log.
-    async fn state_at(&self, at: Revision) -> Result<State, Refusal> {
+    async fn state_at(&self, at: RevisionAsked) -> Result<State, Refusal> {
         let head = self.head_at(at).await?;
         let mut state = State::default();
         while state.head().revision < head.revision {
@@ -159,7 +223,7 @@ impl Authority {
                 .changes_after(state.head().revision, left as usize)
                 .await?;
             if entries.is_empty() {
-                return Err(Refusal::OtherHistory(at));
+                return Err(Refusal::OtherHistory(head.revision()));
             }
             for entry in &entries {
                 if let Err(error) = state.apply(entry) {

@@ -3,12 +3,15 @@
 //! Secrets are made here and leave in the one answer that created them; the store and the log
 //! see digests only. What a caller may not read does not exist for it.
 
-use crate::domain::change::{Change, Display, Subject};
+use crate::domain::change::{Change, Display, Subject, TokenRecord};
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
 use crate::domain::principal::PrincipalName;
+use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
-use crate::domain::token::{Digest, Secret, TokenId, TokenKind};
+use crate::domain::token::{Digest, KindSet, Secret, TokenId, TokenKind};
+use crate::state::check::{Context, Step};
 use crate::state::decide::{About, Command, read_action};
+use crate::state::explain::{Target, Told, explain};
 use crate::store::list::{Page, StoredToken, TokenQuery};
 
 use super::{Authority, Call, Credentials, IssueToken, Reader, Written};
@@ -42,6 +45,15 @@ pub struct WhoAmI {
     pub truncated: bool,
     /// The revision that this was read at.
     pub revision: crate::domain::chain::Revision,
+}
+
+/// Whether a token can be used now, whatever it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Why every Check of it is denied; `Allowed` if none need be.
+    pub reason: Reason,
+    /// Its nearest ancestor that was revoked.
+    pub revoked_ancestor: Option<TokenId>,
 }
 
 /// Whose tokens to list, by name; the rest is in the query.
@@ -229,16 +241,47 @@ impl Authority {
         self.replica.state().home_of(&stored.record)
     }
 
-    /// Whether the subject of a token is disabled now.
+    /// Whether a token can be used now, by the evaluator that Checks pass.
     #[must_use]
-    pub fn subject_disabled(&self, stored: &StoredToken) -> bool {
-        let Subject::Principal(id) = stored.record.subject else {
-            return false;
-        };
+    pub fn standing(&self, stored: &StoredToken) -> Standing {
+        let record = &stored.record;
         let state = self.replica.state();
-        state
-            .principal(id)
-            .is_some_and(|principal| principal.disabled)
+        let now = self.replica.clock().now();
+        let target = Target::Id(record.id);
+        let told = explain(&state, target, &[], Context::default(), KindSet::ALL, now);
+        let lasting = |step: &Told| match step.step {
+            Step::Revocation | Step::Subject | Step::Expiry | Step::NotBefore | Step::Uses => {
+                step.failed
+            }
+            _ => None,
+        };
+        let reason = match told.token {
+            Some(_) => told
+                .steps
+                .iter()
+                .find_map(lasting)
+                .unwrap_or(Reason::Allowed),
+            // State has forgotten it: what it had ended by stands in its row.
+            None if record.revoked.is_some() || stored.cut_off => Reason::Revoked,
+            None => Reason::Expired,
+        };
+        let parent = |record: &TokenRecord| record.parent.and_then(|id| state.token(id));
+        let mut ancestors = std::iter::successors(parent(record), parent);
+        let revoked = ancestors.find(|ancestor| ancestor.revoked.is_some());
+        Standing {
+            reason,
+            revoked_ancestor: revoked.map(|ancestor| ancestor.id),
+        }
+    }
+
+    /// The id of the calling token.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] for anything but a good token.
+    pub fn calling_token(&self, credentials: Credentials<'_>) -> Result<TokenId, Refusal> {
+        self.reader(credentials)?
+            .token
+            .ok_or(Refusal::Unauthenticated)
     }
 
     /// The reading of the clock that states of tokens are judged by.

@@ -42,10 +42,11 @@ pub enum GrammarError {
 }
 
 fn is_action_part(part: &str) -> bool {
-    !part.is_empty()
-        && part
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+    !part.is_empty() && part.bytes().all(is_action_byte)
+}
+
+fn is_action_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-')
 }
 
 /// Whether `segment` may stand in a resource.
@@ -72,7 +73,7 @@ impl Resource {
     /// # Errors
     /// [`GrammarError::Resource`] for anything outside the grammar.
     pub fn parse(text: &str) -> Result<Self, GrammarError> {
-        check_resource(text)?;
+        resource_ends(text)?;
         Ok(Self(text.into()))
     }
 
@@ -98,18 +99,66 @@ impl fmt::Display for Resource {
     }
 }
 
-fn check_resource(text: &str) -> Result<(), GrammarError> {
+// One pass over the bytes: a Check parses its needs, so this is on the hot path.
+fn resource_ends(text: &str) -> Result<Ends<RESOURCE_SEGMENTS_MAX>, GrammarError> {
+    let ends = Ends::of(text, b'/', is_segment_byte).ok_or(GrammarError::Resource)?;
     let valid = text.len() <= RESOURCE_BYTES_MAX
-        && text.split('/').count() <= RESOURCE_SEGMENTS_MAX
-        && text.split('/').all(is_segment);
-    valid.then_some(()).ok_or(GrammarError::Resource)
+        && ends.parts(text).all(|segment| {
+            let dots = matches!(segment, "." | "..");
+            !segment.is_empty() && segment.len() <= SEGMENT_BYTES_MAX && !dots
+        });
+    valid.then_some(ends).ok_or(GrammarError::Resource)
 }
 
-fn check_action(text: &str) -> Result<(), GrammarError> {
-    let valid = text.len() <= ACTION_BYTES_MAX
-        && text.split(':').count() <= ACTION_PARTS_MAX
-        && text.split(':').all(is_action_part);
-    valid.then_some(()).ok_or(GrammarError::Action)
+fn action_ends(text: &str) -> Result<Ends<ACTION_PARTS_MAX>, GrammarError> {
+    let ends = Ends::of(text, b':', is_action_byte).ok_or(GrammarError::Action)?;
+    let valid = text.len() <= ACTION_BYTES_MAX && ends.parts(text).all(|part| !part.is_empty());
+    valid.then_some(ends).ok_or(GrammarError::Action)
+}
+
+/// Where the parts of a text end; found once, used by every evaluator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ends<const MAX: usize> {
+    ends: [u16; MAX],
+    count: u8,
+}
+
+impl<const MAX: usize> Ends<MAX> {
+    #[inline]
+    fn of(text: &str, separator: u8, is_part: impl Fn(u8) -> bool) -> Option<Self> {
+        let mut ends = [0; MAX];
+        let mut count = 0;
+        // Longer texts are refused by their length; here it only must not wrap.
+        let bytes = text
+            .as_bytes()
+            .get(..text.len().min(usize::from(u16::MAX)))?;
+        for (place, byte) in bytes.iter().enumerate() {
+            if *byte == separator {
+                *ends.get_mut(count)? = place as u16;
+                count += 1;
+            } else if !is_part(*byte) {
+                return None;
+            }
+        }
+        *ends.get_mut(count)? = bytes.len() as u16;
+        Some(Self {
+            ends,
+            count: count as u8 + 1,
+        })
+    }
+
+    #[inline]
+    fn parts<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
+        let mut start = 0;
+        self.ends
+            .into_iter()
+            .take(usize::from(self.count))
+            .map(move |end| {
+                let part = &text[start..usize::from(end)];
+                start = usize::from(end) + 1;
+                part
+            })
+    }
 }
 
 /// An action on a resource that a Check asks about. Borrowed: parsing allocates nothing.
@@ -117,6 +166,8 @@ fn check_action(text: &str) -> Result<(), GrammarError> {
 pub struct Need<'a> {
     action: &'a str,
     resource: &'a str,
+    action_ends: Ends<ACTION_PARTS_MAX>,
+    resource_ends: Ends<RESOURCE_SEGMENTS_MAX>,
 }
 
 impl<'a> Need<'a> {
@@ -125,17 +176,29 @@ impl<'a> Need<'a> {
     /// # Errors
     /// [`GrammarError`] naming the part that is outside the grammar.
     pub fn parse(action: &'a str, resource: &'a str) -> Result<Self, GrammarError> {
-        check_action(action)?;
-        check_resource(resource)?;
-        Ok(Self { action, resource })
+        Ok(Self {
+            action,
+            resource,
+            action_ends: action_ends(action)?,
+            resource_ends: resource_ends(resource)?,
+        })
     }
 
     /// A need for something that the server itself names.
     pub(crate) fn known(action: &'a str, resource: &'a Resource) -> Self {
-        Self {
-            action,
-            resource: resource.as_str(),
-        }
+        Self::parse(action, resource.as_str()).expect("an action of our own on a parsed resource")
+    }
+
+    /// The parts of the action.
+    #[inline]
+    pub(crate) fn action_parts(&self) -> impl Iterator<Item = &'a str> {
+        self.action_ends.parts(self.action)
+    }
+
+    /// The segments of the resource.
+    #[inline]
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &'a str> {
+        self.resource_ends.parts(self.resource)
     }
 
     /// The action.

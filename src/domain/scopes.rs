@@ -5,6 +5,7 @@
 //! Also here: the text form `ACTION[,ACTION…]@RESOURCE` and `role:NAME@RESOURCE`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -17,9 +18,9 @@ pub const PERMISSIONS_MAX: usize = 256;
 /// Most bytes of all permission texts of one set.
 pub const PERMISSIONS_BYTES_MAX: usize = 32 * 1024;
 
-/// A canonical set of permissions: at most 256 of them and 32 KiB in all.
+/// A canonical set of permissions: at most 256 of them and 32 KiB in all. Clones share it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PermissionSet(Box<[Permission]>);
+pub struct PermissionSet(Arc<[Permission]>);
 
 /// A set of permissions is larger than a token may carry.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

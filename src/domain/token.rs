@@ -143,6 +143,12 @@ impl TokenId {
         Self(u128::from_be_bytes(bytes))
     }
 
+    /// When it was made, in Unix milliseconds: the first 48 bits (RFC 9562, section 5.7).
+    #[must_use]
+    pub fn created_ms(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+
     /// The id as a number, for indexes.
     #[must_use]
     pub fn as_u128(self) -> u128 {
@@ -406,6 +412,7 @@ mod tests {
         let late = TokenId::generate(1_001, &entropy);
         assert!(early < late && early.to_bytes() < late.to_bytes());
         assert_eq!(Uuid::from_u128(early.as_u128()).get_version_num(), 7);
+        assert_eq!((early.created_ms(), late.created_ms()), (1_000, 1_001));
         assert_eq!(TokenId::parse(&early.to_string()), Some(early));
         assert_eq!(TokenId::parse(&early.to_string().replace('-', "")), None);
         assert_eq!(TokenId::parse("x"), None);

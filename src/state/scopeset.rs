@@ -49,7 +49,7 @@ impl<'a> Question<'a> {
         let mut actions = [0; ACTION_PARTS_MAX + 1];
         let mut hash = HASH_SEED;
         let mut parts = 0;
-        for part in need.action().split(':') {
+        for part in need.action_parts() {
             actions[parts] = fold(hash);
             hash = mix(hash, part.as_bytes());
             parts += 1;
@@ -59,7 +59,7 @@ impl<'a> Question<'a> {
         let mut depth: u8 = 0;
         let mut hash = HASH_SEED;
         resources[0] = fold(hash);
-        for segment in need.resource().split('/') {
+        for segment in need.segments() {
             hash = mix(hash, segment.as_bytes());
             depth += 1;
             resources[usize::from(depth)] = fold(hash);
@@ -147,10 +147,28 @@ impl ScopeSet {
                 }
                 Reach::Wild => true,
             };
-            action_fits
-                && resource_fits
-                && self.permissions[rule.permission as usize].covers_need(&question.need)
+            action_fits && resource_fits && self.verify(rule, &question.need)
         })
+    }
+
+    // The hashes fit: now the text has to, so that a collision gives nothing.
+    #[inline]
+    fn verify(&self, rule: &Rule, need: &Need<'_>) -> bool {
+        let permission = &self.permissions[rule.permission as usize];
+        let pattern = permission.resource.as_str();
+        let resource = need.resource();
+        permission.action.matches(need.action())
+            && match rule.reach {
+                Reach::Exact => pattern == resource,
+                Reach::Subtree => {
+                    let fixed = pattern.len() - "**".len();
+                    // `a/**` is this and all below: `a` itself, or what goes on behind `a/`.
+                    fixed == 0
+                        || resource.starts_with(&pattern[..fixed])
+                        || *resource == pattern[..fixed - 1]
+                }
+                Reach::Wild => permission.resource.matches(resource),
+            }
     }
 
     /// Whether one permission covers `permission`.

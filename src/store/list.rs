@@ -17,7 +17,7 @@ use crate::domain::token::{TokenId, TokenKind};
 pub struct Page<T, Key> {
     /// The rows.
     pub rows: Vec<T>,
-    /// The key of the last row when there is more.
+    /// The key to go on after when there may be more; a page may be short and still have one.
     pub next: Option<Key>,
 }
 
@@ -41,6 +41,10 @@ pub struct TokenQuery {
     pub subject: Option<PrincipalId>,
     /// Those that this principal issued.
     pub issuer: Option<PrincipalId>,
+    /// Those that were issued with this token or with one derived from it.
+    pub issuer_token: Option<TokenId>,
+    /// Those that are derived from this token, directly.
+    pub parent: Option<TokenId>,
     /// Resource tokens at or under this resource.
     pub resource_under: Option<Resource>,
     /// Those of this kind.
@@ -121,7 +125,7 @@ pub struct MemberQuery {
     pub team: Option<PrincipalId>,
     /// The teams of this member.
     pub member: Option<PrincipalId>,
-    /// Those after this name.
+    /// Those after this name, in its text form: `user:alice`.
     pub after: Option<String>,
     /// At most so many.
     pub limit: usize,
@@ -136,6 +140,10 @@ pub struct StoredMember {
     pub member: PrincipalName,
     /// The revision it was made at.
     pub made_at: RevisionNumber,
+    /// When it was made.
+    pub created_ms: UnixMs,
+    /// Who made it, by the name at that moment.
+    pub added_by: String,
 }
 
 /// Which roles to list.

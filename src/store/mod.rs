@@ -40,7 +40,8 @@ pub struct Batch {
 pub enum Appended {
     /// The head was the base; everything is durable.
     Committed,
-    /// The head had moved; nothing was written, and these are the entries after the base.
+    /// The head had moved; nothing was written, and these are the entries after the base, the
+    /// first of them if they are many.
     Conflict(Vec<LogEntry>),
 }
 

@@ -1,4 +1,6 @@
 //! Bodies read back exactly as they were written, and nothing else is read.
+//!
+//! By property over every change, by table for what is refused, and once by hand for the bytes.
 
 use std::collections::BTreeMap;
 

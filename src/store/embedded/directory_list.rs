@@ -31,7 +31,7 @@ pub(super) fn principals(
     ));
     select
         .filter("p.deleted_at IS NULL", [])
-        .filter("p.kind = ?", [(query.kind as u8).into()])
+        .filter("p.name >= ? AND p.name < ?", names_of(query.kind))
         .filter_some("p.name = ?", query.name.as_ref().map(text))
         .filter_under("p.home", query.home_under.as_ref())
         .filter_some("p.name > ?", query.after.as_ref().map(text));
@@ -56,6 +56,12 @@ pub(super) fn principals(
     )
 }
 
+/// The bounds of all names of a kind, so that a page walks the index of names: `:` is followed
+/// by `;`.
+fn names_of(kind: PrincipalKind) -> [Value; 2] {
+    [":", ";"].map(|end| Value::Text(format!("{}{end}", kind.name())))
+}
+
 /// The text under which the table has a name; one outside the grammar matches nothing.
 fn name_text(kind: PrincipalKind, name: &str) -> String {
     format!("{}:{name}", kind.name())
@@ -70,8 +76,9 @@ pub(super) fn members(
     let listed = if of_team { "m.name" } else { "t.name" };
     let mut select = Query::select(
         "-- members
-        SELECT t.name, m.name, made.made_at FROM members made
-        JOIN principals t ON t.id = made.team JOIN principals m ON m.id = made.member",
+        SELECT t.name, m.name, made.made_at, l.instant_ms, l.actor FROM members made
+        JOIN principals t ON t.id = made.team JOIN principals m ON m.id = made.member
+        JOIN log l ON l.revision = made.made_at",
     );
     let id = |id: PrincipalId| Value::from(id.0);
     select
@@ -86,6 +93,8 @@ pub(super) fn members(
             team: principal_name(&row.get::<_, String>(0)?)?,
             member: principal_name(&row.get::<_, String>(1)?)?,
             made_at: row.get(2)?,
+            created_ms: row.get(3)?,
+            added_by: row.get(4)?,
         })
     };
     let key = |one: &StoredMember| match of_team {

@@ -13,7 +13,8 @@ use crate::domain::entry::REQUEST_KEPT_MS;
 use crate::domain::token::TokenId;
 
 const ENDED: &str = "-- forget_tokens: ended
-    SELECT id, issuers FROM tokens WHERE slice = ?1 AND ended_ms < ?2";
+    SELECT id, issuers FROM tokens
+    WHERE id IN (SELECT id FROM tokens WHERE slice = ?1 AND ended_ms < ?2)";
 
 const SUBJECT_GONE: &str = "-- forget_tokens: the subject is gone
     SELECT id, issuers FROM tokens
@@ -26,7 +27,6 @@ pub(super) fn forget_tokens(
     before_ms: UnixMs,
     slice: u8,
 ) -> Result<(), Fault> {
-    let slice = format!("{slice:02X}");
     let mut ended: Vec<(TokenId, Vec<Issuer>)> = Vec::new();
     for sql in [ENDED, SUBJECT_GONE] {
         let mut select = connection.prepare_cached(sql)?;

@@ -148,6 +148,8 @@ fn revoke_token(connection: &Connection, entry: &Entry, id: TokenId) -> Result<(
     let sql = "-- revoke_token
         UPDATE tokens SET changed_at = ?2,
           revoke_reason = CASE WHEN revoked_at IS NULL THEN ?4 ELSE revoke_reason END,
+          ended_ms = CASE WHEN revoked_at IS NULL THEN min(coalesce(ended_ms, ?3), ?3)
+            ELSE ended_ms END,
           revoked_ms = coalesce(revoked_ms, ?3), revoked_at = coalesce(revoked_at, ?2)
         WHERE id = ?1";
     let written = connection.prepare_cached(sql)?.execute(params![

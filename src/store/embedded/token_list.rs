@@ -1,8 +1,8 @@
 //! Lists of tokens, with what refuses them.
 //!
-//! A page reads at most so many rows, because a state filter can reject any number of them; it
-//! may then be short and still have a next. Cut-offs are looked up once for each target that a
-//! page meets. Reads tables only; nothing here takes part in a decision.
+//! A page reads at most so many rows, because a filter by state or issuing token can reject any
+//! number of them; it may then be short and still have a next. Cut-offs are looked up once for
+//! each target that a page meets. Reads tables only; nothing here takes part in a decision.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,8 +22,8 @@ use crate::store::list::{Page, StoredToken, TokenQuery, TokenState};
 /// Most rows that one page looks at.
 const PAGE_SCAN_MAX: usize = 50_000;
 
-const FROM: &str = "FROM tokens t LEFT JOIN principals s ON s.id = t.subject \
-                    LEFT JOIN principals i ON i.id = t.issuer";
+const NAMES: &str = "LEFT JOIN principals s ON s.id = t.subject \
+                     LEFT JOIN principals i ON i.id = t.issuer";
 const LIST_COLUMNS: &str = "s.name, s.deleted_at, i.name, t.name, t.description, t.last4, \
                             t.changed_at, t.revoke_reason";
 
@@ -33,7 +33,9 @@ pub(super) fn token(
     id: TokenId,
 ) -> Result<Option<StoredToken>, Fault> {
     let transaction = connection.transaction()?;
-    let sql = format!("-- token\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} {FROM} WHERE t.id = ?1");
+    let sql = format!(
+        "-- token\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM tokens t {NAMES} WHERE t.id = ?1"
+    );
     let mut select = transaction.prepare_cached(&sql)?;
     let mut rows = select.query([id.to_bytes()])?;
     let mut reader = Reader::new(&transaction);
@@ -72,7 +74,8 @@ pub(super) fn tokens(
         let token = reader.read(row)?;
         last = Some(token.record.id);
         let state = state_of(&token.record, token.cut_off, query.now_ms);
-        if query.state.is_none_or(|wanted| wanted == state) {
+        let issued = query.issuer_token.is_none_or(|id| is_issued_by(&token.record, id));
+        if issued && query.state.is_none_or(|wanted| wanted == state) {
             page.rows.push(token);
         }
     }
@@ -82,17 +85,47 @@ pub(super) fn tokens(
     Ok(page)
 }
 
+/// A statement that walks an index in the order of token ids where a filter has one, so that a
+/// page costs what it holds and not what matches; the other filters are tested row by row.
 fn statement(query: &TokenQuery) -> (String, Vec<Value>) {
+    let issuer = query.issuer.map(|id| Value::from(id.0));
+    let (key, text) = query.label.clone().unzip();
+    let (key, text) = (key.map(Value::Text), text.flatten().map(Value::Text));
+    let (walked, by_issuer, by_label) = match (query.subject, &issuer, &text) {
+        (None, Some(_), _) => ("token_issuers w CROSS JOIN", true, false),
+        (None, None, Some(_)) => ("token_labels w CROSS JOIN", false, true),
+        _ => ("", false, false),
+    };
+    let (joined, id) = match walked {
+        "" => ("", "t.id"),
+        _ => (" ON t.id = w.token", "w.token"),
+    };
     let mut select = Query::select(format!(
-        "-- tokens\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} {FROM}"
+        "-- tokens\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM {walked} tokens t{joined} {NAMES}"
     ));
+    let parent = query.parent.map(|id| Value::Blob(id.to_bytes().to_vec()));
     select
         .filter_some("t.subject = ?", query.subject.map(|id| id.0.into()))
-        .filter_some(
-            "t.id IN (SELECT token FROM token_issuers WHERE principal = ?)",
-            query.issuer.map(|id| id.0.into()),
-        )
-        .filter_some("t.kind = ?", query.kind.map(|kind| (kind as u8).into()));
+        .filter_some("t.parent = ?", parent);
+    let condition = match by_issuer {
+        true => "w.principal = ?",
+        false => "EXISTS (SELECT 1 FROM token_issuers WHERE principal = ? AND token = t.id)",
+    };
+    select.filter_some(condition, issuer);
+    match (key, text) {
+        (Some(key), Some(text)) if by_label => {
+            select.filter("w.key = ? AND w.value = ?", [key, text]);
+        }
+        (Some(key), Some(text)) => {
+            let labelled =
+                "SELECT 1 FROM token_labels WHERE token = t.id AND key = ? AND value = ?";
+            select.filter(&format!("EXISTS ({labelled})"), [key, text]);
+        }
+        (key, _) => {
+            let labelled = "SELECT token FROM token_labels WHERE key = ?";
+            select.filter_some(&format!("t.id IN ({labelled})"), key);
+        }
+    }
     if let Some(resource) = &query.resource_under {
         select.filter(
             "t.id IN (SELECT id FROM tokens WHERE resource = ? UNION ALL
@@ -100,25 +133,19 @@ fn statement(query: &TokenQuery) -> (String, Vec<Value>) {
             under(resource),
         );
     }
-    match &query.label {
-        None => {}
-        Some((key, None)) => {
-            select.filter(
-                "t.id IN (SELECT token FROM token_labels WHERE key = ?)",
-                [key.clone().into()],
-            );
-        }
-        Some((key, Some(text))) => {
-            select.filter(
-                "t.id IN (SELECT token FROM token_labels WHERE key = ? AND value = ?)",
-                [key.clone().into(), text.clone().into()],
-            );
-        }
-    }
-    if let Some(after) = query.after {
-        select.filter("t.id > ?", [Value::Blob(after.to_bytes().to_vec())]);
-    }
-    select.end(" ORDER BY t.id")
+    let after = query
+        .after
+        .map(|after| Value::Blob(after.to_bytes().to_vec()));
+    select
+        .filter_some("t.kind = ?", query.kind.map(|kind| (kind as u8).into()))
+        .filter_some(&format!("{id} > ?"), after);
+    select.end(&format!(" ORDER BY {id}"))
+}
+
+// Its issuers are packed in the row: read, and bounded, like a state.
+fn is_issued_by(record: &TokenRecord, id: TokenId) -> bool {
+    let mut issuers = record.issuers.iter();
+    issuers.any(|issuer| issuer.tokens.contains(&id))
 }
 
 fn state_of(record: &TokenRecord, cut_off: bool, now_ms: UnixMs) -> TokenState {

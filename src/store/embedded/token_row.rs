@@ -10,6 +10,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
 use crate::domain::change::{Grace, Issuer, Revoked, Subject, TokenRecord};
+use crate::domain::clock::UnixMs;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
 use crate::domain::permission::{Permission, Resource};
 use crate::domain::principal::PrincipalId;
@@ -34,10 +35,10 @@ const INSERT: &str = "-- insert_token
     INSERT INTO tokens (id, digest, kind, subject, resource, scopes, ceiling, issuers, parent,
       made_at, not_before_ms, expires_ms, expires_max_ms, ttl_s, period_s, uses_limit, uses_left,
       networks, audience, workload, rotation, grace_key, grace_until_ms, revoked_at, revoked_ms,
-      issuer, changed_at, last4, name, description)
+      issuer, changed_at, last4, name, description, slice, ended_ms)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
       ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, coalesce(?28, ''), coalesce(?29, ''),
-      coalesce(?30, ''))";
+      coalesce(?30, ''), ?31, ?32)";
 
 const UPDATE: &str = "-- update_token
     UPDATE tokens SET digest = coalesce(?2, digest), kind = ?3, subject = ?4, resource = ?5,
@@ -46,7 +47,7 @@ const UPDATE: &str = "-- update_token
       uses_left = ?17, networks = ?18, audience = ?19, workload = ?20, rotation = ?21,
       grace_key = ?22, grace_until_ms = ?23, revoked_at = ?24, revoked_ms = ?25, issuer = ?26,
       changed_at = ?27, last4 = coalesce(?28, last4), name = coalesce(?29, name),
-      description = coalesce(?30, description)
+      description = coalesce(?30, description), slice = ?31, ended_ms = ?32
     WHERE id = ?1";
 
 /// What is written beside a record.
@@ -108,10 +109,18 @@ pub(super) fn write(
         beside.last4,
         beside.name,
         beside.description,
+        record.key.to_be_bytes()[0],
+        ended_ms(record),
     ])?;
     (written == 1)
         .then_some(())
         .ok_or(Fault::Refused("a token's row is not where it was"))
+}
+
+/// The earlier of expiry and revocation: what a *forget* compares with its instant.
+fn ended_ms(record: &TokenRecord) -> Option<UnixMs> {
+    let revoked_ms = record.revoked.map(|revoked| revoked.at_ms);
+    record.expires_ms.into_iter().chain(revoked_ms).min()
 }
 
 /// Reads records, parsing equal permission texts once: most tokens share a few.

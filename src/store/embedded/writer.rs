@@ -221,3 +221,111 @@ fn touch(connection: &mut Connection, batch: &Batch) -> Result<Head, Failed> {
     transaction.commit().map_err(Failed::Commit)?;
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::change::{Change, CutOffTarget};
+    use crate::domain::entry::{Actor, Entry, EntryKind, LogEntry};
+    use crate::domain::principal::PrincipalId;
+
+    /// A writer without its thread, in a folder that goes with it.
+    fn writer() -> (Writer, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Place::prepare(folder.path()).expect("there");
+        place.prepare_database().expect("made");
+        let writer = Writer {
+            pages_max: None,
+            connection: None,
+            witness: Witness::begin(&place.witness(), &Head::EMPTY).expect("made"),
+            newest: Arc::default(),
+            lock: place.lock().expect("free"),
+            place,
+        };
+        (writer, folder)
+    }
+
+    /// A batch of one entry behind `base`, or of none.
+    fn batch(id: u8, base: Head, entries: usize) -> Batch {
+        let entry = Entry {
+            revision: base.revision + 1,
+            instant_ms: 1,
+            actor: Actor {
+                principal: None,
+                token: None,
+                name: "local".to_owned(),
+            },
+            kind: EntryKind::TokenRevokeAll,
+            target: "user:alice".to_owned(),
+            reason: "test".to_owned(),
+            batch_id: [id; 16],
+            request: None,
+            state_digest: None,
+            change: Change::CutOff(CutOffTarget::Subject(PrincipalId(1))),
+        };
+        Batch {
+            id: [id; 16],
+            base,
+            entries: vec![LogEntry::new(entry, &base); entries],
+        }
+    }
+
+    fn disk_full() -> StoreError {
+        StoreError::Unavailable("the disk is full".to_owned())
+    }
+
+    #[test]
+    fn a_failed_commit_that_left_nothing_is_unavailable() {
+        let (mut writer, _folder) = writer();
+        let lost = batch(1, Head::EMPTY, 1);
+        match writer.settle(&lost, disk_full()) {
+            Err(StoreError::Unavailable(text)) => assert_eq!(text, "the disk is full"),
+            other => panic!("{other:?}"),
+        }
+        // It may be sent again.
+        assert!(matches!(writer.append(&lost), Ok(Appended::Committed)));
+    }
+
+    #[test]
+    fn a_failed_commit_that_stands_is_committed() {
+        let (mut writer, _folder) = writer();
+        let stands = batch(1, Head::EMPTY, 1);
+        write(writer.connection().expect("opened"), &stands)
+            .map_err(|_| ())
+            .expect("written");
+        let settled = writer.settle(&stands, disk_full());
+        assert!(matches!(settled, Ok(Appended::Committed)), "{settled:?}");
+        let seen = Witness::seen(&writer.place.witness()).expect("read");
+        assert_eq!(seen, stands.entries[0].head);
+        assert_eq!(writer.newest.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_failed_empty_commit_is_done_by_settling_it() {
+        let (mut writer, _folder) = writer();
+        let settled = writer.settle(&batch(1, Head::EMPTY, 0), disk_full());
+        assert!(matches!(settled, Ok(Appended::Committed)), "{settled:?}");
+    }
+
+    #[test]
+    fn a_failed_commit_that_cannot_be_settled_is_unknown() {
+        let (mut writer, folder) = writer();
+        // Neither the base nor the batch: nobody else writes here, so nothing can be said.
+        let other = batch(1, Head::EMPTY, 1);
+        writer.append(&other).expect("appended");
+        let elsewhere = batch(2, Head::EMPTY.after(b"elsewhere"), 1);
+        let settled = writer.settle(&elsewhere, disk_full());
+        assert!(
+            matches!(settled, Err(StoreError::OutcomeUnknown(_))),
+            "{settled:?}"
+        );
+        // And no database to ask.
+        writer.connection = None;
+        std::fs::remove_file(folder.path().join("latchkey.db")).expect("removed");
+        let settled = writer.settle(&other, disk_full());
+        assert!(
+            matches!(settled, Err(StoreError::OutcomeUnknown(_))),
+            "{settled:?}"
+        );
+    }
+}

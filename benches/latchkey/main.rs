@@ -1,0 +1,31 @@
+//! The benchmark: medians, spread and ratios, every ratio measured in one run.
+//!
+//! `cargo bench` runs all of it; `cargo bench -- check 1000000` only the named part.
+
+mod check;
+mod population;
+mod report;
+mod store;
+
+fn main() {
+    // Cargo passes `--bench`; everything else chooses.
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .collect();
+    let wanted = |part: &str| words.is_empty() || words.iter().any(|word| word == part);
+    let counts: Vec<u64> = words.iter().filter_map(|word| word.parse().ok()).collect();
+    if wanted("issues") {
+        store::issues();
+    }
+    if wanted("start") {
+        store::start();
+    }
+    if wanted("check") {
+        check::run(if counts.is_empty() {
+            &[1_000, 1_000_000, 10_000_000]
+        } else {
+            &counts
+        });
+    }
+}

@@ -1,0 +1,94 @@
+//! Tests of the command line itself: what is accepted, what is refused, and what stays fixed.
+
+use super::*;
+
+fn parses(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split(' '))
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_lines_that_scripts_rely_on_are_accepted() {
+    for line in [
+        "latchkey dev --listen 127.0.0.1:0 --data-dir d --output json",
+        "latchkey token issue --kind user --subject alice --scope secrets:read@acme/** --ttl 1h \
+         --name n --reason r --output json",
+        "latchkey token issue --kind team --subject team:platform --ttl 1h --name n --reason r",
+        "latchkey token issue --kind resource --resource acme/web --scope secrets:read,secrets:list@acme/web \
+         --ttl 1h --name n --reason r",
+        "latchkey token issue --kind service --subject ci-runner --scope role:agent@acme --name n --reason r",
+        "latchkey token issue --derive --ttl 5m --uses 1 --network 10.0.0.0/8 --label a=b --name n --reason r",
+        "latchkey token revoke 0197f3a2-7c00-7000-8000-000000000000 --reason r",
+        "latchkey token revoke --secret-file - --reason r",
+        "latchkey token revoke --self",
+        "latchkey token revoke-all --subject user:alice --reason r",
+        "latchkey token update --scope a:b@c --clear description --clear not_before",
+        "latchkey token list --addr 127.0.0.1:1 --token-file - --state active --kind user",
+        "latchkey token rotate --grace 0 --expected-rotation 0",
+        "latchkey token whoami --timeout 1s",
+        "latchkey check --token-file - --action secrets:read --resource acme/web/prod",
+        "latchkey check --token-file f --need a:b@c --need d:e@f --at-least 3-0011223344556677",
+        "latchkey explain 0197f3a2-7c00-7000-8000-000000000000 --action a:b --resource c",
+        "latchkey audit verify",
+        "latchkey audit verify --data-dir d",
+        "latchkey audit watch --after 3 --kind token.revoke --output json",
+        "latchkey user create alice --home acme --reason r",
+        "latchkey team add-member platform user:carol --reason r",
+        "latchkey team members platform",
+        "latchkey service disable ci-runner --reason r",
+        "latchkey role create agent --home acme --action checks:insert --reason r",
+        "latchkey grant create --principal user:alice --role agent --resource acme/** --reason r",
+        "latchkey apply -f directory.yaml --yes --prune",
+        "latchkey serve --config f --set check.open=true --print-config",
+        "latchkey bootstrap --recover --data-dir d",
+        "latchkey backup file --data-dir d",
+        "latchkey restore file --data-dir d --accept-older-copy",
+        "latchkey status",
+        "latchkey health",
+        "latchkey completions bash",
+    ] {
+        let line = line.replace("         ", "");
+        assert!(
+            parses(&line).is_ok(),
+            "{line}: {}",
+            parses(&line)
+                .err()
+                .map_or_else(String::new, |e| e.to_string())
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_or_contradicts_itself_is_a_usage_error() {
+    for line in [
+        "latchkey",
+        "latchkey token issue --kind user --ttl 1h --name n",
+        "latchkey token issue --ttl 1h --name n --reason r",
+        "latchkey token issue --kind resource --resource a --name n --reason r",
+        "latchkey token issue --kind resource --scope a:b@c --name n --reason r",
+        "latchkey token issue --kind user --subject a --resource b --name n --reason r",
+        "latchkey token issue --kind user --scope nonsense --name n --reason r",
+        "latchkey token issue --kind user --ttl 0s --name n --reason r",
+        "latchkey token issue --kind user --uses 0 --name n --reason r",
+        "latchkey token issue --kind user --period 1h --max-lifetime 2h --name n --reason r",
+        "latchkey token revoke --reason r",
+        "latchkey token revoke lku_secret --reason r",
+        "latchkey token revoke-all --reason r",
+        "latchkey token revoke-all --subject a --resource-under b --reason r",
+        "latchkey check --action a:b --resource c",
+        "latchkey check --token-file f --action a:b",
+        "latchkey check --token-file f --token t",
+        "latchkey explain",
+        "latchkey user create alice --home acme",
+        "latchkey apply",
+        "latchkey apply -f x --yes --dry-run",
+        "latchkey dev --output yaml",
+    ] {
+        let error = parses(line).expect_err(line);
+        assert_eq!(usage(&error), Exit::Usage, "{line}");
+    }
+}

@@ -1,0 +1,95 @@
+//! `latchkey user|team|service|role|grant`: the directory from the command line.
+//!
+//! `calls` speaks to the server and is shared with `apply`; `principal`, `role` and `grant` are the
+//! verbs. The three kinds of principals have the same verbs and differ only in the call.
+
+pub(crate) mod calls;
+pub(crate) mod grant;
+pub(crate) mod principal;
+pub(crate) mod role;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::connect::CallerArgs;
+use super::failure::CliError;
+use super::output::{Output, notice};
+
+/// What every write of the directory takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WriteArgs {
+    /// Why; kept in the audit trail.
+    #[arg(long)]
+    pub reason: String,
+    /// Makes the command safe to send again: 1 to 64 characters of A-Z a-z 0-9 . _ -
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub request_id: String,
+    /// The server and the caller.
+    #[command(flatten)]
+    pub caller: CallerArgs,
+}
+
+impl WriteArgs {
+    fn why(&self) -> calls::Why {
+        calls::Why {
+            reason: self.reason.clone(),
+            request_id: self.request_id.clone(),
+        }
+    }
+}
+
+/// What every list takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PageArgs {
+    /// The most to list.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+    /// The server and the caller.
+    #[command(flatten)]
+    pub caller: CallerArgs,
+}
+
+/// A record after a write.
+#[derive(Serialize)]
+struct Written<T: Serialize> {
+    #[serde(flatten)]
+    record: T,
+    revision: String,
+}
+
+/// A write that leaves no record.
+#[derive(Serialize)]
+struct Done {
+    revision: String,
+}
+
+fn done(what: &str, revision: String, output: Output) -> Result<(), CliError> {
+    let view = Done { revision };
+    output.show(&view, |page| {
+        page.line(format!("{what} at revision {}", view.revision));
+    })
+}
+
+/// Shows a list with one name for JSON and a table for people.
+fn listed<T: Serialize>(
+    name: &'static str,
+    header: &[&str],
+    (records, more): (Vec<T>, bool),
+    row: fn(&T) -> Vec<String>,
+    output: Output,
+) -> Result<(), CliError> {
+    let mut document = serde_json::Map::new();
+    if output.is_json() {
+        let value = serde_json::to_value(&records)
+            .map_err(|error| CliError::refused(format!("cannot write the answer: {error}")))?;
+        document.insert(name.to_owned(), value);
+        document.insert("more".to_owned(), more.into());
+    }
+    output.show(&document, |page| {
+        page.table(header, records.iter().map(row));
+    })?;
+    if more {
+        notice("there are more; raise --limit to see them");
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! The command line: what the program can be told, and how it answers.
+//!
+//! ```text
+//! main ─► cli ─► server, bootstrap ─► run    the store, the replica and the listener of this process
+//!           └──► connect ─► token, check, directory, apply, audit, status   calls to a server
+//!                              └──► output
+//! ```
+//!
+//! Every command ends with one of four exit codes: 0 allowed or done, 1 denied or refused, 2 usage,
+//! 3 unavailable or stale. Secrets are read from files, standard input or the environment.
+
+mod apply;
+mod audit;
+mod bootstrap;
+mod check;
+mod connect;
+mod directory;
+mod failure;
+mod output;
+mod parse;
+mod ready;
+mod run;
+mod server;
+mod status;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::domain::principal::PrincipalKind;
+
+use failure::{CliError, Exit};
+use output::{Format, Output, notice};
+
+/// The program.
+#[derive(Debug, Parser)]
+#[command(name = "latchkey", version, about, max_term_width = 100)]
+struct Cli {
+    /// How results are printed.
+    #[arg(long, value_enum, global = true, default_value = "text")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server for trying out: makes its store and its first administrator.
+    Dev(Box<server::DevArgs>),
+    /// Run a server.
+    Serve(Box<server::ServeArgs>),
+    /// Make the first administrator of a store, or recover from having lost it.
+    Bootstrap(bootstrap::BootstrapArgs),
+    /// Copy the store to a file, also while a server runs.
+    Backup(bootstrap::BackupArgs),
+    /// Put a backup into an empty data directory.
+    Restore(bootstrap::RestoreArgs),
+    /// Issue, look up, change and revoke tokens.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Ask whether a token may do something; exits 0 when it may and 1 when not.
+    Check(Box<check::CheckArgs>),
+    /// Explain step by step why a token may or may not do something.
+    Explain(Box<check::ExplainArgs>),
+    /// Read, watch and verify the change log.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Manage users.
+    #[command(subcommand)]
+    User(directory::principal::PrincipalCommand),
+    /// Manage teams and their members.
+    #[command(subcommand)]
+    Team(directory::principal::TeamCommand),
+    /// Manage service accounts.
+    #[command(subcommand)]
+    Service(directory::principal::PrincipalCommand),
+    /// Manage roles.
+    #[command(subcommand)]
+    Role(directory::role::RoleCommand),
+    /// Manage grants.
+    #[command(subcommand)]
+    Grant(directory::grant::GrantCommand),
+    /// Bring users, teams, roles and grants to what a file says.
+    Apply(apply::ApplyArgs),
+    /// Show the health of a server, its newest revision and who the calling token is.
+    Status(status::StatusArgs),
+    /// Ask whether a server is healthy; exits 0 when it is and 3 when not.
+    Health(status::HealthArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Parses the command line, runs one command and tells how it ended.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed output is neither an answer nor a mistake.
+            let _ = error.print();
+            return usage(&error).into();
+        }
+    };
+    match execute(cli) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => {
+            for (index, line) in error.lines().iter().enumerate() {
+                notice(&format!(
+                    "{}{line}",
+                    if index == 0 { "error: " } else { "  " }
+                ));
+            }
+            error.exit().into()
+        }
+    }
+}
+
+/// Help and version are answers, all else is a mistake.
+fn usage(error: &clap::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+        _ => Exit::Usage,
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), CliError> {
+    let output = Output::new(cli.output);
+    let serves = matches!(cli.command, Command::Dev(_) | Command::Serve(_));
+    let mut builder = if serves {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::unavailable(format!("cannot start: {error}")))?;
+    runtime.block_on(dispatch(cli.command, output))
+}
+
+async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
+    match command {
+        Command::Dev(args) => server::dev(*args, output).await,
+        Command::Serve(args) => server::serve(*args, output).await,
+        Command::Bootstrap(args) => bootstrap::bootstrap(args, output).await,
+        Command::Backup(args) => bootstrap::backup(args, output).await,
+        Command::Restore(args) => bootstrap::restore(args, output).await,
+        Command::Token(command) => token::run(command, output).await,
+        Command::Check(args) => check::check(*args, output).await,
+        Command::Explain(args) => check::explain(*args, output).await,
+        Command::Audit(command) => audit::run(command, output).await,
+        Command::User(command) => {
+            directory::principal::run(PrincipalKind::User, command, output).await
+        }
+        Command::Team(command) => directory::principal::run_team(command, output).await,
+        Command::Service(command) => {
+            directory::principal::run(PrincipalKind::Service, command, output).await
+        }
+        Command::Role(command) => directory::role::run(command, output).await,
+        Command::Grant(command) => directory::grant::run(command, output).await,
+        Command::Apply(args) => apply::run(args, output).await,
+        Command::Status(args) => status::status(args, output).await,
+        Command::Health(args) => status::health(args, output).await,
+        Command::Completions { shell } => completions(shell),
+    }
+}
+
+fn completions(shell: Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "latchkey", &mut script);
+    output::write(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+#[path = "cli_tests.rs"]
+mod tests;

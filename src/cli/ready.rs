@@ -1,0 +1,118 @@
+//! What `dev` and `serve` print when they serve: one JSON line, or how to go on.
+//!
+//! The first administrator's token is printed here, once, and nowhere else.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::failure::CliError;
+use super::output::Output;
+
+/// What `run` tells when it serves.
+pub(crate) struct Ready {
+    /// The address that was taken.
+    pub listen: SocketAddr,
+    /// The admin address that was taken.
+    pub admin: Option<SocketAddr>,
+    /// The first administrator's token, when it was made now.
+    pub admin_token: Option<Zeroizing<String>>,
+}
+
+#[derive(Serialize)]
+struct ReadyView<'a> {
+    listen: String,
+    data_dir: String,
+    admin_token: Option<&'a str>,
+}
+
+impl<'a> ReadyView<'a> {
+    fn new(ready: &'a Ready, data_dir: &Path) -> Self {
+        Self {
+            listen: ready.listen.to_string(),
+            data_dir: data_dir.display().to_string(),
+            admin_token: ready.admin_token.as_ref().map(|token| token.as_str()),
+        }
+    }
+}
+
+/// One line.
+///
+/// # Errors
+/// When the output cannot be written.
+pub(crate) fn plainly(ready: &Ready, data_dir: &Path, output: Output) -> Result<(), CliError> {
+    let view = ReadyView::new(ready, data_dir);
+    output.show(&view, |page| {
+        page.line(format!("latchkey listens on {}", view.listen));
+    })
+}
+
+/// All that a newcomer needs to go on.
+///
+/// # Errors
+/// When the output cannot be written.
+pub(crate) fn with_next_steps(
+    ready: &Ready,
+    data_dir: &Path,
+    output: Output,
+) -> Result<(), CliError> {
+    let view = ReadyView::new(ready, data_dir);
+    let token = view.admin_token;
+    output.show(&view, |page| {
+        let listen = &view.listen;
+        page.fields(&[
+            ("latchkey listens on", listen.clone()),
+            ("data directory", view.data_dir.clone()),
+            ("metrics", metrics(ready)),
+            ("admin token", token.unwrap_or_default().to_owned()),
+        ]);
+        page.line("");
+        match token {
+            Some(token) => {
+                page.line("The token is shown this once. Next, in another terminal:");
+                page.line("");
+                page.line(format!("  export LATCHKEY_TOKEN={token}"));
+            }
+            None => {
+                page.line("This directory has an administrator already; its tokens go on working.");
+                page.line("Without one of them: stop this and run `latchkey bootstrap --recover`.");
+                page.line("Next, in another terminal:");
+                page.line("");
+                page.line("  export LATCHKEY_TOKEN=...   # one of its tokens");
+            }
+        }
+        if listen != "127.0.0.1:7421" {
+            page.line(format!("  export LATCHKEY_ADDR=http://{listen}"));
+        }
+        for line in next_commands(listen) {
+            page.line(line);
+        }
+    })
+}
+
+fn metrics(ready: &Ready) -> String {
+    let admin = ready.admin.map(|admin| format!("http://{admin}/metrics"));
+    admin.unwrap_or_default()
+}
+
+/// What to paste; each works as it stands, in this order.
+fn next_commands(listen: &str) -> Vec<String> {
+    let grpcurl = format!(
+        "  grpcurl -plaintext -H \"authorization: Bearer $LATCHKEY_TOKEN\" {listen} \
+         latchkey.v1.TokenService/WhoAmI"
+    );
+    vec![
+        "  latchkey token issue --kind resource --resource acme/web --scope 'secrets:read@acme/web/**' \\"
+            .to_owned(),
+        "      --ttl 1h --name first --reason 'trying it out'".to_owned(),
+        "  echo SECRET > token.txt   # the secret that was printed".to_owned(),
+        "  latchkey check --token-file token.txt --action secrets:read --resource acme/web/prod"
+            .to_owned(),
+        "  latchkey token revoke --secret-file token.txt --reason 'tried it out'".to_owned(),
+        "  latchkey check --token-file token.txt --action secrets:read --resource acme/web/prod"
+            .to_owned(),
+        grpcurl,
+    ]
+}

@@ -1,0 +1,280 @@
+//! The server as a whole: store, replica, authority and listener are put together and taken apart.
+//!
+//! ```text
+//! EmbeddedStore ─► Replica ─► Authority ─► listener ─► ready ─► SIGTERM ─► drain ─► writer ─► store
+//! ```
+//!
+//! The only place that knows them all. [`assemble`] alone is what `bootstrap` needs; [`run`] serves.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::authority::{self, Authority};
+use crate::config::{self, Config};
+use crate::domain::clock::SystemClock;
+use crate::domain::entropy::{Entropy, OsEntropy};
+use crate::domain::token::TokenKind;
+use crate::replica::{self, Replica, WriterTask};
+use crate::rpc::{self, Metrics};
+use crate::state::decide::Lifetimes;
+use crate::store::embedded::{EmbeddedStore, OpenError, OpenOptions, Verify};
+
+use super::failure::CliError;
+use super::output::change::Verified;
+use super::output::progress;
+use super::ready::Ready;
+
+/// How to open the store.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct OpenArgs {
+    /// Serve a store that is older than what its directory has seen; what was revoked since is
+    /// not revoked there.
+    #[arg(long)]
+    accept_older_copy: bool,
+    /// Verify the whole log before serving.
+    #[arg(long)]
+    verify_all: bool,
+}
+
+/// What is done before serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// Nothing: an empty store stays empty.
+    Nothing,
+    /// Make the first administrator of an empty store.
+    Administrator,
+}
+
+/// Opens the store, loads State and starts the writer, which the caller stops.
+///
+/// # Errors
+/// Unavailable when the store cannot be opened, or holds what must not be served.
+pub(crate) async fn assemble(
+    config: &Config,
+    open: OpenArgs,
+) -> Result<(Authority, WriterTask), CliError> {
+    let data_dir = config.store.data_dir.clone();
+    let bar = progress("verifying");
+    let shown = bar.clone();
+    let opening = move || {
+        let told = move |done: u64, of: u64| {
+            shown.set_length(of);
+            shown.set_position(done);
+        };
+        let options = OpenOptions {
+            accept_older: open.accept_older_copy,
+            verify: if open.verify_all {
+                Verify::All
+            } else {
+                Verify::SinceCheckpoint
+            },
+            progress: Some(&told),
+            pages_max: None,
+        };
+        EmbeddedStore::open(&data_dir, options).map_err(open_failed)
+    };
+    let opened = blocking(opening).await;
+    bar.finish_and_clear();
+    let clock = Arc::new(SystemClock::start());
+    let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
+    let settings = replica_settings(config);
+    let store = Arc::new(opened?);
+    let started = Replica::start(store, clock, Arc::clone(&entropy), settings).await;
+    let (replica, writer) = started.map_err(CliError::unavailable)?;
+    let settings = authority::Settings {
+        check_open: config.check_is_open(),
+        valid_for_ms: millis(config.check.valid_for),
+    };
+    Ok((Authority::new(replica, entropy, settings), writer))
+}
+
+fn replica_settings(config: &Config) -> replica::Settings {
+    let longest = |kind| {
+        let longest = config.tokens.max_lifetime.of(kind)?;
+        // The configuration refuses more.
+        Some(u32::try_from(longest.as_secs()).unwrap_or(u32::MAX))
+    };
+    replica::Settings {
+        lifetimes: Lifetimes {
+            max_s: TokenKind::ALL.map(longest),
+        },
+        forget_after_ms: millis(config.forget.retention),
+        forget_every_ms: millis(config.forget.interval),
+        ..replica::Settings::default()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Brings a server up, tells that it is ready, and ends it on SIGTERM or Ctrl-C: health says so
+/// first, requests under way end, the writer answers what is queued and the store is closed.
+///
+/// # Errors
+/// Unavailable when the store or a port cannot be used, or had to be given up.
+pub(crate) async fn run(
+    config: &Config,
+    open: OpenArgs,
+    first: First,
+    ready: impl FnOnce(Ready) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let (authority, writer) = assemble(config, open).await?;
+    let served = serve(config, authority, first, ready).await;
+    writer.stop().await;
+    served
+}
+
+async fn serve(
+    config: &Config,
+    authority: Authority,
+    first: First,
+    ready: impl FnOnce(Ready) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    // Before the administrator is made: a port that is taken must not cost its only token.
+    let (listener, listen) = bind(config.listen.addr).await?;
+    let admin = if config.admin.enabled {
+        Some(bind(config.admin.addr).await?)
+    } else {
+        None
+    };
+    let made = match first {
+        First::Administrator => authority.bootstrap(false).await,
+        First::Nothing => Ok(None),
+    };
+    let admin_token = made
+        .map_err(|refusal| CliError::unavailable(format!("no administrator was made: {refusal}")))?
+        .map(|secret| Zeroizing::new(secret.reveal().to_owned()));
+    let stop = stop_signal()?;
+
+    let metrics = Metrics::default();
+    let over = CancellationToken::new();
+    let admin_addr = admin.as_ref().map(|(_, addr)| *addr);
+    let admin_task = admin.map(|(listener, _)| {
+        let shutdown = over.clone().cancelled_owned();
+        let serving = rpc::serve_admin(authority.clone(), metrics.clone(), listener, shutdown);
+        tokio::spawn(serving)
+    });
+    ready(Ready {
+        listen,
+        admin: admin_addr,
+        admin_token,
+    })?;
+    tracing::info!(%listen, "serving");
+    let limits = rpc_limits(&config.limits);
+    let served = rpc::serve(
+        authority,
+        metrics,
+        listener,
+        limits,
+        stop.clone().cancelled_owned(),
+    );
+    let served = served.await;
+    tracing::info!("stopped");
+    over.cancel();
+    if let Some(task) = admin_task {
+        // Nothing of the admin port is worth waiting for longer than its last answer.
+        let _ = task.await;
+    }
+    served.map_err(|error| CliError::unavailable(format!("{error}")))?;
+    if stop.is_cancelled() {
+        Ok(())
+    } else {
+        Err(CliError::unavailable(
+            "the server had to stop serving; the log says why",
+        ))
+    }
+}
+
+async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), CliError> {
+    let failed = |error| CliError::unavailable(format!("cannot listen on {addr}: {error}"));
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let taken = listener.local_addr().map_err(failed)?;
+    Ok((listener, taken))
+}
+
+/// Is cancelled by the first SIGTERM or Ctrl-C.
+fn stop_signal() -> Result<CancellationToken, CliError> {
+    let failed = |error| CliError::unavailable(format!("cannot wait for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    // Ends with the process: it waits for nothing else.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+fn rpc_limits(limits: &config::Limits) -> rpc::Limits {
+    rpc::Limits {
+        connections_max: limits.connections_max,
+        connections_per_peer_max: limits.connections_per_peer_max,
+        hello_time_max: limits.hello_time_max,
+        connection_age_max: limits.connection_age_max,
+        connection_age_grace: limits.connection_age_grace,
+        streams_per_connection_max: limits.streams_per_connection_max,
+        requests_waiting_max: limits.requests_waiting_max,
+        request_time_max: limits.request_time_max,
+        header_bytes_max: limits.header_bytes_max,
+        message_bytes_max: limits.message_bytes_max,
+        pending_resets_max: limits.pending_resets_max,
+        error_resets_max: limits.error_resets_max,
+        ping_every: limits.ping_every,
+        ping_time_max: limits.ping_time_max,
+        drain_time_max: limits.drain_time_max,
+        ..rpc::Limits::default()
+    }
+}
+
+/// Verifies the store in a directory as it lies there, also beside a server.
+///
+/// # Errors
+/// Unavailable when there is none or it cannot be read; damage is an answer.
+pub(crate) async fn verify_offline(data_dir: &Path) -> Result<Verified, CliError> {
+    let data_dir = data_dir.to_owned();
+    let work = move || {
+        let store = EmbeddedStore::open_read_only(&data_dir).map_err(open_failed)?;
+        let bar = progress("verifying");
+        let shown = bar.clone();
+        let told = move |done: u64, of: u64| {
+            shown.set_length(of);
+            shown.set_position(done);
+        };
+        let verified = store.verify_all(Some(&told));
+        bar.finish_and_clear();
+        Verified::of_store(verified).map_err(CliError::unavailable)
+    };
+    blocking(work).await
+}
+
+/// Runs what blocks on a thread for it.
+///
+/// # Errors
+/// Those of the work.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CliError> + Send + 'static,
+) -> Result<T, CliError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(CliError::unavailable("the work was cut short")),
+    }
+}
+
+/// A store that cannot be opened: nothing is known of what is in it.
+pub(crate) fn open_failed(error: OpenError) -> CliError {
+    CliError::unavailable(error)
+}

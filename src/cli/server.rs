@@ -1,0 +1,194 @@
+//! `latchkey dev` and `serve`: settings in, a running server out.
+//!
+//! Settings come from flags, the environment and a file, in this order of precedence. `dev` makes
+//! the first administrator too, shows its token once and says how to go on. The server itself is
+//! put together in `run`, what it prints when it serves is in `ready`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::config::{Config, KEYS, LogFormat, Sources};
+use crate::telemetry;
+
+use super::failure::CliError;
+use super::output::{Output, write};
+use super::ready;
+use super::run::{First, OpenArgs, run};
+
+/// The longest configuration file.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Variables that are no settings: the clients', and what Kubernetes sets for a service.
+const OTHER_VARIABLES: [&str; 3] = ["LATCHKEY_ADDR", "LATCHKEY_TOKEN", "LATCHKEY_CONFIG"];
+
+/// Settings as flags.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ConfigArgs {
+    /// TOML file with settings.
+    #[arg(long, env = "LATCHKEY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of the API; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Address of /metrics and /healthz.
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// Data directory of the embedded store.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Form of log lines: text or json.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Least level of log lines, or a filter.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Any other setting, by its key in the file; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::parse::label)]
+    set: Vec<(String, String)>,
+}
+
+/// A server for trying out.
+#[derive(Args, Debug)]
+pub(crate) struct DevArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// A server for work.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+    /// Print the settings as TOML and end.
+    #[arg(long)]
+    print_config: bool,
+}
+
+impl ConfigArgs {
+    /// The settings; `dev` takes a free admin port when the API's address is not the default.
+    ///
+    /// # Errors
+    /// Usage for anything that is not understood.
+    pub(crate) fn load(&self, dev: bool) -> Result<Config, CliError> {
+        let mut sources = Sources::default();
+        if let Some(file) = &self.config {
+            let named = file.display().to_string();
+            sources
+                .file(&named, &read(file)?)
+                .map_err(CliError::usage)?;
+        }
+        sources
+            .environment(|name| std::env::var(name).ok())
+            .map_err(CliError::usage)?;
+        let flags = [
+            ("listen.addr", &self.listen, "--listen"),
+            ("admin.addr", &self.admin, "--admin"),
+            ("store.data_dir", &self.data_dir, "--data-dir"),
+            ("log.format", &self.log_format, "--log-format"),
+            ("log.level", &self.log_level, "--log-level"),
+        ];
+        for (name, value) in &self.set {
+            let named = format!("--set {name}");
+            sources.flag(name, value, &named).map_err(CliError::usage)?;
+        }
+        for (name, value, named) in flags {
+            if let Some(value) = value {
+                sources.flag(name, value, named).map_err(CliError::usage)?;
+            }
+        }
+        // Several servers for trying out must not quarrel over one admin port.
+        let free = dev && sources.has("listen.addr") && !sources.has("admin.addr");
+        if free {
+            sources
+                .flag("admin.addr", "127.0.0.1:0", "dev")
+                .map_err(CliError::usage)?;
+        }
+        sources.build().map_err(CliError::usage)
+    }
+}
+
+/// Runs a server for trying out until it is told to stop.
+///
+/// # Errors
+/// Usage for settings, unavailable for a port or a store that cannot be used.
+pub(crate) async fn dev(args: DevArgs, output: Output) -> Result<(), CliError> {
+    let config = args.config.load(true)?;
+    start_logs(&config, output)?;
+    let data_dir = absolute(&config.store.data_dir);
+    run(&config, args.open, First::Administrator, move |ready| {
+        ready::with_next_steps(&ready, &data_dir, output)
+    })
+    .await
+}
+
+/// Runs a server until it is told to stop.
+///
+/// # Errors
+/// Usage for settings, unavailable for a port or a store that cannot be used.
+pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<(), CliError> {
+    let config = args.config.load(false)?;
+    if args.print_config {
+        return print_config(&config, output);
+    }
+    start_logs(&config, output)?;
+    warn_of_unknown_variables();
+    let data_dir = absolute(&config.store.data_dir);
+    run(&config, args.open, First::Nothing, move |ready| {
+        ready::plainly(&ready, &data_dir, output)
+    })
+    .await
+}
+
+fn print_config(config: &Config, output: Output) -> Result<(), CliError> {
+    if output.is_json() {
+        return super::output::json(config);
+    }
+    let text = toml::to_string(config)
+        .map_err(|error| CliError::refused(format!("cannot write the settings: {error}")))?;
+    write(&text)
+}
+
+pub(super) fn start_logs(config: &Config, output: Output) -> Result<(), CliError> {
+    // Who reads one JSON document reads JSON lines too.
+    let json = config.log.format == LogFormat::Json || output.is_json();
+    telemetry::start(json, &config.log.level).map_err(CliError::usage)
+}
+
+/// A mistyped variable is said, not refused: Kubernetes sets some for a service of this name.
+fn warn_of_unknown_variables() {
+    let known = |name: &str| {
+        OTHER_VARIABLES.contains(&name)
+            || KEYS.iter().any(|key| key.variable() == name)
+            || name.starts_with("LATCHKEY_PORT")
+            || name.starts_with("LATCHKEY_SERVICE_")
+    };
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("LATCHKEY_") && !known(&name) {
+            tracing::warn!(variable = %name, "no setting has this environment variable");
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<String, CliError> {
+    use std::io::Read as _;
+    let shown = file.display();
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(|error| CliError::usage(format!("cannot read {shown}: {error}")))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let most = format!("{shown} has more than {FILE_BYTES_MAX} bytes");
+        return Err(CliError::usage(most));
+    }
+    Ok(text)
+}
+
+/// The path from the root, as far as it can be told.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

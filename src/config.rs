@@ -1,0 +1,359 @@
+//! What a server can be set to: one small struct per concern, and a table of all keys.
+//!
+//! ```text
+//! flag > environment (LATCHKEY_…) > file (TOML) > default
+//! ```
+//!
+//! A key of the file has an environment variable named after it: `check.valid_for` is
+//! `LATCHKEY_CHECK_VALID_FOR`. Unknown keys of a file or a flag are refused. [`KEYS`] is the table
+//! of the README. No setting is a secret. Deliberately absent: what a client command takes.
+
+mod keys;
+mod sources;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::token::TokenKind;
+
+pub use keys::{KEYS, Key};
+pub use sources::{ConfigError, Sources};
+
+/// All settings of a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: Listen,
+    /// Where it tells about itself.
+    pub admin: Admin,
+    /// Where it keeps what must last.
+    pub store: Store,
+    /// How it answers checks.
+    pub check: Check,
+    /// How long tokens may live.
+    pub tokens: Tokens,
+    /// When it forgets.
+    pub forget: Forget,
+    /// What the open port survives.
+    pub limits: Limits,
+    /// What it writes about its work.
+    pub log: Log,
+}
+
+/// Where it listens.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// The address of the API.
+    pub addr: SocketAddr,
+}
+
+/// Where it tells about itself: `/metrics`, `/healthz` and `/readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// The address; without authentication, so loopback unless a network policy protects it.
+    pub addr: SocketAddr,
+    /// Whether it is served at all.
+    pub enabled: bool,
+}
+
+/// Where it keeps what must last.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// The data directory of the embedded store.
+    pub data_dir: PathBuf,
+}
+
+/// Who may ask for checks without a token of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Open {
+    /// Everybody when listening on loopback, nobody otherwise.
+    Auto,
+    /// Everybody who reaches the port.
+    True,
+    /// Nobody.
+    False,
+}
+
+/// How it answers checks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Check {
+    /// Who may ask without a token of its own.
+    pub open: Open,
+    /// How long an allow may be acted on, from the moment it was asked for.
+    #[serde(with = "text_duration")]
+    pub valid_for: Duration,
+}
+
+/// How long tokens may live.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tokens {
+    /// The longest life of each kind.
+    pub max_lifetime: MaxLifetime,
+}
+
+/// The longest life of each kind of token; none is without bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaxLifetime {
+    /// Of user tokens.
+    #[serde(with = "optional_duration")]
+    pub user: Option<Duration>,
+    /// Of team tokens.
+    #[serde(with = "optional_duration")]
+    pub team: Option<Duration>,
+    /// Of resource tokens.
+    #[serde(with = "optional_duration")]
+    pub resource: Option<Duration>,
+    /// Of service tokens.
+    #[serde(with = "optional_duration")]
+    pub service: Option<Duration>,
+}
+
+impl MaxLifetime {
+    /// The longest life of one kind.
+    #[must_use]
+    pub fn of(&self, kind: TokenKind) -> Option<Duration> {
+        match kind {
+            TokenKind::User => self.user,
+            TokenKind::Team => self.team,
+            TokenKind::Resource => self.resource,
+            TokenKind::Service => self.service,
+        }
+    }
+}
+
+/// When it forgets tokens that have ended.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Forget {
+    /// How long an ended token is kept.
+    #[serde(with = "text_duration")]
+    pub retention: Duration,
+    /// How often one of 256 parts of the tokens is looked through.
+    #[serde(with = "text_duration")]
+    pub interval: Duration,
+}
+
+/// What the open port survives.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections_max: usize,
+    /// Connections from one address.
+    pub connections_per_peer_max: usize,
+    /// Until a new connection must have said hello.
+    #[serde(with = "text_duration")]
+    pub hello_time_max: Duration,
+    /// After this a connection is asked to end, so that clients spread anew.
+    #[serde(with = "text_duration")]
+    pub connection_age_max: Duration,
+    /// And so much later it is cut.
+    #[serde(with = "text_duration")]
+    pub connection_age_grace: Duration,
+    /// Requests under way on one connection.
+    pub streams_per_connection_max: u32,
+    /// Requests that wait, in all; more are turned away.
+    pub requests_waiting_max: usize,
+    /// Until a request must have its answer; streams are exempt.
+    #[serde(with = "text_duration")]
+    pub request_time_max: Duration,
+    /// Bytes of a request's headers.
+    pub header_bytes_max: u32,
+    /// Bytes of a request's message.
+    pub message_bytes_max: usize,
+    /// Streams that a client opened and took back before they were looked at.
+    pub pending_resets_max: usize,
+    /// Streams that had to be reset for a client's errors, before its connection is ended.
+    pub error_resets_max: usize,
+    /// How often a client is pinged.
+    #[serde(with = "text_duration")]
+    pub ping_every: Duration,
+    /// How long it may take to answer.
+    #[serde(with = "text_duration")]
+    pub ping_time_max: Duration,
+    /// How long requests under way may take after the signal to stop.
+    #[serde(with = "text_duration")]
+    pub drain_time_max: Duration,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What it writes about its work, to standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The form of lines.
+    pub format: LogFormat,
+    /// The least level, or a filter such as `info,latchkey::rpc=debug`.
+    pub level: String,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 7421)),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 7422)),
+            enabled: true,
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./latchkey-data"),
+        }
+    }
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Self {
+            open: Open::Auto,
+            valid_for: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Forget {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(24 * 60 * 60),
+            interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1_024,
+            connections_per_peer_max: 256,
+            hello_time_max: Duration::from_secs(5),
+            connection_age_max: Duration::from_secs(60 * 60),
+            connection_age_grace: Duration::from_secs(5 * 60),
+            streams_per_connection_max: 200,
+            requests_waiting_max: 2_048,
+            request_time_max: Duration::from_secs(10),
+            header_bytes_max: 16 * 1_024,
+            message_bytes_max: 1024 * 1024,
+            pending_resets_max: 20,
+            error_resets_max: 100,
+            ping_every: Duration::from_secs(30),
+            ping_time_max: Duration::from_secs(10),
+            drain_time_max: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Whether checks are answered to callers without a token of their own.
+    #[must_use]
+    pub fn check_is_open(&self) -> bool {
+        match self.check.open {
+            Open::Auto => self.listen.addr.ip().is_loopback(),
+            Open::True => true,
+            Open::False => false,
+        }
+    }
+}
+
+/// Durations as text, such as `10s` or `1h 30m`.
+mod text_duration {
+    use std::time::Duration;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        parse(&text).map_err(D::Error::custom)
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Duration, String> {
+        match humantime::parse_duration(text) {
+            Ok(duration) if !duration.is_zero() => Ok(duration),
+            _ => Err(format!("{text:?} is no duration such as 10s or 1h 30m")),
+        }
+    }
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*duration))
+    }
+}
+
+/// Durations as text, or `none`.
+mod optional_duration {
+    use std::time::Duration;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(from)?;
+        if text == "none" {
+            return Ok(None);
+        }
+        let duration = super::text_duration::parse(&text).map_err(D::Error::custom)?;
+        // Lifetimes are whole seconds, and some 136 years are enough.
+        if duration.subsec_nanos() != 0 || duration.as_secs() > u64::from(u32::MAX) {
+            return Err(D::Error::custom(
+                "whole seconds are wanted, and not so many",
+            ));
+        }
+        Ok(Some(duration))
+    }
+
+    // The shape is serde's.
+    #[allow(clippy::ref_option)]
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::text_duration::serialize(duration, to),
+            None => to.serialize_str("none"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "config/config_tests.rs"]
+mod tests;

@@ -1,0 +1,141 @@
+//! Tests of the configuration: who wins, what is refused, and that the table of keys is whole.
+
+use toml::{Table, Value};
+
+use super::*;
+
+fn built(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Config {
+    let mut sources = Sources::default();
+    sources.file("file", file).expect("a valid file");
+    let variables = |name: &str| {
+        let found = environment.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    sources.environment(variables).expect("valid variables");
+    for (name, value) in flags {
+        sources.flag(name, value, "--set").expect("a valid flag");
+    }
+    sources.build().expect("valid settings")
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
+    let file = "[check]\nvalid_for = \"1s\"\n";
+    let environment = [("LATCHKEY_CHECK_VALID_FOR", "2s")];
+    let flags = [("check.valid_for", "3s")];
+    let check = |config: Config, seconds| {
+        assert_eq!(config.check.valid_for, Duration::from_secs(seconds));
+    };
+    check(built("", &[], &[]), 5);
+    check(built(file, &[], &[]), 1);
+    check(built(file, &environment, &[]), 2);
+    check(built(file, &environment, &flags), 3);
+    check(built("", &[], &flags), 3);
+}
+
+#[test]
+fn a_setting_leaves_its_neighbours_alone() {
+    let config = built(
+        "[limits]\nconnections_max = 9\n",
+        &[],
+        &[("limits.message_bytes_max", "8192")],
+    );
+    assert_eq!(config.limits.connections_max, 9);
+    assert_eq!(config.limits.message_bytes_max, 8_192);
+    assert_eq!(config.limits.connections_per_peer_max, 256);
+}
+
+#[test]
+fn unknown_keys_and_wrong_values_are_refused_with_their_place() {
+    let check = |text: &str, part: &str| {
+        let error = Sources::default().file("f.toml", text).expect_err(text);
+        let error = error.to_string();
+        assert!(
+            error.contains(part) && error.contains("f.toml"),
+            "{text}: {error}"
+        );
+    };
+    check("chek = 1\n", "chek");
+    check("[check]\nvalidfor = \"1s\"\n", "line 2");
+    check("[check]\nvalid_for = 5\n", "line 2");
+    check("[check]\nvalid_for = \"soon\"\n", "soon");
+    check("[listen]\naddr = \"here\"\n", "line 2");
+    check(
+        "[tokens.max_lifetime]\nuser = \"1500ms\"\n",
+        "whole seconds",
+    );
+    check("[log]\nformat = \"xml\"\n", "xml");
+
+    let flag = |name, value| Sources::default().flag(name, value, "--set");
+    assert!(flag("check.validfor", "1s").is_err());
+    assert!(flag("limits", "1").is_err());
+    assert!(flag("limits.connections_max", "-1").is_err());
+    assert!(flag("check.open", "perhaps").is_err());
+    let mut sources = Sources::default();
+    sources
+        .flag("limits.connections_max", "0", "--set")
+        .expect("a number");
+    assert!(sources.build().is_err());
+    let variables = |name: &str| (name == "LATCHKEY_ADMIN_ENABLED").then(|| "maybe".to_owned());
+    let error = Sources::default()
+        .environment(variables)
+        .expect_err("no truth value");
+    assert!(
+        error.to_string().contains("LATCHKEY_ADMIN_ENABLED"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_table_of_keys_is_that_of_the_settings() {
+    fn names(prefix: &str, table: &Table, into: &mut Vec<String>) {
+        for (name, value) in table {
+            let name = format!("{prefix}{name}");
+            match value {
+                Value::Table(table) => names(&format!("{name}."), table, into),
+                _ => into.push(name),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    let table = Table::try_from(Config::default()).expect("settings are a table");
+    names("", &table, &mut found);
+    let mut keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    keys.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, keys);
+}
+
+#[test]
+fn printed_settings_read_back() {
+    let config = built(
+        "[tokens.max_lifetime]\nuser = \"90d\"\n",
+        &[],
+        &[("check.open", "true")],
+    );
+    let text = toml::to_string(&config).expect("settings are TOML");
+    assert_eq!(built(&text, &[], &[]), config);
+}
+
+#[test]
+fn no_variable_is_one_that_kubernetes_sets_for_a_service_of_this_name() {
+    for key in KEYS {
+        let variable = key.variable();
+        assert!(!variable.starts_with("LATCHKEY_PORT"), "{variable}");
+        assert!(!variable.starts_with("LATCHKEY_SERVICE_"), "{variable}");
+    }
+}
+
+#[test]
+fn checks_are_open_on_loopback_only_unless_set() {
+    let check = |addr, open, expected| {
+        let config = built("", &[], &[("listen.addr", addr), ("check.open", open)]);
+        assert_eq!(config.check_is_open(), expected, "{addr} {open}");
+    };
+    check("127.0.0.1:1", "auto", true);
+    check("[::1]:1", "auto", true);
+    check("0.0.0.0:1", "auto", false);
+    check("10.0.0.1:1", "auto", false);
+    check("10.0.0.1:1", "true", true);
+    check("127.0.0.1:1", "false", false);
+}

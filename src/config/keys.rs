@@ -1,0 +1,110 @@
+//! The table of all keys: name, environment variable and meaning.
+//!
+//! The README's table is this one, with the defaults of [`super::Config`]; a test holds that every
+//! setting is in it and nothing else.
+
+/// One key of the configuration, for the README and for `serve --print-config`.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The key in the file, with dots.
+    pub name: &'static str,
+    /// What it means; the default is that of [`Config`].
+    pub meaning: &'static str,
+}
+
+impl Key {
+    /// Its environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        let name = self.name.replace('.', "_").to_ascii_uppercase();
+        format!("LATCHKEY_{name}")
+    }
+}
+
+/// Every key, in the order of the README's table.
+pub const KEYS: &[Key] = &[
+    key("listen.addr", "address of the API; port 0 takes a free one"),
+    key(
+        "admin.addr",
+        "address of `/metrics`, `/healthz` and `/readyz`, which ask for no token",
+    ),
+    key("admin.enabled", "whether they are served"),
+    key("store.data_dir", "data directory of the embedded store"),
+    key(
+        "check.open",
+        "whether Check asks its callers for no token: `true`, `false`, or `auto`, which is open on loopback only",
+    ),
+    key(
+        "check.valid_for",
+        "how long an allow may be acted on, counted from when it was asked for",
+    ),
+    key(
+        "tokens.max_lifetime.user",
+        "longest life of user tokens; `none` is without bound",
+    ),
+    key("tokens.max_lifetime.team", "longest life of team tokens"),
+    key(
+        "tokens.max_lifetime.resource",
+        "longest life of resource tokens",
+    ),
+    key(
+        "tokens.max_lifetime.service",
+        "longest life of service tokens",
+    ),
+    key("forget.retention", "how long a token is kept after its end"),
+    key(
+        "forget.interval",
+        "how often one of the 256 parts of all tokens is looked through for ended ones",
+    ),
+    key("limits.connections_max", "connections in all"),
+    key(
+        "limits.connections_per_peer_max",
+        "connections from one address (one /64 for IPv6)",
+    ),
+    key(
+        "limits.hello_time_max",
+        "until a new connection must have said hello",
+    ),
+    key(
+        "limits.connection_age_max",
+        "when a connection is asked to end, so that clients spread anew",
+    ),
+    key("limits.connection_age_grace", "how much later it is cut"),
+    key(
+        "limits.streams_per_connection_max",
+        "requests under way on one connection",
+    ),
+    key(
+        "limits.requests_waiting_max",
+        "requests that wait, in all; more are turned away",
+    ),
+    key(
+        "limits.request_time_max",
+        "until a request must have its answer; streams are exempt",
+    ),
+    key("limits.header_bytes_max", "bytes of a request's headers"),
+    key("limits.message_bytes_max", "bytes of a request's message"),
+    key(
+        "limits.pending_resets_max",
+        "streams that a client may take back before they were looked at",
+    ),
+    key(
+        "limits.error_resets_max",
+        "streams reset for a client's errors before its connection is ended",
+    ),
+    key("limits.ping_every", "how often a client is pinged"),
+    key("limits.ping_time_max", "how long it may take to answer"),
+    key(
+        "limits.drain_time_max",
+        "how long requests under way may take after SIGTERM",
+    ),
+    key("log.format", "`text` or `json`, to standard error"),
+    key(
+        "log.level",
+        "`error`, `warn`, `info`, `debug`, `trace`, or a filter by module",
+    ),
+];
+
+const fn key(name: &'static str, meaning: &'static str) -> Key {
+    Key { name, meaning }
+}

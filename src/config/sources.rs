@@ -1,0 +1,171 @@
+//! Where settings come from: a file, the environment and flags, each laid over those before.
+//!
+//! A value is read by the kind of its setting, so that `true`, `10` and `10s` need no quotes in a
+//! variable or a flag. An error names the file and line, the variable or the flag it comes from.
+
+use thiserror::Error;
+use toml::{Table, Value};
+
+use super::{Config, KEYS};
+
+/// Why settings cannot be used; the text names where they come from.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// Where settings come from; what is given later wins.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    table: Table,
+}
+
+impl Sources {
+    /// Adds the text of a file, which `named` stands for in errors.
+    ///
+    /// # Errors
+    /// When it is no TOML, or has an unknown key or a value of the wrong kind; with the line.
+    pub fn file(&mut self, named: &str, text: &str) -> Result<(), ConfigError> {
+        let error = |error: toml::de::Error| ConfigError(format!("{named}: {error}"));
+        // Read for its own sake: only here an error knows its line.
+        toml::from_str::<Config>(text).map_err(error)?;
+        let table = toml::from_str::<Table>(text).map_err(error)?;
+        merge(&mut self.table, table);
+        Ok(())
+    }
+
+    /// Adds the variables of an environment.
+    ///
+    /// # Errors
+    /// When a value is of the wrong kind.
+    pub fn environment(
+        &mut self,
+        variables: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), ConfigError> {
+        for key in KEYS {
+            let variable = key.variable();
+            if let Some(text) = variables(&variable) {
+                self.add(key.name, &text, &variable)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds one setting as text, from the flag `named`.
+    ///
+    /// # Errors
+    /// When the key is unknown or the value of the wrong kind.
+    pub fn flag(&mut self, name: &str, text: &str, named: &str) -> Result<(), ConfigError> {
+        if KEYS.iter().all(|key| key.name != name) {
+            return Err(ConfigError(format!("{named}: unknown key {name}")));
+        }
+        self.add(name, text, named)
+    }
+
+    /// Whether a key was given a value.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        let mut parts = name.split('.');
+        let first = parts.next().and_then(|part| self.table.get(part));
+        parts.fold(first, |value, part| value?.get(part)).is_some()
+    }
+
+    /// The settings, with defaults where nothing was given.
+    ///
+    /// # Errors
+    /// When a value is out of its bounds.
+    pub fn build(self) -> Result<Config, ConfigError> {
+        let config: Config = Value::Table(self.table)
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError(error.message().to_owned()))?;
+        check(&config)?;
+        Ok(config)
+    }
+
+    fn add(&mut self, name: &str, text: &str, named: &str) -> Result<(), ConfigError> {
+        let mut failure = String::new();
+        // The default's kind says how to read the text; a bare word is a text in any case.
+        for value in readings(text) {
+            let table = nested(name, value);
+            match Value::Table(table.clone()).try_into::<Config>() {
+                Ok(_) => {
+                    merge(&mut self.table, table);
+                    return Ok(());
+                }
+                // The last reading is the text itself, and says best what is wanted.
+                Err(error) if !error.message().starts_with("invalid type") => {
+                    failure = error.message().to_owned();
+                }
+                Err(error) if failure.is_empty() => failure = error.message().to_owned(),
+                Err(_) => {}
+            }
+        }
+        Err(ConfigError(format!("{named}: {failure}")))
+    }
+}
+
+/// What a text may mean: itself, or the number or the truth value that it spells.
+fn readings(text: &str) -> Vec<Value> {
+    let mut values = Vec::new();
+    if let Ok(number) = text.parse() {
+        values.push(Value::Integer(number));
+    }
+    if let Ok(truth) = text.parse() {
+        values.push(Value::Boolean(truth));
+    }
+    values.push(Value::String(text.to_owned()));
+    values
+}
+
+fn nested(name: &str, value: Value) -> Table {
+    let (first, rest) = name.split_once('.').unwrap_or((name, ""));
+    let mut table = Table::new();
+    let value = if rest.is_empty() {
+        value
+    } else {
+        Value::Table(nested(rest, value))
+    };
+    table.insert(first.to_owned(), value);
+    table
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (name, value) in from {
+        match (into.get_mut(&name), value) {
+            (Some(Value::Table(known)), Value::Table(new)) => merge(known, new),
+            (_, value) => {
+                into.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Bounds that a number's type does not know.
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let limits = &config.limits;
+    let bounds = [
+        ("limits.connections_max", limits.connections_max > 0),
+        (
+            "limits.connections_per_peer_max",
+            limits.connections_per_peer_max > 0,
+        ),
+        (
+            "limits.streams_per_connection_max",
+            limits.streams_per_connection_max > 0,
+        ),
+        (
+            "limits.requests_waiting_max",
+            limits.requests_waiting_max > 0,
+        ),
+        ("limits.error_resets_max", limits.error_resets_max > 0),
+        ("limits.pending_resets_max", limits.pending_resets_max > 0),
+        ("limits.header_bytes_max", limits.header_bytes_max >= 4_096),
+        (
+            "limits.message_bytes_max",
+            limits.message_bytes_max >= 4_096,
+        ),
+    ];
+    match bounds.iter().find(|(_, good)| !good) {
+        Some((name, _)) => Err(ConfigError(format!("{name}: too small"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,156 @@
+//! Who calls: the bearer token of the metadata, the address of the peer, and the deadline.
+//!
+//! Used by every service. A call has no token or exactly one; anything that could be read in two
+//! ways is refused (RFC 6750, section 2.1). The address is the TCP peer's, never a header's.
+//! Absent on purpose: judging the token; that is the authority's.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tonic::Request;
+use tonic::codegen::http::HeaderMap;
+use tonic::metadata::MetadataMap;
+
+use crate::authority::Credentials;
+use crate::domain::refusal::Refusal;
+
+const SCHEME: &str = "bearer ";
+
+/// The peer of a connection; every request on it carries one as an extension.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    /// Its address, an IPv4 one also where it arrived as an IPv6 one.
+    pub(super) address: IpAddr,
+}
+
+/// Who calls, as the transport tells it.
+///
+/// # Errors
+/// [`Refusal::Unauthenticated`] for more than one token or another scheme.
+pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials<'_>, Refusal> {
+    Ok(Credentials {
+        token: bearer(request.metadata())?,
+        client_ip: request.extensions().get::<Peer>().map(|peer| peer.address),
+    })
+}
+
+fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Refusal> {
+    let mut values = metadata.get_all("authorization").iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Refusal::Unauthenticated);
+    }
+    let text = value.to_str().map_err(|_| Refusal::Unauthenticated)?;
+    let (scheme, token) = text
+        .split_at_checked(SCHEME.len())
+        .ok_or(Refusal::Unauthenticated)?;
+    // A proxy joins two headers with a comma; whitespace would leave the token's end open.
+    let ambiguous = token.contains(|c: char| c == ',' || c.is_ascii_whitespace());
+    if token.is_empty() || ambiguous || !scheme.eq_ignore_ascii_case(SCHEME) {
+        return Err(Refusal::Unauthenticated);
+    }
+    Ok(Some(token))
+}
+
+/// How long a call may take: what the caller grants, never more than `most`.
+///
+/// A little less than granted, so that the answer says what became of the call; tonic itself
+/// ends it as cancelled when the time is up. A header that does not parse grants `most`.
+pub(super) fn budget(headers: &HeaderMap, most: Duration) -> Duration {
+    let granted = headers
+        .get("grpc-timeout")
+        .and_then(|value| parse_timeout(value.to_str().ok()?));
+    granted.map_or(most, |granted| {
+        let reserve = (granted / 10).min(Duration::from_millis(20));
+        (granted - reserve).min(most)
+    })
+}
+
+/// gRPC over HTTP/2: at most eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3_600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::codegen::http::HeaderValue;
+
+    use super::*;
+
+    fn check(values: &[&'static str], expected: Result<Option<&str>, Refusal>) {
+        let mut metadata = MetadataMap::new();
+        for value in values {
+            metadata.append("authorization", value.parse().unwrap());
+        }
+        assert_eq!(bearer(&metadata), expected, "{values:?}");
+    }
+
+    #[test]
+    fn a_call_has_no_token_or_exactly_one() {
+        let refused = || Err(Refusal::Unauthenticated);
+        check(&[], Ok(None));
+        check(&["Bearer lku_a"], Ok(Some("lku_a")));
+        check(&["bearer lku_a"], Ok(Some("lku_a")));
+        check(&["BEARER lku_a"], Ok(Some("lku_a")));
+        check(&["Bearer lku_a", "Bearer lku_b"], refused());
+        check(&["Bearer lku_a", "Bearer lku_a"], refused());
+        check(&["Bearer lku_a,Bearer lku_b"], refused());
+        check(&["Bearer lku_a, lku_b"], refused());
+        check(&["Bearer lku_a lku_b"], refused());
+        check(&["Bearer  lku_a"], refused());
+        check(&["Bearer lku_a "], refused());
+        check(&["Bearer "], refused());
+        check(&["Bearer"], refused());
+        check(&[""], refused());
+        check(&["Basic dXNlcjpwYXNz"], refused());
+        check(&["lku_a"], refused());
+    }
+
+    #[test]
+    fn the_address_is_the_connections() {
+        let mut request = Request::new(());
+        request
+            .metadata_mut()
+            .insert("x-forwarded-for", "203.0.113.9".parse().unwrap());
+        assert_eq!(credentials(&request).unwrap().client_ip, None);
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        request.extensions_mut().insert(Peer { address });
+        assert_eq!(credentials(&request).unwrap().client_ip, Some(address));
+    }
+
+    #[test]
+    fn a_deadline_is_the_callers_up_to_the_servers() {
+        let most = Duration::from_secs(10);
+        let given = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            budget(&headers, most)
+        };
+        assert_eq!(budget(&HeaderMap::new(), most), most);
+        assert_eq!(given("99999999H"), most);
+        assert_eq!(given("1S"), Duration::from_millis(980));
+        assert_eq!(given("100m"), Duration::from_millis(90));
+        assert_eq!(given("0n"), Duration::ZERO);
+        for broken in ["", "S", "1", "1X", "-1S", "123456789S", "1.5S", "1é"] {
+            let mut headers = HeaderMap::new();
+            let value = HeaderValue::from_bytes(broken.as_bytes());
+            headers.insert("grpc-timeout", value.unwrap());
+            assert_eq!(budget(&headers, most), most, "{broken}");
+        }
+    }
+}

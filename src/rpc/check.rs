@@ -1,0 +1,279 @@
+//! CheckService: may this token do this? The hot path of the port.
+//!
+//! A Check that needs neither a wait nor a write is answered without suspending: parse, one call
+//! of the authority, a reply written from what it borrowed. Two cases wait, both bounded: an
+//! `at_least` ahead of us, and a token whose uses are counted. Absent on purpose: spans, log
+//! lines and caches per Check.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::authority::{Authority, Credentials, RequestId};
+use crate::domain::chain::Revision;
+use crate::domain::reason::Reason;
+use crate::domain::refusal::Refusal;
+use crate::proto::v1;
+use crate::proto::v1::check_service_server::CheckService;
+
+use super::auth::{budget, credentials};
+use super::errors::{invalid, status};
+use super::metrics::Metrics;
+use super::question::{Needs, answered, asked, counted, parse_revision};
+use super::stream::{Answers, answers};
+
+/// Most questions of a batch.
+const BATCH_MAX: usize = 256;
+
+/// How often a batch is decided anew because a change came between two of its questions.
+const BATCH_ATTEMPTS_MAX: usize = 32;
+
+/// How long a Check waits at the most: for a revision, or for its use to be written.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The service. Clones are handles to the same authority.
+#[derive(Clone)]
+pub(super) struct CheckRpc {
+    authority: Authority,
+    metrics: Metrics,
+    // Whether anybody may ask: a setting that does not change, so it is asked for once.
+    open: bool,
+}
+
+/// A decision as it would be sent.
+struct Verdict {
+    reason: Reason,
+    response: v1::CheckResponse,
+    // Allowed, but only once the use is written.
+    counts_use: bool,
+}
+
+impl CheckRpc {
+    pub(super) fn new(authority: Authority, metrics: Metrics) -> Self {
+        // Only an open server takes a caller without a token.
+        let open = authority.may_check(Credentials::default(), &[]).is_ok();
+        Self {
+            authority,
+            metrics,
+            open,
+        }
+    }
+
+    /// Who asks, as far as it matters: nobody does on an open server.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] for more than one token or another scheme.
+    #[inline]
+    pub(super) fn caller<'a, T>(
+        &self,
+        request: &'a Request<T>,
+    ) -> Result<Credentials<'a>, Refusal> {
+        if self.open {
+            Ok(Credentials::default())
+        } else {
+            credentials(request)
+        }
+    }
+
+    /// Decides one question now, without counting a use and without a wait.
+    #[inline]
+    fn decide(
+        &self,
+        caller: Credentials<'_>,
+        message: &v1::CheckRequest,
+    ) -> Result<Verdict, Refusal> {
+        let needs = Needs::parse(&message.needs)?;
+        let request = asked(message, &needs)?;
+        if !self.open {
+            self.authority.may_check(caller, request.needs)?;
+        }
+        Ok(self.authority.check(&request, |answer| {
+            let decision = &answer.decision;
+            let hidden = !self.open
+                && request.needs.is_empty()
+                && !self.authority.may_see(caller, decision);
+            let seen = decision.token.as_ref().filter(|_| !hidden);
+            Verdict {
+                reason: if hidden { Reason::Unknown } else { decision.reason },
+                response: answered(answer, hidden),
+                counts_use: decision.allowed() && seen.is_some_and(|seen| seen.counts_uses),
+            }
+        }))
+    }
+
+    #[inline]
+    fn done(&self, verdict: Verdict) -> v1::CheckResponse {
+        self.metrics.checked(verdict.reason);
+        verdict.response
+    }
+
+    /// Answers one question, waiting up to `wait` where it must.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: nothing was decided.
+    pub(super) async fn answer(
+        &self,
+        caller: Credentials<'_>,
+        message: &v1::CheckRequest,
+        wait: Duration,
+    ) -> Result<v1::CheckResponse, Refusal> {
+        if let Some(wanted) = &message.at_least {
+            self.reach(caller, wanted, wait).await?;
+        }
+        let verdict = self.decide(caller, message)?;
+        if !verdict.counts_use {
+            return Ok(self.done(verdict));
+        }
+        let counting = self.count_use(message);
+        // The use may be written yet: the same request id tells.
+        let (reason, revision) = match timeout(wait, counting).await {
+            Ok(counted) => counted?,
+            Err(_) => return Err(Refusal::OutcomeUnknown),
+        };
+        self.metrics.checked(reason);
+        Ok(counted(verdict.response, reason, revision))
+    }
+
+    async fn count_use(&self, message: &v1::CheckRequest) -> Result<(Reason, Revision), Refusal> {
+        let needs = Needs::parse(&message.needs)?;
+        let request = asked(message, &needs)?;
+        // What the use is of, without how it is asked for.
+        let content = v1::CheckRequest {
+            token: message.token.clone(),
+            needs: message.needs.clone(),
+            context: message.context.clone(),
+            accepted_kinds: message.accepted_kinds.clone(),
+            ..v1::CheckRequest::default()
+        };
+        let content = content.encode_to_vec();
+        let request_id = RequestId {
+            method: "Check",
+            id: &message.request_id,
+            content: &content,
+        };
+        self.authority.count_use(&request, Some(request_id)).await
+    }
+
+    async fn reach(
+        &self,
+        caller: Credentials<'_>,
+        wanted: &v1::Revision,
+        wait: Duration,
+    ) -> Result<(), Refusal> {
+        let (number, chain) = parse_revision(wanted)?;
+        // Strangers are not let wait.
+        self.authority.may_check(caller, &[])?;
+        let reached = async {
+            match chain {
+                Some(chain) => self.authority.reach(Revision { number, chain }).await,
+                None => {
+                    let mut revisions = self.authority.revisions();
+                    // Fails only without a writer, and then the revision does not come.
+                    match revisions.wait_for(|revision| *revision >= number).await {
+                        Ok(_) => Ok(()),
+                        Err(_) => Err(Refusal::Unavailable("the server is stopping".to_owned())),
+                    }
+                }
+            }
+        };
+        let chain = chain.unwrap_or_default();
+        let not_reached = Refusal::NotReached(Revision { number, chain });
+        timeout(wait, reached).await.unwrap_or(Err(not_reached))
+    }
+
+    async fn batch(
+        &self,
+        caller: Credentials<'_>,
+        message: &v1::BatchCheckRequest,
+        wait: Duration,
+    ) -> Result<v1::BatchCheckResponse, Refusal> {
+        let checks = message.checks.as_slice();
+        if checks.is_empty() || checks.len() > BATCH_MAX {
+            return Err(invalid("checks", "are 1 to 256"));
+        }
+        if checks.iter().any(|check| check.at_least.is_some()) {
+            return Err(invalid("checks.at_least", "must be unset; the batch has one"));
+        }
+        if checks.iter().any(|check| !check.request_id.is_empty()) {
+            return Err(invalid("checks.request_id", "must be unset; a batch counts no use"));
+        }
+        if let Some(wanted) = &message.at_least {
+            self.reach(caller, wanted, wait).await?;
+        }
+        for _ in 0..BATCH_ATTEMPTS_MAX {
+            if let Some(results) = self.at_one_revision(caller, checks)? {
+                return Ok(v1::BatchCheckResponse { results });
+            }
+            // Let the changes that came between be followed by fewer.
+            tokio::task::yield_now().await;
+        }
+        Err(Refusal::Unavailable("too many changes at the moment".to_owned()))
+    }
+
+    /// Decides all, or none if State moved while it did.
+    fn at_one_revision(
+        &self,
+        caller: Credentials<'_>,
+        checks: &[v1::CheckRequest],
+    ) -> Result<Option<Vec<v1::CheckResponse>>, Refusal> {
+        let mut verdicts: Vec<Verdict> = Vec::with_capacity(checks.len());
+        for check in checks {
+            let verdict = self.decide(caller, check)?;
+            let first = verdicts.first().unwrap_or(&verdict);
+            if first.response.revision != verdict.response.revision {
+                return Ok(None);
+            }
+            verdicts.push(verdict);
+        }
+        let results = verdicts.into_iter().map(|verdict| self.done(verdict));
+        Ok(Some(results.collect()))
+    }
+}
+
+fn wait_of<T>(request: &Request<T>) -> Duration {
+    budget(request.metadata().as_ref(), WAIT_MAX)
+}
+
+#[tonic::async_trait]
+impl CheckService for CheckRpc {
+    async fn check(
+        &self,
+        request: Request<v1::CheckRequest>,
+    ) -> Result<Response<v1::CheckResponse>, Status> {
+        let caller = self.caller(&request).map_err(status)?;
+        let message = request.get_ref();
+        if message.at_least.is_none() {
+            let verdict = self.decide(caller, message).map_err(status)?;
+            if !verdict.counts_use {
+                return Ok(Response::new(self.done(verdict)));
+            }
+        }
+        // Boxed, so that a Check that does not wait carries no room for one that does.
+        let wait = wait_of(&request);
+        let answer = Box::pin(self.answer(caller, message, wait)).await;
+        answer.map(Response::new).map_err(status)
+    }
+
+    async fn batch_check(
+        &self,
+        request: Request<v1::BatchCheckRequest>,
+    ) -> Result<Response<v1::BatchCheckResponse>, Status> {
+        let caller = self.caller(&request).map_err(status)?;
+        let wait = wait_of(&request);
+        let answer = self.batch(caller, request.get_ref(), wait).await;
+        answer.map(Response::new).map_err(status)
+    }
+
+    type StreamCheckStream = Answers;
+
+    async fn stream_check(
+        &self,
+        request: Request<Streaming<v1::StreamCheckRequest>>,
+    ) -> Result<Response<Self::StreamCheckStream>, Status> {
+        answers(self.clone(), request)
+            .map(Response::new)
+            .map_err(status)
+    }
+}

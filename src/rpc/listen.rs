@@ -1,0 +1,396 @@
+//! The connections of an open port: how many, from whom, and for how long without a word.
+//!
+//! Used by `server` as the stream of connections that tonic serves. hyper closes no connection
+//! that is silent before its preface, and accepts as many as come; both limits are here. A place
+//! is given back when the connection is dropped. Accepting never ends by an error. Absent on
+//! purpose: waiting for a place; a caller behind a balancer is better off elsewhere.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::stream::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tonic::transport::server::Connected;
+
+use super::auth::Peer;
+use super::metrics::{Metrics, Refused};
+
+/// The preface and the head of the first frame (RFC 9113, section 3.4): whoever has sent so much
+/// is under the watch of HTTP/2's own pings.
+const HELLO_BYTES: usize = 24 + 9;
+
+/// How long accepting rests when the process is out of descriptors or memory.
+const REST: Duration = Duration::from_millis(50);
+
+/// Limits of the listener.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConnectionLimits {
+    /// Connections in all.
+    pub(super) total_max: usize,
+    /// Connections of one address; of one /64 for IPv6, which one host has whole.
+    pub(super) per_peer_max: usize,
+    /// Until the first bytes are there.
+    pub(super) hello_time_max: Duration,
+    /// Until a connection is cut whatever it does.
+    pub(super) life_time_max: Duration,
+}
+
+/// The connections of a listener, as they come.
+pub(super) struct Incoming {
+    listener: TcpListener,
+    limits: ConnectionLimits,
+    places: Arc<Places>,
+    rest: Option<Pin<Box<Sleep>>>,
+}
+
+impl Incoming {
+    pub(super) fn new(listener: TcpListener, limits: ConnectionLimits, metrics: Metrics) -> Self {
+        let taken = Mutex::new(Taken::default());
+        Self {
+            listener,
+            limits,
+            places: Arc::new(Places { taken, metrics }),
+            rest: None,
+        }
+    }
+
+    fn admit(&self, io: TcpStream, address: IpAddr) -> Option<Connection> {
+        let place = match self.places.take(address, self.limits) {
+            Ok(place) => place,
+            Err(why) => {
+                self.places.metrics.refused(why);
+                return None;
+            }
+        };
+        // Answers are small and whole: waiting to fill a packet only delays them.
+        if let Err(error) = io.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        Some(Connection {
+            io,
+            received: 0,
+            deadline: Box::pin(sleep(self.limits.hello_time_max)),
+            cut_at: Instant::now() + self.limits.life_time_max,
+            place,
+        })
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(rest) = &mut self.rest {
+                ready!(rest.as_mut().poll(cx));
+                self.rest = None;
+            }
+            match ready!(self.listener.poll_accept(cx)) {
+                Ok((io, peer)) => {
+                    if let Some(connection) = self.admit(io, peer.ip().to_canonical()) {
+                        return Poll::Ready(Some(Ok(connection)));
+                    }
+                }
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections");
+                    self.rest = Some(Box::pin(sleep(REST)));
+                }
+            }
+        }
+    }
+}
+
+/// The peer was gone before it was accepted: nothing of ours is short.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Who holds how many places. The lock is held for a few instructions, never across an await,
+/// by the accept loop and by connections that end.
+struct Places {
+    taken: Mutex<Taken>,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Taken {
+    total: usize,
+    by_peer: HashMap<IpAddr, usize>,
+}
+
+impl Places {
+    fn take(self: &Arc<Self>, address: IpAddr, limits: ConnectionLimits) -> Result<Place, Refused> {
+        let peer = network_of(address);
+        let mut taken = self.lock();
+        if taken.total >= limits.total_max {
+            return Err(Refused::Total);
+        }
+        let of_peer = taken.by_peer.entry(peer).or_default();
+        if *of_peer >= limits.per_peer_max {
+            return Err(Refused::Peer);
+        }
+        *of_peer += 1;
+        taken.total += 1;
+        self.metrics.opened();
+        Ok(Place {
+            peer,
+            address,
+            places: Arc::clone(self),
+        })
+    }
+
+    // Counters hold after any panic between two of their steps; there is none.
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The unit that addresses are handed out in.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+    }
+}
+
+/// A place among the connections; dropped, it is free.
+struct Place {
+    peer: IpAddr,
+    address: IpAddr,
+    places: Arc<Places>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        taken.total -= 1;
+        if let Some(of_peer) = taken.by_peer.get_mut(&self.peer) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                taken.by_peer.remove(&self.peer);
+            }
+        }
+        self.places.metrics.closed();
+    }
+}
+
+/// An accepted connection under its deadlines.
+pub(super) struct Connection {
+    io: TcpStream,
+    // Counted only until the hello is whole.
+    received: usize,
+    deadline: Pin<Box<Sleep>>,
+    cut_at: Instant,
+    place: Place,
+}
+
+impl Connection {
+    fn heard(&mut self, bytes: usize) {
+        if self.received < HELLO_BYTES {
+            self.received += bytes;
+            if self.received >= HELLO_BYTES {
+                self.deadline.set(sleep_until(self.cut_at));
+            }
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        Peer {
+            address: self.place.address,
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
+            self.heard(buf.filled().len() - before);
+            return Poll::Ready(read);
+        }
+        // Only who waits looks at the clock.
+        ready!(self.deadline.as_mut().poll(cx));
+        if self.received < HELLO_BYTES {
+            self.place.places.metrics.refused(Refused::Silent);
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const LIMITS: ConnectionLimits = ConnectionLimits {
+        total_max: 3,
+        per_peer_max: 2,
+        hello_time_max: Duration::from_secs(5),
+        life_time_max: Duration::from_secs(3_600),
+    };
+
+    fn places() -> Arc<Places> {
+        let (taken, metrics) = (Mutex::default(), Metrics::default());
+        Arc::new(Places { taken, metrics })
+    }
+
+    #[test]
+    fn places_are_counted_in_all_and_by_peer_and_given_back() {
+        let places = places();
+        let take = |address: &str| places.take(address.parse().unwrap(), LIMITS);
+        let first = take("192.0.2.1").ok().unwrap();
+        let second = take("192.0.2.1").ok().unwrap();
+        assert_eq!(take("192.0.2.1").err(), Some(Refused::Peer));
+        let third = take("192.0.2.2").ok().unwrap();
+        assert_eq!(take("192.0.2.3").err(), Some(Refused::Total));
+        drop((first, third));
+        let again = take("192.0.2.1").ok().unwrap();
+        assert_eq!(take("192.0.2.1").err(), Some(Refused::Peer));
+        drop((second, again));
+        assert_eq!(places.lock().total, 0);
+        assert!(places.lock().by_peer.is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_peer_is_its_whole_network() {
+        let places = places();
+        let take = |address: &str| places.take(address.parse().unwrap(), LIMITS);
+        let _held = [take("2001:db8::1").ok(), take("2001:db8::2").ok()];
+        assert_eq!(take("2001:db8::ffff:1").err(), Some(Refused::Peer));
+        assert!(take("2001:db8:0:1::1").is_ok());
+    }
+
+    async fn connected(limits: ConnectionLimits) -> (TcpStream, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = Incoming::new(listener, limits, Metrics::default());
+        let (client, connection) = tokio::join!(TcpStream::connect(address), incoming.next());
+        (client.unwrap(), connection.unwrap().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_timed_out() {
+        let limits = ConnectionLimits {
+            hello_time_max: Duration::from_millis(20),
+            ..LIMITS
+        };
+        let (mut client, mut connection) = connected(limits).await;
+        let mut buf = [0; 64];
+        let error = connection.read(&mut buf).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(connection);
+        assert_eq!(client.read(&mut buf).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn half_a_hello_is_as_good_as_none() {
+        let limits = ConnectionLimits {
+            hello_time_max: Duration::from_millis(50),
+            ..LIMITS
+        };
+        let (mut client, mut connection) = connected(limits).await;
+        client.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+        let mut buf = [0; 64];
+        assert_eq!(connection.read(&mut buf).await.unwrap(), 16);
+        let error = connection.read(&mut buf).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn who_has_said_hello_may_be_silent_until_its_life_ends() {
+        let limits = ConnectionLimits {
+            hello_time_max: Duration::ZERO,
+            life_time_max: Duration::from_millis(200),
+            ..LIMITS
+        };
+        let (mut client, mut connection) = connected(limits).await;
+        client.write_all(&[0; HELLO_BYTES]).await.unwrap();
+        let mut buf = [0; 64];
+        // Readable, so that the read finds the bytes and not the deadline that has passed.
+        connection.io.readable().await.unwrap();
+        assert_eq!(connection.read(&mut buf).await.unwrap(), HELLO_BYTES);
+        let begun = Instant::now();
+        let error = connection.read(&mut buf).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() > Duration::from_millis(50));
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_places_are_closed_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = Incoming::new(listener, LIMITS, Metrics::default());
+        let mut held = Vec::new();
+        for _ in 0..LIMITS.per_peer_max {
+            let (client, connection) = tokio::join!(TcpStream::connect(address), incoming.next());
+            held.push((client.unwrap(), connection.unwrap().unwrap()));
+        }
+        let refused = async {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.read(&mut [0; 1]).await.unwrap_or(0)
+        };
+        tokio::select! {
+            read = refused => assert_eq!(read, 0),
+            _ = incoming.next() => panic!("a connection too many was accepted"),
+        }
+        held.pop();
+        let (client, connection) = tokio::join!(TcpStream::connect(address), incoming.next());
+        assert!(client.is_ok() && connection.is_some());
+    }
+}

@@ -1,0 +1,248 @@
+//! What the port counts, and all that `/metrics` shows.
+//!
+//! Used by the services, the listener and the admin port. A Check pays one relaxed increment; the
+//! numbers of the authority are read when somebody asks. Absent on purpose: a histogram of Check
+//! latency, which costs more than it tells here; the caller measures what it waits.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::authority::Authority;
+use crate::domain::reason::Reason;
+
+/// Every reason, in the order of its number.
+const REASONS: [Reason; 15] = [
+    Reason::Stale,
+    Reason::NoToken,
+    Reason::Malformed,
+    Reason::Unknown,
+    Reason::WrongKind,
+    Reason::Revoked,
+    Reason::SubjectDisabled,
+    Reason::Expired,
+    Reason::NotYetValid,
+    Reason::Network,
+    Reason::Audience,
+    Reason::Workload,
+    Reason::NotPermitted,
+    Reason::UsesExhausted,
+    Reason::Allowed,
+];
+
+/// What `State::token_bytes` counts apart.
+const TOKEN_PARTS: [&str; 3] = ["index", "extensions", "scopes"];
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Why a connection was closed by us before it could ask anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// There are as many as may be.
+    Total,
+    /// There are as many as may be from its address.
+    Peer,
+    /// Its first bytes did not come in time.
+    Silent,
+}
+
+impl Refused {
+    const ALL: [Self; 3] = [Self::Total, Self::Peer, Self::Silent];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Peer => "peer",
+            Self::Silent => "silent",
+        }
+    }
+}
+
+/// The counters of one server. Clones are handles to the same ones.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Counted>);
+
+struct Counted {
+    checks: [AtomicU64; REASONS.len()],
+    connections: AtomicU64,
+    refused: [AtomicU64; Refused::ALL.len()],
+    shed: AtomicU64,
+    calls: Family<Labels<2>, Counter>,
+    seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self {
+            checks: Default::default(),
+            connections: AtomicU64::new(0),
+            refused: Default::default(),
+            shed: AtomicU64::new(0),
+            calls: Family::default(),
+            // 0.5 ms to 16 s: from a read to beyond the longest request.
+            seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Counts an answered Check.
+    #[inline]
+    pub(super) fn checked(&self, reason: Reason) {
+        self.0.checks[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a management call that was answered.
+    pub(super) fn called(&self, method: &str, code: &'static str, took: Duration) {
+        let labels = [("method", method.to_owned()), ("code", code.to_owned())];
+        self.0.calls.get_or_create(&labels).inc();
+        let labels = [("method", method.to_owned())];
+        let seconds = self.0.seconds.get_or_create(&labels);
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a connection that was opened.
+    pub(super) fn opened(&self) {
+        self.0.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was closed.
+    pub(super) fn closed(&self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was refused.
+    pub(super) fn refused(&self, why: Refused) {
+        self.0.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that was turned away because too many were waiting.
+    pub(super) fn shed(&self) {
+        self.0.shed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Everything that `/metrics` shows.
+    pub(super) fn registry(&self, authority: Authority) -> Registry {
+        let mut registry = Registry::with_prefix("latchkey");
+        registry.register("calls", "Management calls by outcome", self.0.calls.clone());
+        registry.register(
+            "call_seconds",
+            "Time to the answer of management calls",
+            self.0.seconds.clone(),
+        );
+        registry.register_collector(Box::new(Scrape {
+            metrics: self.clone(),
+            authority,
+        }));
+        registry
+    }
+}
+
+struct Scrape {
+    metrics: Metrics,
+    authority: Authority,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut encoder;
+        let counted = &*self.metrics.0;
+        let by_reason = REASONS.iter().map(|reason| reason.name());
+        family(out, "checks", "Checks by reason", "reason", by_reason.zip(&counted.checks))?;
+        let by_why = Refused::ALL.iter().map(|why| why.name());
+        let refused = by_why.zip(&counted.refused);
+        family(out, "connections_refused", "Connections closed unasked", "why", refused)?;
+        counter(out, "requests_shed", "Requests turned away under load", &counted.shed)?;
+        let connections = counted.connections.load(Ordering::Relaxed);
+        gauge(out, "connections", "Open connections", connections)?;
+
+        let writer = self.authority.counters();
+        counter(out, "batches", "Batches appended", &writer.batches)?;
+        counter(out, "entries", "Log entries appended", &writer.entries)?;
+        counter(out, "commands_refused", "Commands refused", &writer.refused)?;
+        counter(out, "store_conflicts", "Appends on a head that had moved", &writer.conflicts)?;
+        let unknown = &writer.unknown_outcomes;
+        counter(out, "unknown_outcomes", "Appends that had to be settled", unknown)?;
+        counter(out, "store_errors", "Appends the store could not take", &writer.store_errors)?;
+
+        let (tokens, bytes, principals) = self.authority.sizes();
+        gauge(out, "revision", "Newest published revision", self.authority.head().revision)?;
+        gauge(out, "tokens", "Tokens in memory", tokens as u64)?;
+        gauge(out, "principals", "Principals", principals as u64)?;
+        let help = "Memory that tokens take";
+        let mut parts = out.encode_descriptor("token_bytes", help, None, MetricType::Gauge)?;
+        for (part, bytes) in TOKEN_PARTS.iter().zip(bytes) {
+            let value = ConstGauge::new(bytes as u64);
+            value.encode(parts.encode_family(&[("part", *part)])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn counter(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: &AtomicU64,
+) -> fmt::Result {
+    let metric = ConstCounter::new(value.load(Ordering::Relaxed));
+    metric.encode(out.encode_descriptor(name, help, None, MetricType::Counter)?)
+}
+
+fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    ConstGauge::new(value).encode(out.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn family<'a>(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    values: impl Iterator<Item = (&'static str, &'a AtomicU64)>,
+) -> fmt::Result {
+    let mut members = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (member, value) in values {
+        let metric = ConstCounter::new(value.load(Ordering::Relaxed));
+        metric.encode(members.encode_family(&[(label, member)])?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_and_refusal_counts_in_its_own_place() {
+        for (number, reason) in REASONS.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+        }
+        for (number, why) in Refused::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, number);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The gRPC port: the only layer that knows tonic and protobuf.
+//!
+//! ```text
+//! listen ─► front ─┬─► check, stream              straight: the hot path
+//!                  └─► router ─► token, directory, roles, audit, health, reflection
+//! ```
+//!
+//! Used by `cli`, which gives it a listener and says when to stop, and by the benchmark, which
+//! serves an empty RPC the same way. It turns messages into the authority's verbs and back, holds
+//! the limits of the open port, and sees neither store nor replica. `errors` alone makes codes.
+
+mod admin;
+mod audit;
+mod auth;
+mod changes;
+mod check;
+mod convert;
+mod directory;
+mod errors;
+mod explain;
+mod front;
+mod health;
+mod incoming;
+mod listen;
+mod members;
+mod metrics;
+mod page;
+mod principals;
+mod question;
+mod roles;
+mod scopes;
+mod server;
+mod stream;
+mod token;
+mod token_answer;
+mod token_request;
+mod verify;
+mod watch;
+
+pub use admin::serve_admin;
+pub use metrics::Metrics;
+pub use server::{Limits, ServeError, direct, routes, serve, serve_routes};

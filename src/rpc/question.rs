@@ -1,0 +1,418 @@
+//! A CheckRequest as the authority's question, and a decision as a CheckResponse.
+//!
+//! Used by `check`. Reading borrows from the message: one need, which is what nearly every Check
+//! asks, costs no allocation. What does not parse is refused, never repaired. Absent on purpose:
+//! malformed as a reason on the wire; to callers it is unknown.
+
+use std::net::IpAddr;
+
+use prost_types::{Duration, Timestamp};
+
+use crate::authority::Context;
+use crate::authority::check::{Answer, CheckRequest, STALE_RETRY_AFTER_MS, Seen};
+use crate::domain::chain::Revision;
+use crate::domain::permission::Need;
+use crate::domain::reason::Reason;
+use crate::domain::refusal::Refusal;
+use crate::domain::token::{KindSet, TokenId, TokenKind};
+use crate::proto::v1;
+
+use super::errors::invalid;
+
+/// Most needs of one question.
+pub(super) const NEEDS_MAX: usize = 32;
+
+/// The needs of a question, parsed.
+pub(super) enum Needs<'a> {
+    /// None: is the token good?
+    None,
+    /// One, in place.
+    One([Need<'a>; 1]),
+    /// Several.
+    Many(Vec<Need<'a>>),
+}
+
+impl<'a> Needs<'a> {
+    /// Reads the needs of a message.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for a pattern, for what is outside the grammar, and for too many.
+    #[inline]
+    pub(super) fn parse(needs: &'a [v1::Need]) -> Result<Self, Refusal> {
+        match needs {
+            [] => Ok(Self::None),
+            [need] => Ok(Self::One([parse_need(need)?])),
+            needs if needs.len() <= NEEDS_MAX => {
+                let needs: Result<_, _> = needs.iter().map(parse_need).collect();
+                Ok(Self::Many(needs?))
+            }
+            _ => Err(invalid("needs", "are at most 32")),
+        }
+    }
+
+    #[inline]
+    pub(super) fn as_slice(&self) -> &[Need<'a>] {
+        match self {
+            Self::None => &[],
+            Self::One(need) => need,
+            Self::Many(needs) => needs,
+        }
+    }
+}
+
+#[inline]
+fn parse_need(need: &v1::Need) -> Result<Need<'_>, Refusal> {
+    Need::parse(&need.action, &need.resource).map_err(|error| invalid("needs", error))
+}
+
+/// The question in a message whose needs are parsed.
+///
+/// # Errors
+/// [`Refusal::Invalid`] for an address or a kind that is none.
+#[inline]
+pub(super) fn asked<'a>(
+    message: &'a v1::CheckRequest,
+    needs: &'a Needs<'a>,
+) -> Result<CheckRequest<'a>, Refusal> {
+    let context = match &message.context {
+        None => Context::default(),
+        Some(context) => parse_context(context)?,
+    };
+    Ok(CheckRequest {
+        token: &message.token,
+        needs: needs.as_slice(),
+        context,
+        kinds: parse_kinds(&message.accepted_kinds)?,
+    })
+}
+
+fn parse_context(context: &v1::Context) -> Result<Context<'_>, Refusal> {
+    let address = |text: &String| {
+        let address: Result<IpAddr, _> = text.parse();
+        // An IPv4 client of a dual-stack proxy is in the IPv4 networks of a token.
+        address.map(|address| address.to_canonical())
+    };
+    let client_ip = context.client_ip.as_ref().map(address).transpose();
+    Ok(Context {
+        client_ip: client_ip.map_err(|_| invalid("context.client_ip", "is not an IP address"))?,
+        audience: context.audience.as_deref(),
+        workload: context.workload.as_deref(),
+    })
+}
+
+fn parse_kinds(numbers: &[i32]) -> Result<KindSet, Refusal> {
+    if numbers.is_empty() {
+        return Ok(KindSet::ALL);
+    }
+    let kinds: Option<Vec<TokenKind>> = numbers
+        .iter()
+        .map(|number| TokenKind::from_number(u8::try_from(*number).ok()?))
+        .collect();
+    let kinds = kinds.ok_or_else(|| invalid("accepted_kinds", "holds a kind that is none"))?;
+    Ok(KindSet::from_kinds(kinds))
+}
+
+/// A consistency token; the chain is none when it is not to be compared.
+///
+/// # Errors
+/// [`Refusal::Invalid`] for a chain of another length.
+pub(super) fn parse_revision(
+    revision: &v1::Revision,
+) -> Result<(u64, Option<[u8; 8]>), Refusal> {
+    let chain = match revision.chain.as_slice() {
+        [] => None,
+        chain => {
+            let chain = <[u8; 8]>::try_from(chain);
+            Some(chain.map_err(|_| invalid("at_least.chain", "is 8 bytes or none"))?)
+        }
+    };
+    Ok((revision.number, chain))
+}
+
+/// The answer of a decision; with `hidden` the caller may not learn of the token.
+#[inline]
+pub(super) fn answered(answer: &Answer<'_>, hidden: bool) -> v1::CheckResponse {
+    let decision = &answer.decision;
+    let reason = if hidden { Reason::Unknown } else { decision.reason };
+    let mut response = v1::CheckResponse {
+        revision: Some(sent_revision(decision.revision)),
+        ..v1::CheckResponse::default()
+    };
+    set_reason(&mut response, reason);
+    if let Some(seen) = &decision.token
+        && tells_of_token(reason)
+    {
+        set_token(&mut response, seen);
+    }
+    if reason == Reason::Allowed {
+        response.valid_for = Some(duration(answer.valid_for_ms));
+    }
+    if reason == Reason::Stale {
+        response.retry_after = Some(duration(STALE_RETRY_AFTER_MS));
+    }
+    response
+}
+
+/// The answer after the use of a token was counted, or was found to be spent.
+pub(super) fn counted(
+    allowed: v1::CheckResponse,
+    reason: Reason,
+    revision: Revision,
+) -> v1::CheckResponse {
+    let revision = Some(sent_revision(revision));
+    let mut response = if tells_of_token(reason) {
+        v1::CheckResponse { revision, ..allowed }
+    } else {
+        v1::CheckResponse { revision, ..v1::CheckResponse::default() }
+    };
+    set_reason(&mut response, reason);
+    if reason != Reason::Allowed {
+        response.valid_for = None;
+    }
+    response
+}
+
+// A caller that does not accept the kind has no business with the token.
+fn tells_of_token(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::Stale
+            | Reason::NoToken
+            | Reason::Malformed
+            | Reason::Unknown
+            | Reason::WrongKind
+    )
+}
+
+#[inline]
+fn set_reason(response: &mut v1::CheckResponse, reason: Reason) {
+    let reason = reason.public();
+    response.allowed = reason == Reason::Allowed;
+    response.reason = sent_reason(reason) as i32;
+    response.message = reason.message().to_owned();
+}
+
+#[inline]
+fn set_token(response: &mut v1::CheckResponse, seen: &Seen<'_>) {
+    response.token_id = sent_id(seen.id);
+    response.kind = sent_kind(seen.kind) as i32;
+    let subject = seen.subject.to_owned();
+    match seen.kind {
+        TokenKind::Resource => response.resource = subject,
+        _ => response.subject = subject,
+    }
+    response.scopes = Some(match seen.scopes {
+        None => v1::ScopesSummary { all: true, permission_count: 0 },
+        Some(scopes) => v1::ScopesSummary {
+            all: false,
+            permission_count: u32::try_from(scopes.permissions().len()).unwrap_or(u32::MAX),
+        },
+    });
+    response.expires_at = seen.expires_ms.map(timestamp);
+}
+
+// `Display` goes through the formatter: several times the work.
+#[inline]
+fn sent_id(id: TokenId) -> String {
+    let mut text = uuid::Uuid::encode_buffer();
+    let id = uuid::Uuid::from_bytes(id.to_bytes());
+    id.hyphenated().encode_lower(&mut text).to_owned()
+}
+
+fn sent_revision(revision: Revision) -> v1::Revision {
+    v1::Revision {
+        number: revision.number,
+        chain: revision.chain.to_vec(),
+    }
+}
+
+fn sent_kind(kind: TokenKind) -> v1::TokenKind {
+    match kind {
+        TokenKind::User => v1::TokenKind::User,
+        TokenKind::Team => v1::TokenKind::Team,
+        TokenKind::Resource => v1::TokenKind::Resource,
+        TokenKind::Service => v1::TokenKind::Service,
+    }
+}
+
+fn sent_reason(reason: Reason) -> v1::Reason {
+    match reason {
+        Reason::Stale => v1::Reason::Stale,
+        Reason::NoToken => v1::Reason::NoToken,
+        Reason::Malformed | Reason::Unknown => v1::Reason::Unknown,
+        Reason::WrongKind => v1::Reason::WrongKind,
+        Reason::Revoked => v1::Reason::Revoked,
+        Reason::SubjectDisabled => v1::Reason::SubjectDisabled,
+        Reason::Expired => v1::Reason::Expired,
+        Reason::NotYetValid => v1::Reason::NotYetValid,
+        Reason::Network => v1::Reason::Network,
+        Reason::Audience => v1::Reason::Audience,
+        Reason::Workload => v1::Reason::Workload,
+        Reason::NotPermitted => v1::Reason::NotPermitted,
+        Reason::UsesExhausted => v1::Reason::UsesExhausted,
+        Reason::Allowed => v1::Reason::Allowed,
+    }
+}
+
+// Both are far below what the wire can hold: expiries are bounded by the longest lifetimes.
+fn duration(ms: u64) -> Duration {
+    Duration {
+        seconds: i64::try_from(ms / 1_000).unwrap_or(i64::MAX),
+        nanos: (ms % 1_000) as i32 * 1_000_000,
+    }
+}
+
+fn timestamp(unix_ms: u64) -> Timestamp {
+    let Duration { seconds, nanos } = duration(unix_ms);
+    Timestamp { seconds, nanos }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::check::Decision;
+
+    const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    fn need(action: &str, resource: &str) -> v1::Need {
+        v1::Need { action: action.into(), resource: resource.into() }
+    }
+
+    fn refused_field(message: &v1::CheckRequest) -> Option<&'static str> {
+        let read = Needs::parse(&message.needs)
+            .and_then(|needs| asked(message, &needs).map(|_| ()));
+        match read {
+            Ok(()) => None,
+            Err(Refusal::Invalid { field, .. }) => Some(field),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    fn check_needs(needs: Vec<v1::Need>, expected: Option<&'static str>) {
+        let message = v1::CheckRequest { needs, ..Default::default() };
+        assert_eq!(refused_field(&message), expected, "{:?}", message.needs);
+    }
+
+    #[test]
+    fn needs_are_concrete_and_at_most_32() {
+        let one = || need("secrets:read", "acme/web");
+        check_needs(vec![], None);
+        check_needs(vec![one()], None);
+        check_needs(vec![one(); 32], None);
+        check_needs(vec![one(); 33], Some("needs"));
+        check_needs(vec![one(), need("secrets:*", "acme")], Some("needs"));
+        check_needs(vec![need("secrets:read", "acme/**")], Some("needs"));
+        check_needs(vec![need("", "acme")], Some("needs"));
+        check_needs(vec![need("secrets:read", "")], Some("needs"));
+    }
+
+    #[test]
+    fn context_and_kinds_are_read_or_refused() {
+        let with_ip = |ip: &str| v1::CheckRequest {
+            context: Some(v1::Context { client_ip: Some(ip.into()), ..Default::default() }),
+            ..Default::default()
+        };
+        for (ip, expected) in [
+            ("192.0.2.1", None),
+            ("2001:db8::1", None),
+            ("::ffff:192.0.2.1", None),
+            ("", Some("context.client_ip")),
+            ("192.0.2.1:80", Some("context.client_ip")),
+            ("localhost", Some("context.client_ip")),
+        ] {
+            assert_eq!(refused_field(&with_ip(ip)), expected, "{ip}");
+        }
+        for (kinds, expected) in [
+            (vec![], None),
+            (vec![1, 4], None),
+            (vec![0], Some("accepted_kinds")),
+            (vec![1, 5], Some("accepted_kinds")),
+            (vec![-255], Some("accepted_kinds")),
+        ] {
+            let message = v1::CheckRequest { accepted_kinds: kinds, ..Default::default() };
+            assert_eq!(refused_field(&message), expected, "{:?}", message.accepted_kinds);
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address() {
+        let context = v1::Context {
+            client_ip: Some("::ffff:192.0.2.1".into()),
+            ..Default::default()
+        };
+        let read = parse_context(&context).unwrap().client_ip;
+        assert_eq!(read, Some("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_chain_is_eight_bytes_or_none() {
+        let read = |chain: &[u8]| {
+            parse_revision(&v1::Revision { number: 7, chain: chain.to_vec() })
+        };
+        assert_eq!(read(&[]), Ok((7, None)));
+        assert_eq!(read(&[1; 8]), Ok((7, Some([1; 8]))));
+        assert!(read(&[1; 7]).is_err());
+        assert!(read(&[1; 32]).is_err());
+    }
+
+    fn answer(reason: Reason, token: bool) -> v1::CheckResponse {
+        let seen = Seen {
+            id: TokenId::parse(ID).unwrap(),
+            kind: TokenKind::User,
+            subject: "user:alice",
+            scopes: None,
+            expires_ms: Some(1_500),
+            counts_uses: false,
+        };
+        let decision = Decision {
+            reason,
+            token: token.then_some(seen),
+            revision: Revision { number: 7, chain: [7; 8] },
+        };
+        answered(&Answer { decision, valid_for_ms: 2_250 }, false)
+    }
+
+    #[test]
+    fn an_allow_tells_of_the_token_and_for_how_long() {
+        let response = answer(Reason::Allowed, true);
+        assert!(response.allowed);
+        assert_eq!(response.reason(), v1::Reason::Allowed);
+        assert_eq!(response.token_id, ID);
+        assert_eq!(response.subject, "user:alice");
+        assert_eq!(response.scopes, Some(v1::ScopesSummary { all: true, permission_count: 0 }));
+        let expires = Timestamp { seconds: 1, nanos: 500_000_000 };
+        assert_eq!(response.expires_at, Some(expires));
+        let valid_for = Duration { seconds: 2, nanos: 250_000_000 };
+        assert_eq!(response.valid_for, Some(valid_for));
+        assert_eq!(response.revision, Some(v1::Revision { number: 7, chain: vec![7; 8] }));
+    }
+
+    #[test]
+    fn a_denial_tells_no_more_than_it_should() {
+        for reason in [Reason::Revoked, Reason::Expired, Reason::NotPermitted] {
+            let response = answer(reason, true);
+            assert!(!response.allowed && response.valid_for.is_none());
+            assert_eq!(response.token_id, ID, "{reason:?}");
+        }
+        for reason in [Reason::WrongKind, Reason::Unknown, Reason::Malformed, Reason::NoToken] {
+            let response = answer(reason, true);
+            let told = (response.token_id.as_str(), response.subject.as_str());
+            assert_eq!(told, ("", ""), "{reason:?}");
+            assert_eq!((response.kind, response.expires_at), (0, None));
+        }
+        assert_eq!(answer(Reason::Malformed, false), answer(Reason::Unknown, false));
+        let stale = answer(Reason::Stale, false);
+        assert_eq!(stale.retry_after, Some(Duration { seconds: 1, nanos: 0 }));
+    }
+
+    #[test]
+    fn a_spent_use_takes_the_allow_back() {
+        let revision = Revision { number: 8, chain: [8; 8] };
+        let response = counted(answer(Reason::Allowed, true), Reason::UsesExhausted, revision);
+        assert!(!response.allowed && response.valid_for.is_none());
+        assert_eq!(response.token_id, ID);
+        assert_eq!(response.revision.map(|revision| revision.number), Some(8));
+        let gone = counted(answer(Reason::Allowed, true), Reason::Unknown, revision);
+        assert_eq!((gone.allowed, gone.token_id.as_str()), (false, ""));
+    }
+}

@@ -1,0 +1,253 @@
+//! The server: services behind the limits of an open port, from the first connection to the drain.
+//!
+//! Used by `cli` through [`serve`], and by the benchmark, which serves another direct service
+//! through [`serve_routes`] under the same listener, limits and layers. tonic switches two of
+//! hyper's limits off unless they are set; all of them are set here. Absent on purpose: tonic's
+//! own request timeout, load shedding and concurrency limit (`front` has them, where a request
+//! that does not wait pays nothing) and its grace after the connection's age, which skips the
+//! graceful end (`listen` cuts instead).
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::codegen::{BoxFuture, Service};
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::authority::Authority;
+use crate::proto::DESCRIPTOR;
+use crate::proto::v1::audit_service_server::AuditServiceServer;
+use crate::proto::v1::check_service_server::CheckServiceServer;
+use crate::proto::v1::directory_service_server::DirectoryServiceServer;
+use crate::proto::v1::token_service_server::TokenServiceServer;
+
+use super::audit::AuditRpc;
+use super::front::{Front, Shared};
+use super::check::CheckRpc;
+use super::directory::DirectoryRpc;
+use super::health::Health;
+use super::listen::{ConnectionLimits, Incoming};
+use super::metrics::Metrics;
+use super::stream::Drain;
+use super::token::TokenRpc;
+
+/// What the port bears.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections_max: usize,
+    /// Connections from one address (of one /64 for IPv6).
+    pub connections_per_peer_max: usize,
+    /// Until a connection must have said hello.
+    pub hello_time_max: Duration,
+    /// After this a connection is asked to end, so that clients spread anew.
+    pub connection_age_max: Duration,
+    /// And so much later it is cut.
+    pub connection_age_grace: Duration,
+    /// Requests under way on one connection.
+    pub streams_per_connection_max: u32,
+    /// Requests that wait, for their body or for a write, in all; more are turned away.
+    pub requests_waiting_max: usize,
+    /// Until a request must have its answer, or the first of them.
+    pub request_time_max: Duration,
+    /// Bytes of a request's headers.
+    pub header_bytes_max: u32,
+    /// Bytes of a request's message.
+    pub message_bytes_max: usize,
+    /// Bytes on their way to us on one stream.
+    pub stream_window_bytes: u32,
+    /// Bytes on their way to us on one connection: what a client can make us hold unread.
+    pub connection_window_bytes: u32,
+    /// Streams that a client opened and took back before we looked (CVE-2023-44487).
+    pub pending_resets_max: usize,
+    /// Streams that we had to reset for a client's errors, before its connection is ended.
+    pub error_resets_max: usize,
+    /// How often a client is pinged.
+    pub ping_every: Duration,
+    /// How long it may take to answer.
+    pub ping_time_max: Duration,
+    /// How long requests under way may take once the server is to end.
+    pub drain_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1_024,
+            connections_per_peer_max: 256,
+            hello_time_max: Duration::from_secs(5),
+            connection_age_max: Duration::from_secs(60 * 60),
+            connection_age_grace: Duration::from_secs(5 * 60),
+            streams_per_connection_max: 200,
+            requests_waiting_max: 2_048,
+            request_time_max: Duration::from_secs(10),
+            header_bytes_max: 16 << 10,
+            message_bytes_max: 1 << 20,
+            stream_window_bytes: 256 << 10,
+            connection_window_bytes: 512 << 10,
+            pending_resets_max: 20,
+            error_resets_max: 100,
+            ping_every: Duration::from_secs(30),
+            ping_time_max: Duration::from_secs(10),
+            drain_time_max: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Why the port cannot be served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The transport failed.
+    #[error("the gRPC server failed")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors that reflection shows are broken: the build is.
+    #[error("the descriptors for reflection cannot be read")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// CheckService, to be served as the direct service.
+pub fn direct(
+    authority: &Authority,
+    metrics: &Metrics,
+    limits: &Limits,
+) -> impl Service<
+    Request<Body>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future = BoxFuture<Response<Body>, Infallible>,
+> + NamedService
++ Clone
++ Send
++ 'static {
+    let check = CheckRpc::new(authority.clone(), metrics.clone());
+    CheckServiceServer::new(check).max_decoding_message_size(limits.message_bytes_max)
+}
+
+/// Every service but Check and health, with reflection of all of them.
+///
+/// # Errors
+/// [`ServeError::Reflection`] when the build is broken.
+pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeError> {
+    let most = limits.message_bytes_max;
+    let token = TokenServiceServer::new(TokenRpc::new(authority.clone()));
+    let directory = DirectoryServiceServer::new(DirectoryRpc::new(authority.clone()));
+    let audit = AuditServiceServer::new(AuditRpc::new(authority.clone()));
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::default()
+        .add_service(token.max_decoding_message_size(most))
+        .add_service(directory.max_decoding_message_size(most))
+        .add_service(audit.max_decoding_message_size(most))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(most))
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(most)))
+}
+
+/// Serves the whole API until `shutdown`, then drains: health says so first, nothing new is
+/// accepted, requests under way end, streams are told UNAVAILABLE.
+///
+/// # Errors
+/// [`ServeError`] when it cannot be served.
+pub async fn serve(
+    authority: Authority,
+    metrics: Metrics,
+    listener: TcpListener,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let health = Health::of(authority.clone()).await;
+    let most = limits.message_bytes_max;
+    let routes = routes(&authority, &limits)?
+        .add_service(health.service().max_decoding_message_size(most));
+    let direct = direct(&authority, &metrics, &limits);
+    let until = async {
+        tokio::select! {
+            () = shutdown => {}
+            () = health.follow() => {}
+        }
+        health.stop().await;
+    };
+    serve_routes(direct, routes, metrics, listener, limits, until).await
+}
+
+/// Serves a direct service and a router under all limits until `shutdown`, then drains.
+///
+/// # Errors
+/// [`ServeError::Transport`] when the transport fails.
+pub async fn serve_routes<D>(
+    direct: D,
+    routes: Routes,
+    metrics: Metrics,
+    listener: TcpListener,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError>
+where
+    D: Service<
+            Request<Body>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future = BoxFuture<Response<Body>, Infallible>,
+        > + NamedService
+        + Clone
+        + Send
+        + 'static,
+{
+    let drain = Drain::default();
+    let shared = Shared::new(
+        metrics.clone(),
+        drain.clone(),
+        limits.requests_waiting_max,
+        limits.request_time_max,
+    );
+    let front = Front::new(direct, routes, shared);
+    let incoming = Incoming::new(listener, limits.of_connections(), metrics);
+    let served = limits
+        .server()
+        .serve_with_incoming_shutdown(front, incoming, drain.begun());
+    let mut served = pin!(served);
+    tokio::select! {
+        result = &mut served => return Ok(result?),
+        () = shutdown => drain.begin(),
+    }
+    match timeout(limits.drain_time_max, served).await {
+        Ok(result) => result?,
+        Err(_) => tracing::warn!("requests were still under way when the drain ended"),
+    }
+    Ok(())
+}
+
+impl Limits {
+    fn of_connections(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            total_max: self.connections_max,
+            per_peer_max: self.connections_per_peer_max,
+            hello_time_max: self.hello_time_max,
+            life_time_max: self.connection_age_max + self.connection_age_grace,
+        }
+    }
+
+    fn server(&self) -> Server {
+        Server::builder()
+            .accept_http1(false)
+            .max_concurrent_streams(self.streams_per_connection_max)
+            .http2_max_pending_accept_reset_streams(Some(self.pending_resets_max))
+            .http2_max_local_error_reset_streams(Some(self.error_resets_max))
+            .http2_max_header_list_size(self.header_bytes_max)
+            .initial_stream_window_size(self.stream_window_bytes)
+            .initial_connection_window_size(self.connection_window_bytes)
+            .http2_keepalive_interval(Some(self.ping_every))
+            .http2_keepalive_timeout(Some(self.ping_time_max))
+            .max_connection_age(self.connection_age_max)
+    }
+}

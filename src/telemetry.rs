@@ -1,0 +1,52 @@
+//! Logs: structured lines on standard error, as text or as JSON.
+//!
+//! Started once by `cli` before a server does anything; client commands log nothing. A line never
+//! holds a secret or a digest, since no type that holds one can be written into it.
+
+use std::io;
+
+use thiserror::Error;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Why logging cannot start.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    /// The filter is not understood.
+    #[error("log.level: {0:?} is no level and no filter")]
+    Filter(String),
+    /// Something else in this process writes logs already.
+    #[error("logging was started before")]
+    Started,
+}
+
+/// Starts logging for the rest of the process.
+///
+/// # Errors
+/// [`TelemetryError`] when the filter is not understood, or logging was started before.
+pub fn start(json: bool, filter: &str) -> Result<(), TelemetryError> {
+    let filter =
+        EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter(filter.to_owned()))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    let started = if json {
+        lines.json().flatten_event(true).finish().try_init()
+    } else {
+        lines.with_target(false).finish().try_init()
+    };
+    started.map_err(|_| TelemetryError::Started)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_is_not_understood_is_refused() {
+        assert!(matches!(
+            start(true, "latchkey=loud"),
+            Err(TelemetryError::Filter(_))
+        ));
+    }
+}

@@ -1,0 +1,7 @@
+//! The one integration binary: everything that is tested from outside the crate.
+//!
+//! A module here is a subject; its file says which door it tests by. Tests that run on a store
+//! have its name (`embedded`) in theirs. A file that is not declared here fails `tidy`.
+
+mod store;
+mod tidy;

@@ -1,0 +1,180 @@
+//! The scenes of the field, through the program: what users of InfraSonar, Terrakube and
+//! Infisical do with their tokens, on the company of `examples/acme.yaml`.
+
+use crate::program::{Server, fresh};
+
+struct Company {
+    server: Server,
+    _dir: tempfile::TempDir,
+}
+
+impl Company {
+    fn embedded() -> Self {
+        let dir = fresh();
+        let server = Server::start(dir.path());
+        let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/acme.yaml");
+        server.admin().run(&format!("apply -f {yaml} --yes")).ok();
+        Self { server, _dir: dir }
+    }
+
+    /// A token of a user's own, as a console would have given it.
+    fn login(&self, user: &str) -> String {
+        let arguments =
+            format!("--kind user --subject user:{user} --ttl 8h --name console --reason 'signed in'");
+        self.server.admin().issue(&arguments).1
+    }
+}
+
+#[test]
+fn infrasonar_user_token_has_the_privileges_of_its_user_embedded() {
+    let company = Company::embedded();
+    let alice = company.login("alice");
+    let (_, token) = company
+        .server
+        .as_bearer(&alice)
+        .issue("--kind user --ttl 24h --name scripts --reason 'my scripts'");
+    let check = |resource: &str| company.server.admin().check(&token, "tokens:issue", resource);
+    assert!(check("acme/containers/dc1").0);
+    assert_eq!(check("other/containers/dc1"), (false, "not_permitted".to_owned()));
+}
+
+#[test]
+fn infrasonar_container_token_is_issued_by_a_flagged_user_and_identifies_its_container_embedded() {
+    let company = Company::embedded();
+    let (alice, bob) = (company.login("alice"), company.login("bob"));
+    let issue = "token issue --kind resource --resource acme/containers/dc1 --ttl 24h --name agent";
+    let scope = "--scope 'role:agent@acme/containers/dc1/**'";
+    let (alice, bob) = (company.server.as_bearer(&alice), company.server.as_bearer(&bob));
+
+    // The reason is asked for.
+    alice.run(&format!("{issue} {scope}")).refused("reason");
+    // Without the flag there is no token, and the answer names what is missing.
+    bob.run(&format!("{issue} {scope} --reason 'new agent'"))
+        .refused("tokens:issue@acme/containers/dc1");
+    // Nobody grants more than held: exactly what is missing is listed.
+    let more = alice
+        .run(&format!(
+            "{issue} --scope 'role:agent@acme/containers/dc1/**' \
+             --scope 'billing:read@acme/containers/dc1' --reason 'new agent'"
+        ))
+        .refused("billing:read@acme/containers/dc1");
+    assert!(!more.stderr.contains("checks:insert"), "held is not missing: {}", more.stderr);
+
+    let (id, token) = alice.issue(&format!("{} {scope} --reason 'new agent'", &issue[12..]));
+    let said = company
+        .server
+        .admin()
+        .run_with_input(
+            "check --token-file - --action checks:insert --resource acme/containers/dc1/host7 --output json",
+            &token,
+        )
+        .json();
+    assert_eq!(said["resource"], "acme/containers/dc1", "it identifies its container");
+    assert_eq!(said["token_id"], id.as_str());
+    let elsewhere = company.server.admin().check(&token, "checks:insert", "acme/containers/dc2");
+    assert_eq!(elsewhere, (false, "not_permitted".to_owned()));
+}
+
+#[test]
+fn terrakube_token_is_shown_once_and_told_apart_by_description_embedded() {
+    let company = Company::embedded();
+    let alice = company.login("alice");
+    let alice = company.server.as_bearer(&alice);
+    let (id, secret) = alice.issue(
+        "--kind user --ttl 720h --name laptop --description 'terraform on my laptop' --reason laptop",
+    );
+    for line in [
+        format!("token show {id} --output json"),
+        "token list --output json".to_owned(),
+        format!("token show {id}"),
+        "token list".to_owned(),
+        "audit list".to_owned(),
+    ] {
+        let ran = alice.run(&line);
+        assert!(!ran.stdout.contains(&secret), "{line} shows the secret");
+    }
+    let shown = alice.run(&format!("token show {id} --output json")).json();
+    assert_eq!(shown["description"], "terraform on my laptop");
+    let (created, expires) = (shown["created_at"].as_str(), shown["expires_at"].as_str());
+    assert!(created.is_some() && created < expires, "{shown}");
+}
+
+#[test]
+fn terrakube_team_token_is_issued_by_a_member_and_ends_with_the_membership_embedded() {
+    let company = Company::embedded();
+    let (carol, dave) = (company.login("carol"), company.login("dave"));
+    let issue = "--kind team --subject team:platform --ttl 24h --name pipeline --reason pipeline";
+    let outsider = company.server.as_bearer(&dave).run(&format!("token issue {issue}"));
+    outsider.refused("member");
+    let (_, team) = company.server.as_bearer(&carol).issue(issue);
+    let admin = company.server.admin();
+    let check = |secret: &str| admin.check(secret, "deploy:run", "acme/web/prod");
+    assert!(check(&team).0 && check(&carol).0);
+
+    let removed = admin
+        .run("team remove-member platform user:carol --revoke-tokens --reason left --output json")
+        .json();
+    assert_eq!(removed["tokens"].as_array().map(Vec::len), Some(1), "{removed}");
+    assert_eq!(check(&carol), (false, "not_permitted".to_owned()), "at once");
+    assert_eq!(check(&team), (false, "revoked".to_owned()), "with the tokens that she issued");
+}
+
+#[test]
+fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded() {
+    let company = Company::embedded();
+    let alice = company.server.admin();
+    let (id, token) = alice.issue(
+        "--kind resource --resource acme/web --scope 'secrets:read,secrets:write@acme/web/staging/**' \
+         --scope 'secrets:read@acme/web/prod/*/config' --ttl 1h --name ci --reason ci",
+    );
+    for (action, resource, expected) in [
+        ("secrets:read", "acme/web/staging/db/password", true),
+        ("secrets:write", "acme/web/staging", true),
+        ("secrets:read", "acme/web/prod/api/config", true),
+        ("secrets:read", "acme/web/prod/api/config/deep", false),
+        ("secrets:write", "acme/web/prod/api/config", false),
+        ("secrets:delete", "acme/web/staging/db", false),
+        ("secrets:read", "acme/other", false),
+    ] {
+        assert_eq!(alice.check(&token, action, resource).0, expected, "{action} {resource}");
+    }
+    // It is listed, renamed and deleted by id, without its secret.
+    let listed = alice.run("token list --resource-under acme/web --output json").json();
+    assert!(listed.to_string().contains(&id), "{listed}");
+    alice.run(&format!("token update {id} --name ci-old --reason rename")).ok();
+    alice.run(&format!("token revoke {id} --reason rotated")).ok();
+    let again = alice.run(&format!("token revoke {id} --reason again --output json")).json();
+    assert_eq!(again["already_revoked"], true, "revoking twice is not an error");
+    assert_eq!(
+        alice.check(&token, "secrets:read", "acme/web/staging").1,
+        "revoked"
+    );
+    let (_, short) = alice.issue(
+        "--kind resource --resource acme/web --scope 'secrets:read@acme/web' --ttl 1s --name s --reason s",
+    );
+    // Bounded by the token's own second: asked until the answer changes.
+    let reasons = std::iter::repeat_with(|| alice.check(&short, "secrets:read", "acme/web").1);
+    let expired = reasons.take(2_000).any(|reason| reason == "expired");
+    assert!(expired, "a token of one second expires");
+}
+
+#[test]
+fn infisical_api_key_has_full_access_as_its_user_embedded() {
+    let company = Company::embedded();
+    let admin = company.server.admin();
+    let (_, key) = admin.issue("--kind user --ttl 24h --name key --reason 'api key'");
+    let me = company.server.as_bearer(&key).run("token whoami --output json").json();
+    assert_eq!(me["subject"], "user:admin");
+    assert!(admin.check(&key, "anything:at-all", "some/where").0);
+    company.server.as_bearer(&key).run("user create eve --home acme --reason 'as the user'").ok();
+}
+
+#[test]
+fn applying_the_company_twice_changes_nothing_embedded() {
+    let company = Company::embedded();
+    let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/acme.yaml");
+    let before = company.server.admin().run("audit list --output json").stdout;
+    let again = company.server.admin().run(&format!("apply -f {yaml} --yes")).ok();
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_eq!(company.server.admin().run("audit list --output json").stdout, before);
+}

@@ -1,0 +1,80 @@
+//! What every store promises: the suite, and the macro that runs it on one of them.
+//!
+//! Each test gets a fresh, empty store. To run it on another store, call [`conformance!`] with
+//! that store's name and an expression that opens one; the value is kept until the test ends.
+
+pub(crate) mod append;
+pub(crate) mod directory;
+pub(crate) mod forget;
+pub(crate) mod tables;
+pub(crate) mod tokens;
+
+/// Runs the whole suite as a module `conformance` of the store's own module.
+macro_rules! conformance {
+    ($open:expr) => {
+        crate::store::conformance::conformance!($open, append: [
+            a_batch_is_there_once_it_is_committed,
+            an_entry_reads_back_as_its_exact_bytes,
+            a_moved_head_is_a_conflict_with_what_was_missed,
+            a_base_of_another_history_is_refused,
+            an_empty_batch_compares_with_the_head,
+            a_lost_reply_is_settled_by_the_batch_id,
+            entries_that_do_not_continue_the_base_are_refused,
+            a_refused_batch_leaves_nothing,
+            changes_are_dense_and_bounded,
+            nothing_is_after_the_head,
+            a_closed_store_is_unavailable,
+        ]);
+        crate::store::conformance::conformance!($open, tables: [
+            an_empty_store_has_an_empty_snapshot,
+            a_snapshot_is_what_was_put,
+            a_snapshot_is_of_one_revision,
+            a_dropped_snapshot_ends,
+            rotation_and_update_change_what_they_name,
+            revoking_again_keeps_the_first_instant,
+            a_cut_off_keeps_its_newest_revision,
+            deleting_a_principal_takes_its_grants_and_memberships,
+            removing_a_member_may_cut_off_its_team_tokens,
+            a_change_that_does_not_fit_is_refused,
+            a_random_history_is_in_the_snapshot,
+            a_snapshot_makes_the_state_of_a_replay,
+        ]);
+        crate::store::conformance::conformance!($open, forget: [
+            forgetting_takes_what_ended_in_one_slice,
+            forgetting_takes_what_lost_its_subject,
+            requests_are_forgotten_after_their_time,
+            a_repeated_request_key_replaces_the_former,
+            requests_are_bounded,
+        ]);
+        crate::store::conformance::conformance!($open, tokens: [
+            a_token_is_shown_with_its_names,
+            tokens_are_filtered,
+            token_filters_must_all_hold,
+            what_is_taken_back_is_no_longer_found,
+            tokens_are_filtered_by_state,
+            cut_off_tokens_are_shown_as_revoked,
+            tokens_are_paged_in_order,
+            a_subtree_is_not_a_text_prefix,
+        ]);
+        crate::store::conformance::conformance!($open, directory: [
+            principals_are_filtered_and_paged,
+            a_principal_is_shown_with_its_texts,
+            members_are_listed_from_both_sides,
+            roles_are_filtered_and_paged,
+            grants_are_filtered_and_paged,
+        ]);
+    };
+    ($open:expr, $subject:ident: [$($test:ident,)*]) => {
+        mod $subject {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let fresh = $open;
+                    crate::store::conformance::$subject::$test(&fresh.store).await;
+                }
+            )*
+        }
+    };
+}
+
+pub(super) use conformance;

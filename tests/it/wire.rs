@@ -1,0 +1,215 @@
+//! The API over the wire: a plain client, and what a hostile one may send.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use latchkey::proto::v1;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+use tonic_types::StatusExt;
+use v1::check_service_client::CheckServiceClient;
+use v1::token_service_client::TokenServiceClient;
+
+use crate::program::{Server, fresh};
+
+/// A channel to a server.
+pub async fn channel(address: &str) -> Channel {
+    Channel::from_shared(format!("http://{address}"))
+        .expect("an address")
+        .connect()
+        .await
+        .expect("a connection")
+}
+
+/// A request as the bearer of `token`.
+pub fn bearer<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = format!("Bearer {token}").parse().expect("ascii");
+    request.metadata_mut().insert("authorization", value);
+    request
+}
+
+fn check(token: &str, needs: &[(&str, &str)]) -> v1::CheckRequest {
+    v1::CheckRequest {
+        token: token.to_owned(),
+        needs: needs
+            .iter()
+            .map(|(action, resource)| v1::Need {
+                action: (*action).to_owned(),
+                resource: (*resource).to_owned(),
+            })
+            .collect(),
+        ..v1::CheckRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_token_is_unknown_and_nothing_more_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let admin = server.admin.clone().expect("fresh");
+    let mut client = CheckServiceClient::new(channel(&server.address).await);
+    let wrong_checksum = format!("{}{}", &admin[..52], if admin.ends_with('0') { "1" } else { "0" });
+    let stranger = {
+        let other = fresh();
+        Server::start(other.path()).admin.clone().expect("fresh")
+    };
+    let long = "x".repeat(100_000);
+    let mut answers = Vec::new();
+    for token in ["lku_garbage", &wrong_checksum, &stranger, "Bearer x", "\u{0}", &long] {
+        let answer = client.check(check(token, &[])).await.expect("an answer");
+        answers.push(answer.into_inner());
+    }
+    for answer in &answers {
+        assert_eq!(answer, &answers[0], "they look the same");
+        assert_eq!((answer.allowed, answer.reason()), (false, v1::Reason::Unknown));
+    }
+    let none = client.check(check("", &[])).await.expect("an answer").into_inner();
+    assert_eq!(none.reason(), v1::Reason::NoToken);
+}
+
+#[tokio::test]
+async fn bad_needs_are_a_clear_error_with_the_field_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let admin = server.admin.clone().expect("fresh");
+    let mut client = CheckServiceClient::new(channel(&server.address).await);
+    for needs in [
+        [("secrets:*", "a")], [("*", "a")], [("Secrets:read", "a")], [("", "a")], [("a:b", "")],
+        [("a:b", "/a")], [("a:b", "a/")], [("a:b", "a//b")], [("a:b", "a/../b")], [("a:b", "a/**")],
+        [("a:b", "a%2fb")], [("a:b:c:d:e", "a")],
+    ] {
+        let status = client.check(check(&admin, &needs)).await.expect_err("refused");
+        assert_eq!(status.code(), Code::InvalidArgument, "{needs:?}");
+        let details = status.get_error_details();
+        let fields = details.bad_request().expect("a bad request").field_violations.clone();
+        assert!(fields[0].field.starts_with("needs"), "{fields:?}");
+        assert_eq!(details.error_info().expect("info").domain, "latchkey");
+    }
+    let many = vec![("a:b", "c"); 33];
+    let status = client.check(check(&admin, &many)).await.expect_err("refused");
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn an_8_mb_token_is_refused_and_the_server_goes_on_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let admin = server.admin.clone().expect("fresh");
+    let mut client = CheckServiceClient::new(channel(&server.address).await);
+    let huge = "x".repeat(8 << 20);
+    let status = client.check(check(&huge, &[])).await.expect_err("refused");
+    assert!(
+        matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted),
+        "{status:?}"
+    );
+    assert!(!status.message().contains("xxxx"));
+    let mut client = CheckServiceClient::new(channel(&server.address).await);
+    let answer = client.check(check(&admin, &[("a:b", "c")])).await.expect("answered");
+    assert!(answer.into_inner().allowed);
+}
+
+#[test]
+fn garbage_and_half_messages_close_the_connection_and_nothing_else_embedded() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let settings = [PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    let half_headers = [&settings[..], &[0, 0, 40, 1, 4, 0, 0, 0, 1, 0x82]].concat();
+    let oversized = [&settings[..], &[0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0, 1]].concat();
+    for bytes in [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".as_slice(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        &[0xFF; 4096],
+        &PREFACE[..10],
+        &half_headers,
+        &oversized,
+    ] {
+        let mut stream = TcpStream::connect(&server.address).expect("connects");
+        stream.write_all(bytes).expect("writes");
+        stream.shutdown(std::net::Shutdown::Write).expect("half-closes");
+        let mut answer = Vec::new();
+        // Ends by itself: the server closes what makes no sense, with or without a reset.
+        let _ = stream.read_to_end(&mut answer);
+    }
+    let admin = server.admin.clone().expect("fresh");
+    assert!(server.admin().check(&admin, "a:b", "c").0);
+}
+
+#[tokio::test]
+async fn a_repeat_returns_the_first_answer_without_the_secret_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let admin = server.admin.clone().expect("fresh");
+    let mut client = TokenServiceClient::new(channel(&server.address).await);
+    let request = v1::IssueTokenRequest {
+        kind: v1::TokenKind::User as i32,
+        scopes: Some(v1::ScopesInput {
+            extent: Some(v1::scopes_input::Extent::All(v1::AllScopes {})),
+        }),
+        name: "first".to_owned(),
+        labels: (0..16).map(|n| (format!("key-{n}"), n.to_string())).collect(),
+        reason: "test".to_owned(),
+        request_id: "id-1".to_owned(),
+        ..v1::IssueTokenRequest::default()
+    };
+    let first = client.issue_token(bearer(&admin, request.clone())).await.expect("issued").into_inner();
+    let again = client.issue_token(bearer(&admin, request.clone())).await.expect("repeated").into_inner();
+    assert!(!first.secret.is_empty() && !first.secret_withheld);
+    assert!(again.secret.is_empty() && again.secret_withheld);
+    assert_eq!((&again.token, &again.revision), (&first.token, &first.revision));
+    let other = v1::IssueTokenRequest {
+        name: "second".to_owned(),
+        ..request
+    };
+    let status = client.issue_token(bearer(&admin, other)).await.expect_err("another request");
+    let details = status.get_error_details();
+    assert_eq!(details.error_info().expect("info").reason, "REQUEST_ID_REUSED");
+}
+
+#[tokio::test]
+async fn a_check_demands_a_revision_and_another_history_is_aborted_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let admin = server.admin.clone().expect("fresh");
+    let mut client = CheckServiceClient::new(channel(&server.address).await);
+    let answer = client.check(check(&admin, &[])).await.expect("answered").into_inner();
+    let head = answer.revision.expect("a revision");
+    let at = |revision: v1::Revision| v1::CheckRequest {
+        at_least: Some(revision),
+        ..check(&admin, &[])
+    };
+    client.check(at(head.clone())).await.expect("reached");
+    let other = v1::Revision {
+        chain: vec![7; 8],
+        ..head.clone()
+    };
+    let status = client.check(at(other)).await.expect_err("another history");
+    assert_eq!(status.code(), Code::Aborted);
+    let mut future = Request::new(at(v1::Revision {
+        number: head.number + 1,
+        ..head
+    }));
+    future.set_timeout(std::time::Duration::from_millis(50));
+    let status = client.check(future).await.expect_err("not reached");
+    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
+}
+
+#[tokio::test]
+async fn two_tokens_in_one_call_are_refused_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let admin = server.admin.clone().expect("fresh");
+    let mut client = TokenServiceClient::new(channel(&server.address).await);
+    let value: tonic::metadata::AsciiMetadataValue = format!("Bearer {admin}").parse().expect("ascii");
+    let mut twice = bearer(&admin, v1::WhoAmIRequest {});
+    twice.metadata_mut().append("authorization", value);
+    let mut joined = Request::new(v1::WhoAmIRequest {});
+    let value = format!("Bearer {admin},Bearer {admin}").parse().expect("ascii");
+    joined.metadata_mut().insert("authorization", value);
+    for request in [twice, joined, Request::new(v1::WhoAmIRequest {})] {
+        let status = client.who_am_i(request).await.expect_err("refused");
+        assert_eq!(status.code(), Code::Unauthenticated);
+    }
+    client.who_am_i(bearer(&admin, v1::WhoAmIRequest {})).await.expect("one is fine");
+}
