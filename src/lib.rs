@@ -9,14 +9,14 @@
 //! The README has the concepts and the code map; `state` is where decisions are made.
 
 pub mod authority;
+pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod config;
 pub mod domain;
 pub mod proto;
 pub mod replica;
+pub mod rpc;
 pub mod state;
 pub mod store;
-pub mod cli;
-pub mod config;
-pub mod rpc;
 pub mod telemetry;

@@ -3,7 +3,7 @@
 //! Started once by `cli` before a server does anything; client commands log nothing. A line never
 //! holds a secret or a digest, since no type that holds one can be written into it.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
@@ -29,6 +29,7 @@ pub fn start(json: bool, filter: &str) -> Result<(), TelemetryError> {
         EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter(filter.to_owned()))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     let started = if json {
         lines.json().flatten_event(true).finish().try_init()

@@ -103,16 +103,15 @@ fn next_commands(listen: &str) -> Vec<String> {
         "  grpcurl -plaintext -H \"authorization: Bearer $LATCHKEY_TOKEN\" {listen} \
          latchkey.v1.TokenService/WhoAmI"
     );
+    let check =
+        "  latchkey check --token-file token.txt --action secrets:read --resource acme/web/prod";
     vec![
-        "  latchkey token issue --kind resource --resource acme/web --scope 'secrets:read@acme/web/**' \\"
-            .to_owned(),
-        "      --ttl 1h --name first --reason 'trying it out'".to_owned(),
-        "  echo SECRET > token.txt   # the secret that was printed".to_owned(),
-        "  latchkey check --token-file token.txt --action secrets:read --resource acme/web/prod"
-            .to_owned(),
+        "  latchkey token issue --kind resource --resource acme/web \\".to_owned(),
+        "      --scope 'secrets:read@acme/web/**' --ttl 1h --name first \\".to_owned(),
+        "      --reason 'trying it out' --secret-only > token.txt".to_owned(),
+        check.to_owned(),
         "  latchkey token revoke --secret-file token.txt --reason 'tried it out'".to_owned(),
-        "  latchkey check --token-file token.txt --action secrets:read --resource acme/web/prod"
-            .to_owned(),
+        check.to_owned(),
         grpcurl,
     ]
 }

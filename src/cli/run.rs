@@ -25,6 +25,7 @@ use crate::domain::token::TokenKind;
 use crate::replica::{self, Replica, WriterTask};
 use crate::rpc::{self, Metrics};
 use crate::state::decide::Lifetimes;
+use crate::store::StoreError;
 use crate::store::embedded::{EmbeddedStore, OpenError, OpenOptions, Verify};
 
 use super::failure::CliError;
@@ -274,7 +275,13 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// A store that cannot be opened: nothing is known of what is in it.
+/// What a store that cannot be opened asks for: another path, a decision, or patience.
 pub(crate) fn open_failed(error: OpenError) -> CliError {
-    CliError::unavailable(error)
+    match error {
+        OpenError::NoDatabase(_) | OpenError::Foreign(_) => CliError::usage(error),
+        OpenError::Exists(_) | OpenError::Store(StoreError::OlderCopy { .. }) => {
+            CliError::refused(error)
+        }
+        _ => CliError::unavailable(error),
+    }
 }

@@ -15,6 +15,8 @@ use super::principal::RoleName;
 
 /// Most permissions in one set.
 pub const PERMISSIONS_MAX: usize = 256;
+// Most permissions that one set is made from, before what is covered is dropped.
+const CANDIDATES_MAX: usize = 4 * PERMISSIONS_MAX;
 /// Most bytes of all permission texts of one set.
 pub const PERMISSIONS_BYTES_MAX: usize = 32 * 1024;
 
@@ -35,7 +37,11 @@ impl PermissionSet {
     /// # Errors
     /// [`SetTooLarge`] when it passes the limits after what is covered was dropped.
     pub fn new(permissions: impl IntoIterator<Item = Permission>) -> Result<Self, SetTooLarge> {
-        let mut all: Vec<Permission> = permissions.into_iter().collect();
+        // Comparing is quadratic, and the writer does it: what is far too much is not compared.
+        let mut all: Vec<Permission> = permissions.into_iter().take(CANDIDATES_MAX + 1).collect();
+        if all.len() > CANDIDATES_MAX {
+            return Err(SetTooLarge);
+        }
         all.sort_unstable();
         all.dedup();
         let kept: Vec<Permission> = all
@@ -294,6 +300,11 @@ mod tests {
         let many = (0..=PERMISSIONS_MAX)
             .map(|n| Permission::parse("a:x", &format!("r/{n}")).expect("valid"));
         assert_eq!(PermissionSet::new(many), Err(SetTooLarge));
+        // Equal ones count, too, once there are far too many to compare.
+        let one = Permission::parse("a:x", "r").expect("valid");
+        let same = |count: usize| PermissionSet::new(std::iter::repeat_n(one.clone(), count));
+        assert_eq!(same(CANDIDATES_MAX).map(|set| set.len()), Ok(1));
+        assert_eq!(same(CANDIDATES_MAX + 1), Err(SetTooLarge));
     }
 
     #[test]

@@ -91,12 +91,15 @@ impl CheckRpc {
         }
         Ok(self.authority.check(&request, |answer| {
             let decision = &answer.decision;
-            let hidden = !self.open
-                && request.needs.is_empty()
-                && !self.authority.may_see(caller, decision);
+            let hidden =
+                !self.open && request.needs.is_empty() && !self.authority.may_see(caller, decision);
             let seen = decision.token.as_ref().filter(|_| !hidden);
             Verdict {
-                reason: if hidden { Reason::Unknown } else { decision.reason },
+                reason: if hidden {
+                    Reason::Unknown
+                } else {
+                    decision.reason
+                },
                 response: answered(answer, hidden),
                 counts_use: decision.allowed() && seen.is_some_and(|seen| seen.counts_uses),
             }
@@ -194,10 +197,16 @@ impl CheckRpc {
             return Err(invalid("checks", "are 1 to 256"));
         }
         if checks.iter().any(|check| check.at_least.is_some()) {
-            return Err(invalid("checks.at_least", "must be unset; the batch has one"));
+            return Err(invalid(
+                "checks.at_least",
+                "must be unset; the batch has one",
+            ));
         }
         if checks.iter().any(|check| !check.request_id.is_empty()) {
-            return Err(invalid("checks.request_id", "must be unset; a batch counts no use"));
+            return Err(invalid(
+                "checks.request_id",
+                "must be unset; a batch counts no use",
+            ));
         }
         if let Some(wanted) = &message.at_least {
             self.reach(caller, wanted, wait).await?;
@@ -209,7 +218,9 @@ impl CheckRpc {
             // Let the changes that came between be followed by fewer.
             tokio::task::yield_now().await;
         }
-        Err(Refusal::Unavailable("too many changes at the moment".to_owned()))
+        Err(Refusal::Unavailable(
+            "too many changes at the moment".to_owned(),
+        ))
     }
 
     /// Decides all, or none if State moved while it did.

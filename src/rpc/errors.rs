@@ -79,7 +79,11 @@ fn violations(missing: &[Permission]) -> Vec<PreconditionViolation> {
     let fitting = missing.iter().map_while(|permission| {
         let subject = permission.to_string();
         left = left.checked_sub(subject.len() + VIOLATION_BYTES)?;
-        Some(PreconditionViolation::new("PERMISSION", subject, "not held by the calling token"))
+        Some(PreconditionViolation::new(
+            "PERMISSION",
+            subject,
+            "not held by the calling token",
+        ))
     });
     fitting.collect()
 }
@@ -156,32 +160,81 @@ mod tests {
         assert_eq!(status.code(), code, "{refusal:?}");
         assert_eq!(status.message(), text);
         let info = status.get_details_error_info().unwrap();
-        assert_eq!((info.domain.as_str(), info.reason.as_str()), (DOMAIN, reason));
+        assert_eq!(
+            (info.domain.as_str(), info.reason.as_str()),
+            (DOMAIN, reason)
+        );
         assert_eq!(told(&refusal), (code as i32, mapped(&refusal).1, text));
         let answer: Response<()> = response(refusal);
-        assert_eq!(ended(answer.headers()), (name(code), Some(reason.to_owned())));
+        assert_eq!(
+            ended(answer.headers()),
+            (name(code), Some(reason.to_owned()))
+        );
     }
 
     #[test]
     fn every_refusal_has_one_code_and_one_stable_reason() {
-        let revision = Revision { number: 7, chain: [1; 8] };
+        let revision = Revision {
+            number: 7,
+            chain: [1; 8],
+        };
         let text = || "text".to_owned();
         let permission_denied = Code::PermissionDenied;
-        check(invalid("name", "is empty"), Code::InvalidArgument, "INVALID_ARGUMENT");
-        check(Refusal::Unauthenticated, Code::Unauthenticated, "UNAUTHENTICATED");
-        check(Refusal::NotPermitted(missing()), permission_denied, "PERMISSION_DENIED");
+        check(
+            invalid("name", "is empty"),
+            Code::InvalidArgument,
+            "INVALID_ARGUMENT",
+        );
+        check(
+            Refusal::Unauthenticated,
+            Code::Unauthenticated,
+            "UNAUTHENTICATED",
+        );
+        check(
+            Refusal::NotPermitted(missing()),
+            permission_denied,
+            "PERMISSION_DENIED",
+        );
         check(Refusal::Boundary(missing()), permission_denied, "BOUNDARY");
         check(Refusal::NotAMember, permission_denied, "NOT_A_MEMBER");
         check(Refusal::NotFound("token"), Code::NotFound, "NOT_FOUND");
-        check(Refusal::AlreadyExists("user"), Code::AlreadyExists, "ALREADY_EXISTS");
+        check(
+            Refusal::AlreadyExists("user"),
+            Code::AlreadyExists,
+            "ALREADY_EXISTS",
+        );
         check(Refusal::Conflict(text()), Code::Aborted, "CONFLICT");
-        check(Refusal::Precondition(text()), Code::FailedPrecondition, "FAILED_PRECONDITION");
-        check(Refusal::Limit(text()), Code::ResourceExhausted, "LIMIT_EXCEEDED");
-        check(Refusal::RequestIdReused, Code::InvalidArgument, "REQUEST_ID_REUSED");
-        check(Refusal::Unavailable(text()), Code::Unavailable, "UNAVAILABLE");
+        check(
+            Refusal::Precondition(text()),
+            Code::FailedPrecondition,
+            "FAILED_PRECONDITION",
+        );
+        check(
+            Refusal::Limit(text()),
+            Code::ResourceExhausted,
+            "LIMIT_EXCEEDED",
+        );
+        check(
+            Refusal::RequestIdReused,
+            Code::InvalidArgument,
+            "REQUEST_ID_REUSED",
+        );
+        check(
+            Refusal::Unavailable(text()),
+            Code::Unavailable,
+            "UNAVAILABLE",
+        );
         check(Refusal::OutcomeUnknown, Code::Unknown, "OUTCOME_UNKNOWN");
-        check(Refusal::NotReached(revision), Code::DeadlineExceeded, "NOT_REACHED");
-        check(Refusal::OtherHistory(revision), Code::Aborted, "HISTORY_DIVERGED");
+        check(
+            Refusal::NotReached(revision),
+            Code::DeadlineExceeded,
+            "NOT_REACHED",
+        );
+        check(
+            Refusal::OtherHistory(revision),
+            Code::Aborted,
+            "HISTORY_DIVERGED",
+        );
     }
 
     #[test]
@@ -197,7 +250,10 @@ mod tests {
     fn a_status_fits_the_headers_that_clients_take() {
         let missing = vec![missing()[0].clone(); 256];
         let status = status(Refusal::Boundary(missing));
-        let told = status.get_details_precondition_failure().unwrap().violations;
+        let told = status
+            .get_details_precondition_failure()
+            .unwrap()
+            .violations;
         assert!(!told.is_empty());
         let info = status.get_details_error_info().unwrap();
         assert_eq!(info.metadata["missing"], "256");
@@ -209,6 +265,9 @@ mod tests {
         let request = status(invalid("reason", "is empty")).get_details_bad_request();
         let violations = request.unwrap().field_violations;
         assert_eq!(violations.len(), 1);
-        assert_eq!((&*violations[0].field, &*violations[0].description), ("reason", "is empty"));
+        assert_eq!(
+            (&*violations[0].field, &*violations[0].description),
+            ("reason", "is empty")
+        );
     }
 }

@@ -80,14 +80,19 @@ struct Method {
 impl Methods {
     fn described() -> Self {
         // The build encoded it; a broken one would only leave calls uncounted.
-        let files = FileDescriptorSet::decode(DESCRIPTOR).unwrap_or_default().file;
+        let files = FileDescriptorSet::decode(DESCRIPTOR)
+            .unwrap_or_default()
+            .file;
         let mut methods = HashMap::new();
         for file in &files {
             for service in &file.service {
                 for method in &service.method {
                     let name = format!("{}/{}", service.name(), method.name());
                     let writes = !READS.iter().any(|read| method.name().starts_with(read));
-                    methods.insert(format!("/{}.{name}", file.package()), Method { name, writes });
+                    methods.insert(
+                        format!("/{}.{name}", file.package()),
+                        Method { name, writes },
+                    );
                 }
             }
         }

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::authority::Authority;
@@ -172,11 +172,28 @@ impl Collector for Scrape {
         let out = &mut encoder;
         let counted = &*self.metrics.0;
         let by_reason = REASONS.iter().map(|reason| reason.name());
-        family(out, "checks", "Checks by reason", "reason", by_reason.zip(&counted.checks))?;
+        family(
+            out,
+            "checks",
+            "Checks by reason",
+            "reason",
+            by_reason.zip(&counted.checks),
+        )?;
         let by_why = Refused::ALL.iter().map(|why| why.name());
         let refused = by_why.zip(&counted.refused);
-        family(out, "connections_refused", "Connections closed unasked", "why", refused)?;
-        counter(out, "requests_shed", "Requests turned away under load", &counted.shed)?;
+        family(
+            out,
+            "connections_refused",
+            "Connections closed unasked",
+            "why",
+            refused,
+        )?;
+        counter(
+            out,
+            "requests_shed",
+            "Requests turned away under load",
+            &counted.shed,
+        )?;
         let connections = counted.connections.load(Ordering::Relaxed);
         gauge(out, "connections", "Open connections", connections)?;
 
@@ -184,13 +201,33 @@ impl Collector for Scrape {
         counter(out, "batches", "Batches appended", &writer.batches)?;
         counter(out, "entries", "Log entries appended", &writer.entries)?;
         counter(out, "commands_refused", "Commands refused", &writer.refused)?;
-        counter(out, "store_conflicts", "Appends on a head that had moved", &writer.conflicts)?;
+        counter(
+            out,
+            "store_conflicts",
+            "Appends on a head that had moved",
+            &writer.conflicts,
+        )?;
         let unknown = &writer.unknown_outcomes;
-        counter(out, "unknown_outcomes", "Appends that had to be settled", unknown)?;
-        counter(out, "store_errors", "Appends the store could not take", &writer.store_errors)?;
+        counter(
+            out,
+            "unknown_outcomes",
+            "Appends that had to be settled",
+            unknown,
+        )?;
+        counter(
+            out,
+            "store_errors",
+            "Appends the store could not take",
+            &writer.store_errors,
+        )?;
 
         let (tokens, bytes, principals) = self.authority.sizes();
-        gauge(out, "revision", "Newest published revision", self.authority.head().revision)?;
+        gauge(
+            out,
+            "revision",
+            "Newest published revision",
+            self.authority.head().revision,
+        )?;
         gauge(out, "tokens", "Tokens in memory", tokens as u64)?;
         gauge(out, "principals", "Principals", principals as u64)?;
         let help = "Memory that tokens take";

@@ -116,9 +116,7 @@ fn parse_kinds(numbers: &[i32]) -> Result<KindSet, Refusal> {
 ///
 /// # Errors
 /// [`Refusal::Invalid`] for a chain of another length.
-pub(super) fn parse_revision(
-    revision: &v1::Revision,
-) -> Result<(u64, Option<[u8; 8]>), Refusal> {
+pub(super) fn parse_revision(revision: &v1::Revision) -> Result<(u64, Option<[u8; 8]>), Refusal> {
     let chain = match revision.chain.as_slice() {
         [] => None,
         chain => {
@@ -133,7 +131,11 @@ pub(super) fn parse_revision(
 #[inline]
 pub(super) fn answered(answer: &Answer<'_>, hidden: bool) -> v1::CheckResponse {
     let decision = &answer.decision;
-    let reason = if hidden { Reason::Unknown } else { decision.reason };
+    let reason = if hidden {
+        Reason::Unknown
+    } else {
+        decision.reason
+    };
     let mut response = v1::CheckResponse {
         revision: Some(sent_revision(decision.revision)),
         ..v1::CheckResponse::default()
@@ -161,9 +163,15 @@ pub(super) fn counted(
 ) -> v1::CheckResponse {
     let revision = Some(sent_revision(revision));
     let mut response = if tells_of_token(reason) {
-        v1::CheckResponse { revision, ..allowed }
+        v1::CheckResponse {
+            revision,
+            ..allowed
+        }
     } else {
-        v1::CheckResponse { revision, ..v1::CheckResponse::default() }
+        v1::CheckResponse {
+            revision,
+            ..v1::CheckResponse::default()
+        }
     };
     set_reason(&mut response, reason);
     if reason != Reason::Allowed {
@@ -176,11 +184,7 @@ pub(super) fn counted(
 fn tells_of_token(reason: Reason) -> bool {
     !matches!(
         reason,
-        Reason::Stale
-            | Reason::NoToken
-            | Reason::Malformed
-            | Reason::Unknown
-            | Reason::WrongKind
+        Reason::Stale | Reason::NoToken | Reason::Malformed | Reason::Unknown | Reason::WrongKind
     )
 }
 
@@ -202,7 +206,10 @@ fn set_token(response: &mut v1::CheckResponse, seen: &Seen<'_>) {
         _ => response.subject = subject,
     }
     response.scopes = Some(match seen.scopes {
-        None => v1::ScopesSummary { all: true, permission_count: 0 },
+        None => v1::ScopesSummary {
+            all: true,
+            permission_count: 0,
+        },
         Some(scopes) => v1::ScopesSummary {
             all: false,
             permission_count: u32::try_from(scopes.permissions().len()).unwrap_or(u32::MAX),
@@ -275,12 +282,15 @@ mod tests {
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
     fn need(action: &str, resource: &str) -> v1::Need {
-        v1::Need { action: action.into(), resource: resource.into() }
+        v1::Need {
+            action: action.into(),
+            resource: resource.into(),
+        }
     }
 
     fn refused_field(message: &v1::CheckRequest) -> Option<&'static str> {
-        let read = Needs::parse(&message.needs)
-            .and_then(|needs| asked(message, &needs).map(|_| ()));
+        let read =
+            Needs::parse(&message.needs).and_then(|needs| asked(message, &needs).map(|_| ()));
         match read {
             Ok(()) => None,
             Err(Refusal::Invalid { field, .. }) => Some(field),
@@ -289,7 +299,10 @@ mod tests {
     }
 
     fn check_needs(needs: Vec<v1::Need>, expected: Option<&'static str>) {
-        let message = v1::CheckRequest { needs, ..Default::default() };
+        let message = v1::CheckRequest {
+            needs,
+            ..Default::default()
+        };
         assert_eq!(refused_field(&message), expected, "{:?}", message.needs);
     }
 
@@ -309,7 +322,10 @@ mod tests {
     #[test]
     fn context_and_kinds_are_read_or_refused() {
         let with_ip = |ip: &str| v1::CheckRequest {
-            context: Some(v1::Context { client_ip: Some(ip.into()), ..Default::default() }),
+            context: Some(v1::Context {
+                client_ip: Some(ip.into()),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         for (ip, expected) in [
@@ -329,8 +345,16 @@ mod tests {
             (vec![1, 5], Some("accepted_kinds")),
             (vec![-255], Some("accepted_kinds")),
         ] {
-            let message = v1::CheckRequest { accepted_kinds: kinds, ..Default::default() };
-            assert_eq!(refused_field(&message), expected, "{:?}", message.accepted_kinds);
+            let message = v1::CheckRequest {
+                accepted_kinds: kinds,
+                ..Default::default()
+            };
+            assert_eq!(
+                refused_field(&message),
+                expected,
+                "{:?}",
+                message.accepted_kinds
+            );
         }
     }
 
@@ -347,7 +371,10 @@ mod tests {
     #[test]
     fn a_chain_is_eight_bytes_or_none() {
         let read = |chain: &[u8]| {
-            parse_revision(&v1::Revision { number: 7, chain: chain.to_vec() })
+            parse_revision(&v1::Revision {
+                number: 7,
+                chain: chain.to_vec(),
+            })
         };
         assert_eq!(read(&[]), Ok((7, None)));
         assert_eq!(read(&[1; 8]), Ok((7, Some([1; 8]))));
@@ -367,9 +394,18 @@ mod tests {
         let decision = Decision {
             reason,
             token: token.then_some(seen),
-            revision: Revision { number: 7, chain: [7; 8] },
+            revision: Revision {
+                number: 7,
+                chain: [7; 8],
+            },
         };
-        answered(&Answer { decision, valid_for_ms: 2_250 }, false)
+        answered(
+            &Answer {
+                decision,
+                valid_for_ms: 2_250,
+            },
+            false,
+        )
     }
 
     #[test]
@@ -379,12 +415,30 @@ mod tests {
         assert_eq!(response.reason(), v1::Reason::Allowed);
         assert_eq!(response.token_id, ID);
         assert_eq!(response.subject, "user:alice");
-        assert_eq!(response.scopes, Some(v1::ScopesSummary { all: true, permission_count: 0 }));
-        let expires = Timestamp { seconds: 1, nanos: 500_000_000 };
+        assert_eq!(
+            response.scopes,
+            Some(v1::ScopesSummary {
+                all: true,
+                permission_count: 0
+            })
+        );
+        let expires = Timestamp {
+            seconds: 1,
+            nanos: 500_000_000,
+        };
         assert_eq!(response.expires_at, Some(expires));
-        let valid_for = Duration { seconds: 2, nanos: 250_000_000 };
+        let valid_for = Duration {
+            seconds: 2,
+            nanos: 250_000_000,
+        };
         assert_eq!(response.valid_for, Some(valid_for));
-        assert_eq!(response.revision, Some(v1::Revision { number: 7, chain: vec![7; 8] }));
+        assert_eq!(
+            response.revision,
+            Some(v1::Revision {
+                number: 7,
+                chain: vec![7; 8]
+            })
+        );
     }
 
     #[test]
@@ -394,21 +448,42 @@ mod tests {
             assert!(!response.allowed && response.valid_for.is_none());
             assert_eq!(response.token_id, ID, "{reason:?}");
         }
-        for reason in [Reason::WrongKind, Reason::Unknown, Reason::Malformed, Reason::NoToken] {
+        for reason in [
+            Reason::WrongKind,
+            Reason::Unknown,
+            Reason::Malformed,
+            Reason::NoToken,
+        ] {
             let response = answer(reason, true);
             let told = (response.token_id.as_str(), response.subject.as_str());
             assert_eq!(told, ("", ""), "{reason:?}");
             assert_eq!((response.kind, response.expires_at), (0, None));
         }
-        assert_eq!(answer(Reason::Malformed, false), answer(Reason::Unknown, false));
+        assert_eq!(
+            answer(Reason::Malformed, false),
+            answer(Reason::Unknown, false)
+        );
         let stale = answer(Reason::Stale, false);
-        assert_eq!(stale.retry_after, Some(Duration { seconds: 1, nanos: 0 }));
+        assert_eq!(
+            stale.retry_after,
+            Some(Duration {
+                seconds: 1,
+                nanos: 0
+            })
+        );
     }
 
     #[test]
     fn a_spent_use_takes_the_allow_back() {
-        let revision = Revision { number: 8, chain: [8; 8] };
-        let response = counted(answer(Reason::Allowed, true), Reason::UsesExhausted, revision);
+        let revision = Revision {
+            number: 8,
+            chain: [8; 8],
+        };
+        let response = counted(
+            answer(Reason::Allowed, true),
+            Reason::UsesExhausted,
+            revision,
+        );
         assert!(!response.allowed && response.valid_for.is_none());
         assert_eq!(response.token_id, ID);
         assert_eq!(response.revision.map(|revision| revision.number), Some(8));

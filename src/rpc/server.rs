@@ -30,9 +30,9 @@ use crate::proto::v1::directory_service_server::DirectoryServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
 
 use super::audit::AuditRpc;
-use super::front::{Front, Shared};
 use super::check::CheckRpc;
 use super::directory::DirectoryRpc;
+use super::front::{Front, Shared};
 use super::health::Health;
 use super::listen::{ConnectionLimits, Incoming};
 use super::metrics::Metrics;
@@ -150,7 +150,11 @@ pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeErr
         .add_service(directory.max_decoding_message_size(most))
         .add_service(audit.max_decoding_message_size(most))
         .add_service(reflection().build_v1()?.max_decoding_message_size(most))
-        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(most)))
+        .add_service(
+            reflection()
+                .build_v1alpha()?
+                .max_decoding_message_size(most),
+        ))
 }
 
 /// Serves the whole API until `shutdown`, then drains: health says so first, nothing new is
@@ -167,8 +171,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let health = Health::of(authority.clone()).await;
     let most = limits.message_bytes_max;
-    let routes = routes(&authority, &limits)?
-        .add_service(health.service().max_decoding_message_size(most));
+    let routes =
+        routes(&authority, &limits)?.add_service(health.service().max_decoding_message_size(most));
     let direct = direct(&authority, &metrics, &limits);
     let until = async {
         tokio::select! {

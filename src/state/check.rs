@@ -264,7 +264,7 @@ pub(super) fn judge<O: Observer>(
         let ends = lineage.iter().filter_map(|link| link.hot.expires_ms());
         ends.chain(found.grace_until_ms)
             .min()
-            .map_or_else(|| "never ends".to_owned(), |at| format!("ends at {at} ms"))
+            .map_or_else(|| "never ends".to_owned(), ends_at)
     });
     step!(NotBefore, NotYetValid, not_begun(lineage, now), String::new);
     let context = &request.context;
@@ -311,6 +311,14 @@ pub(super) fn judge<O: Observer>(
         .any(|uses| uses.left == 0);
     step!(Uses, UsesExhausted, spent, String::new);
     first
+}
+
+fn ends_at(unix_ms: UnixMs) -> String {
+    let instant = i64::try_from(unix_ms).map(jiff::Timestamp::from_millisecond);
+    match instant {
+        Ok(Ok(instant)) => format!("ends at {instant}"),
+        _ => "ends beyond the calendar".to_owned(),
+    }
 }
 
 fn has_expired(found: &Found<'_>, lineage: &Lineage<'_>, now: Now) -> bool {

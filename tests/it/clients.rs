@@ -18,7 +18,10 @@ fn grpcurl(server: &Server, arguments: &[&str], method: &str, message: &str) -> 
 fn grpcurl_lists_issues_checks_and_revokes_through_reflection_embedded() {
     let dir = fresh();
     let server = Server::start(dir.path());
-    let admin = format!("authorization: Bearer {}", server.admin.as_deref().expect("fresh"));
+    let admin = format!(
+        "authorization: Bearer {}",
+        server.admin.as_deref().expect("fresh")
+    );
     let mut list = Command::new(tool("grpcurl"));
     list.args(["-plaintext", &server.address, "list"]);
     let services = run(list, "").ok().stdout;
@@ -31,11 +34,20 @@ fn grpcurl_lists_issues_checks_and_revokes_through_reflection_embedded() {
     ] {
         assert!(services.contains(service), "{service} is not in {services}");
     }
-    assert!(!services.contains("latchkey.log"), "the log's format is private");
+    assert!(
+        !services.contains("latchkey.log"),
+        "the log's format is private"
+    );
 
     let issue = r#"{"kind": "TOKEN_KIND_RESOURCE", "resource": "acme/web", "name": "g",
         "scopes": {"only": {"scopes": ["secrets:read@acme/web/**"]}}, "ttl": "3600s", "reason": "try"}"#;
-    let issued = grpcurl(&server, &["-H", &admin], "latchkey.v1.TokenService/IssueToken", issue).json();
+    let issued = grpcurl(
+        &server,
+        &["-H", &admin],
+        "latchkey.v1.TokenService/IssueToken",
+        issue,
+    )
+    .json();
     let secret = issued["secret"].as_str().expect("a secret");
     let check = |resource: &str| -> Value {
         let message = format!(
@@ -45,15 +57,32 @@ fn grpcurl_lists_issues_checks_and_revokes_through_reflection_embedded() {
     };
     assert_eq!(check("acme/web/db")["allowed"], true);
     let denied = check("acme/api");
-    assert_eq!((&denied["allowed"], &denied["reason"]), (&Value::Null, &"REASON_NOT_PERMITTED".into()));
+    assert_eq!(
+        (&denied["allowed"], &denied["reason"]),
+        (&Value::Null, &"REASON_NOT_PERMITTED".into())
+    );
     let revoke = format!(r#"{{"secret": "{secret}", "reason": "tried"}}"#);
-    grpcurl(&server, &["-H", &admin], "latchkey.v1.TokenService/RevokeToken", &revoke).json();
+    grpcurl(
+        &server,
+        &["-H", &admin],
+        "latchkey.v1.TokenService/RevokeToken",
+        &revoke,
+    )
+    .json();
     assert_eq!(check("acme/web/db")["reason"], "REASON_REVOKED");
 
     let refused = grpcurl(&server, &[], "latchkey.v1.TokenService/IssueToken", issue);
     assert_ne!(refused.code, 0);
-    assert!(refused.stderr.contains("Unauthenticated"), "{}", refused.stderr);
-    assert!(refused.stderr.contains("latchkey"), "rich details: {}", refused.stderr);
+    assert!(
+        refused.stderr.contains("Unauthenticated"),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("latchkey"),
+        "rich details: {}",
+        refused.stderr
+    );
 }
 
 #[test]
@@ -64,7 +93,12 @@ fn python_finds_the_api_by_reflection_and_uses_it_embedded() {
     let mut command = Command::new(tool("python3"));
     command.arg(script).arg(&server.address);
     let ran = run(command, server.admin.as_deref().expect("fresh")).ok();
-    assert_eq!(ran.stdout.trim(), "allowed, denied, streamed, revoked, healthy", "{}", ran.stderr);
+    assert_eq!(
+        ran.stdout.trim(),
+        "allowed, denied, streamed, revoked, healthy",
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -76,6 +110,11 @@ fn health_is_told_per_service_embedded() {
         let health = grpcurl(&server, &[], "grpc.health.v1.Health/Check", &message).json();
         assert_eq!(health["status"], "SERVING", "{service}");
     }
-    let unknown = grpcurl(&server, &[], "grpc.health.v1.Health/Check", r#"{"service": "x"}"#);
+    let unknown = grpcurl(
+        &server,
+        &[],
+        "grpc.health.v1.Health/Check",
+        r#"{"service": "x"}"#,
+    );
     assert!(unknown.stderr.contains("NotFound"), "{}", unknown.stderr);
 }

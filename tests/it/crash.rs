@@ -32,7 +32,11 @@ fn issue(n: usize) -> v1::IssueTokenRequest {
 
 /// Writes from many tasks until enough is acknowledged, then kills the server under them.
 /// Returns the secrets that must be allowed, and those that must be revoked.
-async fn write_until_killed(server: Server, admin: &str, from: usize) -> (Vec<String>, Vec<String>) {
+async fn write_until_killed(
+    server: Server,
+    admin: &str,
+    from: usize,
+) -> (Vec<String>, Vec<String>) {
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let address = server.address.clone();
     let tasks: Vec<_> = (0..WRITERS)
@@ -43,7 +47,9 @@ async fn write_until_killed(server: Server, admin: &str, from: usize) -> (Vec<St
                 let mut client = TokenServiceClient::new(channel(&address).await);
                 let (mut live, mut revoked) = (Vec::new(), Vec::new());
                 for n in (from + writer..).step_by(WRITERS) {
-                    let Ok(issued) = client.issue_token(bearer(&admin, issue(n))).await else { break };
+                    let Ok(issued) = client.issue_token(bearer(&admin, issue(n))).await else {
+                        break;
+                    };
                     let issued = issued.into_inner();
                     acknowledged.fetch_add(1, Ordering::SeqCst);
                     if n % 3 > 0 {
@@ -51,7 +57,9 @@ async fn write_until_killed(server: Server, admin: &str, from: usize) -> (Vec<St
                         continue;
                     }
                     let revoke = v1::RevokeTokenRequest {
-                        target: Some(v1::revoke_token_request::Target::Secret(issued.secret.clone())),
+                        target: Some(v1::revoke_token_request::Target::Secret(
+                            issued.secret.clone(),
+                        )),
                         reason: "crash test".to_owned(),
                         ..v1::RevokeTokenRequest::default()
                     };
@@ -90,14 +98,21 @@ async fn kill_9_under_load_loses_no_acknowledged_write_embedded() {
         live.extend(more_live);
         revoked.extend(more_revoked);
         server = Server::start(dir.path());
-        assert_eq!(server.admin, None, "old tokens stay valid on an existing directory");
+        assert_eq!(
+            server.admin, None,
+            "old tokens stay valid on an existing directory"
+        );
     }
     let as_admin = server.as_bearer(&admin);
     assert!(live.len() >= ACKNOWLEDGED && !revoked.is_empty());
     let unique: HashSet<&String> = live.iter().chain(&revoked).collect();
     assert_eq!(unique.len(), live.len() + revoked.len());
-    let mut client = v1::check_service_client::CheckServiceClient::new(channel(&server.address).await);
-    for (secrets, expected) in [(&live, v1::Reason::Allowed), (&revoked, v1::Reason::Revoked)] {
+    let mut client =
+        v1::check_service_client::CheckServiceClient::new(channel(&server.address).await);
+    for (secrets, expected) in [
+        (&live, v1::Reason::Allowed),
+        (&revoked, v1::Reason::Revoked),
+    ] {
         for secret in secrets {
             let request = v1::CheckRequest {
                 token: secret.clone(),
@@ -124,17 +139,33 @@ fn a_restored_older_copy_is_refused_until_it_is_accepted_embedded() {
     let (dir, copies) = (fresh(), fresh());
     let server = Server::start(dir.path());
     let admin = server.admin.clone().expect("fresh");
-    let (id, secret) = server.admin().issue("--kind user --ttl 1h --name a --reason a");
+    let (id, secret) = server
+        .admin()
+        .issue("--kind user --ttl 1h --name a --reason a");
     let backup = copies.path().join("backup.db");
-    command(&["backup", &backup.display().to_string(), "--data-dir"], dir.path()).ok();
-    server.admin().run(&format!("token revoke {id} --reason leaked")).ok();
+    command(
+        &["backup", &backup.display().to_string(), "--data-dir"],
+        dir.path(),
+    )
+    .ok();
+    server
+        .admin()
+        .run(&format!("token revoke {id} --reason leaked"))
+        .ok();
     server.terminate();
 
     // The copy does not know of the revocation, and the witness file does.
-    let restored = command(&["restore", &backup.display().to_string(), "--data-dir"], dir.path());
+    let restored = command(
+        &["restore", &backup.display().to_string(), "--data-dir"],
+        dir.path(),
+    );
     assert_ne!(restored.code, 0, "{}", restored.stdout);
     let elsewhere = copies.path().join("elsewhere");
-    command(&["restore", &backup.display().to_string(), "--data-dir"], &elsewhere).ok();
+    command(
+        &["restore", &backup.display().to_string(), "--data-dir"],
+        &elsewhere,
+    )
+    .ok();
     let database = |dir: &Path| dir.join("latchkey.db");
     for name in ["latchkey.db-wal", "latchkey.db-shm"] {
         let _ = std::fs::remove_file(dir.path().join(name));
@@ -144,7 +175,10 @@ fn a_restored_older_copy_is_refused_until_it_is_accepted_embedded() {
     assert!(said.contains("older copy"), "{said}");
 
     let server = Server::start_with(dir.path(), &["--accept-older"]).expect("accepted");
-    assert!(server.as_bearer(&admin).check(&secret, "a:b", "c").0, "what accepting means");
+    assert!(
+        server.as_bearer(&admin).check(&secret, "a:b", "c").0,
+        "what accepting means"
+    );
     server.terminate();
     Server::start(dir.path()).terminate();
 }
@@ -153,7 +187,9 @@ fn a_restored_older_copy_is_refused_until_it_is_accepted_embedded() {
 fn a_damaged_log_is_refused_and_named_embedded() {
     let dir = fresh();
     let server = Server::start(dir.path());
-    server.admin().issue("--kind user --ttl 1h --name a --reason 'the reason to damage'");
+    server
+        .admin()
+        .issue("--kind user --ttl 1h --name a --reason 'the reason to damage'");
     server.kill();
     let said = damage(dir.path(), b"the reason to damage", b"the reason to forget");
     assert!(said.contains("revision 5"), "{said}");

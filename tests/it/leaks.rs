@@ -11,7 +11,11 @@ use crate::program::{Server, fresh};
 /// Every form that a secret might leak in.
 fn forms(secret: &str) -> Vec<String> {
     let digest = Digest::of(secret);
-    let hex: String = digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = digest
+        .as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let decimal = format!("{:?}", digest.as_bytes());
     vec![
         secret.to_owned(),
@@ -35,22 +39,42 @@ fn no_secret_or_digest_appears_anywhere_in_a_whole_run_embedded() {
     let mut said = String::new();
     let (id, secret) = admin.issue("--kind user --ttl 1h --name a --reason a");
     secrets.push(secret.clone());
-    let rotated = admin.run(&format!("token rotate {id} --grace 60s --output json")).json();
+    let rotated = admin
+        .run(&format!("token rotate {id} --grace 60s --output json"))
+        .json();
     secrets.push(rotated["secret"].as_str().expect("a secret").to_owned());
     for (line, input) in [
         (format!("token show {id} --output json"), ""),
         ("token list --output json".to_owned(), ""),
         ("token list".to_owned(), ""),
         ("token whoami".to_owned(), ""),
-        ("explain --token-file - --action a:b --resource c --output json".to_owned(), &*secret),
-        ("check --token-file - --action a:b --resource c".to_owned(), &*secret),
-        ("check --token-file - --action a:b --resource c/../d".to_owned(), &*secret),
-        ("token revoke --secret-file - --reason x --output json".to_owned(), &*secret),
-        ("check --token-file - --action a:b --resource c".to_owned(), &*secret),
+        (
+            "explain --token-file - --action a:b --resource c --output json".to_owned(),
+            &*secret,
+        ),
+        (
+            "check --token-file - --action a:b --resource c".to_owned(),
+            &*secret,
+        ),
+        (
+            "check --token-file - --action a:b --resource c/../d".to_owned(),
+            &*secret,
+        ),
+        (
+            "token revoke --secret-file - --reason x --output json".to_owned(),
+            &*secret,
+        ),
+        (
+            "check --token-file - --action a:b --resource c".to_owned(),
+            &*secret,
+        ),
         ("audit list --output json".to_owned(), ""),
         ("audit verify".to_owned(), ""),
         ("status --output json".to_owned(), ""),
-        (format!("user create {} --home acme --reason x", &secret[4..]), ""),
+        (
+            format!("user create {} --home acme --reason x", &secret[4..]),
+            "",
+        ),
     ] {
         let ran = admin.run_with_input(&line, input);
         said.push_str(&ran.stdout);
@@ -68,14 +92,19 @@ fn no_secret_or_digest_appears_anywhere_in_a_whole_run_embedded() {
             assert!(!said.contains(&form), "an answer holds {form}");
             // The name that was made from a secret is logged as what it is: a name.
             let name = format!("user:{}", &secret[4..]);
-            assert!(!logged.replace(&name, "").contains(&form), "a log line holds {form}");
+            assert!(
+                !logged.replace(&name, "").contains(&form),
+                "a log line holds {form}"
+            );
         }
     }
     for file in std::fs::read_dir(dir.path()).expect("readable") {
         let path = file.expect("readable").path();
         let bytes = std::fs::read(&path).expect("readable");
         for secret in &secrets {
-            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            let found = bytes
+                .windows(secret.len())
+                .any(|window| window == secret.as_bytes());
             assert!(!found, "{} holds a secret", path.display());
         }
     }

@@ -60,7 +60,14 @@ impl Server {
     /// Starts with more arguments; if it does not come up, what it said.
     pub fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self, String> {
         let mut child = latchkey()
-            .args(["dev", "--listen", "127.0.0.1:0", "--output", "json", "--data-dir"])
+            .args([
+                "dev",
+                "--listen",
+                "127.0.0.1:0",
+                "--output",
+                "json",
+                "--data-dir",
+            ])
             .arg(dir)
             .args(arguments)
             .stdin(Stdio::null())
@@ -192,9 +199,8 @@ impl As<'_> {
     /// Asks a Check of `secret`; whether it is allowed, and the reason.
     #[track_caller]
     pub fn check(&self, secret: &str, action: &str, resource: &str) -> (bool, String) {
-        let line = format!(
-            "check --token-file - --action {action} --resource {resource} --output json"
-        );
+        let line =
+            format!("check --token-file - --action {action} --resource {resource} --output json");
         let ran = self.run_with_input(&line, secret);
         let said: Value = serde_json::from_str(&ran.stdout)
             .unwrap_or_else(|e| panic!("{e}: {}{}", ran.stdout, ran.stderr));
@@ -260,6 +266,10 @@ pub fn tool(name: &str) -> PathBuf {
         PathBuf::from,
     );
     let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run `make tools`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `make tools`",
+        path.display()
+    );
     path
 }

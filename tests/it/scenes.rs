@@ -19,8 +19,9 @@ impl Company {
 
     /// A token of a user's own, as a console would have given it.
     fn login(&self, user: &str) -> String {
-        let arguments =
-            format!("--kind user --subject user:{user} --ttl 8h --name console --reason 'signed in'");
+        let arguments = format!(
+            "--kind user --subject user:{user} --ttl 8h --name console --reason 'signed in'"
+        );
         self.server.admin().issue(&arguments).1
     }
 }
@@ -33,9 +34,17 @@ fn infrasonar_user_token_has_the_privileges_of_its_user_embedded() {
         .server
         .as_bearer(&alice)
         .issue("--kind user --ttl 24h --name scripts --reason 'my scripts'");
-    let check = |resource: &str| company.server.admin().check(&token, "tokens:issue", resource);
+    let check = |resource: &str| {
+        company
+            .server
+            .admin()
+            .check(&token, "tokens:issue", resource)
+    };
     assert!(check("acme/containers/dc1").0);
-    assert_eq!(check("other/containers/dc1"), (false, "not_permitted".to_owned()));
+    assert_eq!(
+        check("other/containers/dc1"),
+        (false, "not_permitted".to_owned())
+    );
 }
 
 #[test]
@@ -44,7 +53,10 @@ fn infrasonar_container_token_is_issued_by_a_flagged_user_and_identifies_its_con
     let (alice, bob) = (company.login("alice"), company.login("bob"));
     let issue = "token issue --kind resource --resource acme/containers/dc1 --ttl 24h --name agent";
     let scope = "--scope 'role:agent@acme/containers/dc1/**'";
-    let (alice, bob) = (company.server.as_bearer(&alice), company.server.as_bearer(&bob));
+    let (alice, bob) = (
+        company.server.as_bearer(&alice),
+        company.server.as_bearer(&bob),
+    );
 
     // The reason is asked for.
     alice.run(&format!("{issue} {scope}")).refused("reason");
@@ -58,7 +70,11 @@ fn infrasonar_container_token_is_issued_by_a_flagged_user_and_identifies_its_con
              --scope 'billing:read@acme/containers/dc1' --reason 'new agent'"
         ))
         .refused("billing:read@acme/containers/dc1");
-    assert!(!more.stderr.contains("checks:insert"), "held is not missing: {}", more.stderr);
+    assert!(
+        !more.stderr.contains("checks:insert"),
+        "held is not missing: {}",
+        more.stderr
+    );
 
     let (id, token) = alice.issue(&format!("{} {scope} --reason 'new agent'", &issue[12..]));
     let said = company
@@ -69,9 +85,15 @@ fn infrasonar_container_token_is_issued_by_a_flagged_user_and_identifies_its_con
             &token,
         )
         .json();
-    assert_eq!(said["resource"], "acme/containers/dc1", "it identifies its container");
+    assert_eq!(
+        said["resource"], "acme/containers/dc1",
+        "it identifies its container"
+    );
     assert_eq!(said["token_id"], id.as_str());
-    let elsewhere = company.server.admin().check(&token, "checks:insert", "acme/containers/dc2");
+    let elsewhere = company
+        .server
+        .admin()
+        .check(&token, "checks:insert", "acme/containers/dc2");
     assert_eq!(elsewhere, (false, "not_permitted".to_owned()));
 }
 
@@ -104,7 +126,10 @@ fn terrakube_team_token_is_issued_by_a_member_and_ends_with_the_membership_embed
     let company = Company::embedded();
     let (carol, dave) = (company.login("carol"), company.login("dave"));
     let issue = "--kind team --subject team:platform --ttl 24h --name pipeline --reason pipeline";
-    let outsider = company.server.as_bearer(&dave).run(&format!("token issue {issue}"));
+    let outsider = company
+        .server
+        .as_bearer(&dave)
+        .run(&format!("token issue {issue}"));
     outsider.refused("member");
     let (_, team) = company.server.as_bearer(&carol).issue(issue);
     let admin = company.server.admin();
@@ -114,9 +139,21 @@ fn terrakube_team_token_is_issued_by_a_member_and_ends_with_the_membership_embed
     let removed = admin
         .run("team remove-member platform user:carol --revoke-tokens --reason left --output json")
         .json();
-    assert_eq!(removed["tokens"].as_array().map(Vec::len), Some(1), "{removed}");
-    assert_eq!(check(&carol), (false, "not_permitted".to_owned()), "at once");
-    assert_eq!(check(&team), (false, "revoked".to_owned()), "with the tokens that she issued");
+    assert_eq!(
+        removed["tokens"].as_array().map(Vec::len),
+        Some(1),
+        "{removed}"
+    );
+    assert_eq!(
+        check(&carol),
+        (false, "not_permitted".to_owned()),
+        "at once"
+    );
+    assert_eq!(
+        check(&team),
+        (false, "revoked".to_owned()),
+        "with the tokens that she issued"
+    );
 }
 
 #[test]
@@ -136,15 +173,30 @@ fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded(
         ("secrets:delete", "acme/web/staging/db", false),
         ("secrets:read", "acme/other", false),
     ] {
-        assert_eq!(alice.check(&token, action, resource).0, expected, "{action} {resource}");
+        assert_eq!(
+            alice.check(&token, action, resource).0,
+            expected,
+            "{action} {resource}"
+        );
     }
     // It is listed, renamed and deleted by id, without its secret.
-    let listed = alice.run("token list --resource-under acme/web --output json").json();
+    let listed = alice
+        .run("token list --resource-under acme/web --output json")
+        .json();
     assert!(listed.to_string().contains(&id), "{listed}");
-    alice.run(&format!("token update {id} --name ci-old --reason rename")).ok();
-    alice.run(&format!("token revoke {id} --reason rotated")).ok();
-    let again = alice.run(&format!("token revoke {id} --reason again --output json")).json();
-    assert_eq!(again["already_revoked"], true, "revoking twice is not an error");
+    alice
+        .run(&format!("token update {id} --name ci-old --reason rename"))
+        .ok();
+    alice
+        .run(&format!("token revoke {id} --reason rotated"))
+        .ok();
+    let again = alice
+        .run(&format!("token revoke {id} --reason again --output json"))
+        .json();
+    assert_eq!(
+        again["already_revoked"], true,
+        "revoking twice is not an error"
+    );
     assert_eq!(
         alice.check(&token, "secrets:read", "acme/web/staging").1,
         "revoked"
@@ -163,18 +215,41 @@ fn infisical_api_key_has_full_access_as_its_user_embedded() {
     let company = Company::embedded();
     let admin = company.server.admin();
     let (_, key) = admin.issue("--kind user --ttl 24h --name key --reason 'api key'");
-    let me = company.server.as_bearer(&key).run("token whoami --output json").json();
+    let me = company
+        .server
+        .as_bearer(&key)
+        .run("token whoami --output json")
+        .json();
     assert_eq!(me["subject"], "user:admin");
     assert!(admin.check(&key, "anything:at-all", "some/where").0);
-    company.server.as_bearer(&key).run("user create eve --home acme --reason 'as the user'").ok();
+    company
+        .server
+        .as_bearer(&key)
+        .run("user create eve --home acme --reason 'as the user'")
+        .ok();
 }
 
 #[test]
 fn applying_the_company_twice_changes_nothing_embedded() {
     let company = Company::embedded();
     let yaml = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/acme.yaml");
-    let before = company.server.admin().run("audit list --output json").stdout;
-    let again = company.server.admin().run(&format!("apply -f {yaml} --yes")).ok();
+    let before = company
+        .server
+        .admin()
+        .run("audit list --output json")
+        .stdout;
+    let again = company
+        .server
+        .admin()
+        .run(&format!("apply -f {yaml} --yes"))
+        .ok();
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
-    assert_eq!(company.server.admin().run("audit list --output json").stdout, before);
+    assert_eq!(
+        company
+            .server
+            .admin()
+            .run("audit list --output json")
+            .stdout,
+        before
+    );
 }

@@ -49,22 +49,40 @@ async fn what_is_not_a_token_is_unknown_and_nothing_more_embedded() {
     let server = Server::start(dir.path());
     let admin = server.admin.clone().expect("fresh");
     let mut client = CheckServiceClient::new(channel(&server.address).await);
-    let wrong_checksum = format!("{}{}", &admin[..52], if admin.ends_with('0') { "1" } else { "0" });
+    let wrong_checksum = format!(
+        "{}{}",
+        &admin[..52],
+        if admin.ends_with('0') { "1" } else { "0" }
+    );
     let stranger = {
         let other = fresh();
         Server::start(other.path()).admin.clone().expect("fresh")
     };
     let long = "x".repeat(100_000);
     let mut answers = Vec::new();
-    for token in ["lku_garbage", &wrong_checksum, &stranger, "Bearer x", "\u{0}", &long] {
+    for token in [
+        "lku_garbage",
+        &wrong_checksum,
+        &stranger,
+        "Bearer x",
+        "\u{0}",
+        &long,
+    ] {
         let answer = client.check(check(token, &[])).await.expect("an answer");
         answers.push(answer.into_inner());
     }
     for answer in &answers {
         assert_eq!(answer, &answers[0], "they look the same");
-        assert_eq!((answer.allowed, answer.reason()), (false, v1::Reason::Unknown));
+        assert_eq!(
+            (answer.allowed, answer.reason()),
+            (false, v1::Reason::Unknown)
+        );
     }
-    let none = client.check(check("", &[])).await.expect("an answer").into_inner();
+    let none = client
+        .check(check("", &[]))
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(none.reason(), v1::Reason::NoToken);
 }
 
@@ -75,19 +93,38 @@ async fn bad_needs_are_a_clear_error_with_the_field_embedded() {
     let admin = server.admin.clone().expect("fresh");
     let mut client = CheckServiceClient::new(channel(&server.address).await);
     for needs in [
-        [("secrets:*", "a")], [("*", "a")], [("Secrets:read", "a")], [("", "a")], [("a:b", "")],
-        [("a:b", "/a")], [("a:b", "a/")], [("a:b", "a//b")], [("a:b", "a/../b")], [("a:b", "a/**")],
-        [("a:b", "a%2fb")], [("a:b:c:d:e", "a")],
+        [("secrets:*", "a")],
+        [("*", "a")],
+        [("Secrets:read", "a")],
+        [("", "a")],
+        [("a:b", "")],
+        [("a:b", "/a")],
+        [("a:b", "a/")],
+        [("a:b", "a//b")],
+        [("a:b", "a/../b")],
+        [("a:b", "a/**")],
+        [("a:b", "a%2fb")],
+        [("a:b:c:d:e", "a")],
     ] {
-        let status = client.check(check(&admin, &needs)).await.expect_err("refused");
+        let status = client
+            .check(check(&admin, &needs))
+            .await
+            .expect_err("refused");
         assert_eq!(status.code(), Code::InvalidArgument, "{needs:?}");
         let details = status.get_error_details();
-        let fields = details.bad_request().expect("a bad request").field_violations.clone();
+        let fields = details
+            .bad_request()
+            .expect("a bad request")
+            .field_violations
+            .clone();
         assert!(fields[0].field.starts_with("needs"), "{fields:?}");
         assert_eq!(details.error_info().expect("info").domain, "latchkey");
     }
     let many = vec![("a:b", "c"); 33];
-    let status = client.check(check(&admin, &many)).await.expect_err("refused");
+    let status = client
+        .check(check(&admin, &many))
+        .await
+        .expect_err("refused");
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
@@ -105,7 +142,10 @@ async fn an_8_mb_token_is_refused_and_the_server_goes_on_embedded() {
     );
     assert!(!status.message().contains("xxxx"));
     let mut client = CheckServiceClient::new(channel(&server.address).await);
-    let answer = client.check(check(&admin, &[("a:b", "c")])).await.expect("answered");
+    let answer = client
+        .check(check(&admin, &[("a:b", "c")]))
+        .await
+        .expect("answered");
     assert!(answer.into_inner().allowed);
 }
 
@@ -127,7 +167,9 @@ fn garbage_and_half_messages_close_the_connection_and_nothing_else_embedded() {
     ] {
         let mut stream = TcpStream::connect(&server.address).expect("connects");
         stream.write_all(bytes).expect("writes");
-        stream.shutdown(std::net::Shutdown::Write).expect("half-closes");
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("half-closes");
         let mut answer = Vec::new();
         // Ends by itself: the server closes what makes no sense, with or without a reset.
         let _ = stream.read_to_end(&mut answer);
@@ -148,23 +190,42 @@ async fn a_repeat_returns_the_first_answer_without_the_secret_embedded() {
             extent: Some(v1::scopes_input::Extent::All(v1::AllScopes {})),
         }),
         name: "first".to_owned(),
-        labels: (0..16).map(|n| (format!("key-{n}"), n.to_string())).collect(),
+        labels: (0..16)
+            .map(|n| (format!("key-{n}"), n.to_string()))
+            .collect(),
         reason: "test".to_owned(),
         request_id: "id-1".to_owned(),
         ..v1::IssueTokenRequest::default()
     };
-    let first = client.issue_token(bearer(&admin, request.clone())).await.expect("issued").into_inner();
-    let again = client.issue_token(bearer(&admin, request.clone())).await.expect("repeated").into_inner();
+    let first = client
+        .issue_token(bearer(&admin, request.clone()))
+        .await
+        .expect("issued")
+        .into_inner();
+    let again = client
+        .issue_token(bearer(&admin, request.clone()))
+        .await
+        .expect("repeated")
+        .into_inner();
     assert!(!first.secret.is_empty() && !first.secret_withheld);
     assert!(again.secret.is_empty() && again.secret_withheld);
-    assert_eq!((&again.token, &again.revision), (&first.token, &first.revision));
+    assert_eq!(
+        (&again.token, &again.revision),
+        (&first.token, &first.revision)
+    );
     let other = v1::IssueTokenRequest {
         name: "second".to_owned(),
         ..request
     };
-    let status = client.issue_token(bearer(&admin, other)).await.expect_err("another request");
+    let status = client
+        .issue_token(bearer(&admin, other))
+        .await
+        .expect_err("another request");
     let details = status.get_error_details();
-    assert_eq!(details.error_info().expect("info").reason, "REQUEST_ID_REUSED");
+    assert_eq!(
+        details.error_info().expect("info").reason,
+        "REQUEST_ID_REUSED"
+    );
 }
 
 #[tokio::test]
@@ -173,7 +234,11 @@ async fn a_check_demands_a_revision_and_another_history_is_aborted_embedded() {
     let server = Server::start(dir.path());
     let admin = server.admin.clone().expect("fresh");
     let mut client = CheckServiceClient::new(channel(&server.address).await);
-    let answer = client.check(check(&admin, &[])).await.expect("answered").into_inner();
+    let answer = client
+        .check(check(&admin, &[]))
+        .await
+        .expect("answered")
+        .into_inner();
     let head = answer.revision.expect("a revision");
     let at = |revision: v1::Revision| v1::CheckRequest {
         at_least: Some(revision),
@@ -192,7 +257,10 @@ async fn a_check_demands_a_revision_and_another_history_is_aborted_embedded() {
     }));
     future.set_timeout(std::time::Duration::from_millis(50));
     let status = client.check(future).await.expect_err("not reached");
-    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
+    assert!(
+        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
+        "{status:?}"
+    );
 }
 
 #[tokio::test]
@@ -201,15 +269,21 @@ async fn two_tokens_in_one_call_are_refused_embedded() {
     let server = Server::start(dir.path());
     let admin = server.admin.clone().expect("fresh");
     let mut client = TokenServiceClient::new(channel(&server.address).await);
-    let value: tonic::metadata::AsciiMetadataValue = format!("Bearer {admin}").parse().expect("ascii");
+    let value: tonic::metadata::AsciiMetadataValue =
+        format!("Bearer {admin}").parse().expect("ascii");
     let mut twice = bearer(&admin, v1::WhoAmIRequest {});
     twice.metadata_mut().append("authorization", value);
     let mut joined = Request::new(v1::WhoAmIRequest {});
-    let value = format!("Bearer {admin},Bearer {admin}").parse().expect("ascii");
+    let value = format!("Bearer {admin},Bearer {admin}")
+        .parse()
+        .expect("ascii");
     joined.metadata_mut().insert("authorization", value);
     for request in [twice, joined, Request::new(v1::WhoAmIRequest {})] {
         let status = client.who_am_i(request).await.expect_err("refused");
         assert_eq!(status.code(), Code::Unauthenticated);
     }
-    client.who_am_i(bearer(&admin, v1::WhoAmIRequest {})).await.expect("one is fine");
+    client
+        .who_am_i(bearer(&admin, v1::WhoAmIRequest {}))
+        .await
+        .expect("one is fine");
 }

@@ -10,7 +10,9 @@ use serde::Serialize;
 use crate::proto::v1;
 use crate::proto::v1::scopes::Extent;
 
-use super::{Page, duration, instant, labels, revision, span};
+use crate::cli::failure::CliError;
+
+use super::{Output, Page, duration, instant, labels, notice, revision, span, write};
 
 /// Scopes: the word `all`, or a list of permissions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -334,8 +336,23 @@ impl Created {
         }
     }
 
-    /// The secret alone, or with what is known of it, for people.
-    pub(crate) fn page(&self, page: &mut Page) {
+    /// Prints it: the secret with what is known of it, or the secret alone.
+    ///
+    /// # Errors
+    /// Refused when the secret alone is wanted and withheld.
+    pub(crate) fn show(&self, secret_only: bool, output: Output) -> Result<(), CliError> {
+        if !secret_only {
+            return output.show(self, |page| self.page(page));
+        }
+        let secret = self.secret.as_ref().ok_or_else(|| {
+            CliError::refused("an earlier answer had the secret; rotate the token if it was lost")
+        })?;
+        let token_id = self.token.as_ref().map_or("", TokenView::token_id);
+        notice(&format!("token {token_id}, revision {}", self.revision));
+        write(&format!("{secret}\n"))
+    }
+
+    fn page(&self, page: &mut Page) {
         let token = self.token.as_ref();
         page.fields(&[
             ("token id", token.map_or("", TokenView::token_id).to_owned()),

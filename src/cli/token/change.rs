@@ -73,10 +73,14 @@ pub(crate) enum Clearable {
 
 /// The new values; what is not given stays.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("target").required(true))]
 pub(crate) struct UpdateArgs {
-    /// Id of the token; left out, the calling token.
-    #[arg(value_name = "TOKEN_ID", value_parser = parse::token_id)]
+    /// Id of the token.
+    #[arg(value_name = "TOKEN_ID", value_parser = parse::token_id, group = "target")]
     token_id: Option<String>,
+    /// The calling token itself.
+    #[arg(long = "self", group = "target")]
+    itself: bool,
     /// Narrow it to these scopes; may be repeated.
     #[arg(long = "scope", value_name = "SCOPE", value_parser = parse::scope)]
     scopes: Vec<String>,
@@ -268,16 +272,23 @@ pub(super) async fn renew(args: RenewArgs, output: Output) -> Result<(), CliErro
 
 /// How to change secrets.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("target").required(true))]
 pub(crate) struct RotateArgs {
-    /// Id of the token; left out, the calling token.
-    #[arg(value_name = "TOKEN_ID", value_parser = parse::token_id)]
+    /// Id of the token.
+    #[arg(value_name = "TOKEN_ID", value_parser = parse::token_id, group = "target")]
     token_id: Option<String>,
+    /// The calling token itself.
+    #[arg(long = "self", group = "target")]
+    itself: bool,
     /// How long the old secret can still be checked.
     #[arg(long, value_name = "DURATION", value_parser = parse::grace, default_value = "0")]
     grace: Duration,
     /// Refuse unless the token was rotated exactly this often.
     #[arg(long, value_name = "N")]
     expected_rotation: Option<u32>,
+    /// Print the secret alone on standard output.
+    #[arg(long)]
+    secret_only: bool,
     /// Why; not required.
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
@@ -303,7 +314,7 @@ pub(super) async fn rotate(args: RotateArgs, output: Output) -> Result<(), CliEr
         answer.secret_withheld,
         answer.revision.as_ref(),
     );
-    output.show(&created, |page| created.page(page))
+    created.show(args.secret_only, output)
 }
 
 /// Which token to revoke.

@@ -72,6 +72,9 @@ pub(crate) struct IssueArgs {
     /// What it is for.
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
+    /// Print the secret alone on standard output, for a file.
+    #[arg(long)]
+    secret_only: bool,
     #[command(flatten)]
     request: RequestId,
     #[command(flatten)]
@@ -122,6 +125,7 @@ fn scopes(scopes: Vec<String>) -> v1::ScopesInput {
 
 pub(super) async fn issue(args: IssueArgs, output: Output) -> Result<(), CliError> {
     let mut tokens = args.caller.session().await?.tokens();
+    let secret_only = args.secret_only;
     let answer = tokens.issue_token(args.request()).await?.into_inner();
     let created = Created::new(
         answer.token,
@@ -129,5 +133,5 @@ pub(super) async fn issue(args: IssueArgs, output: Output) -> Result<(), CliErro
         answer.secret_withheld,
         answer.revision.as_ref(),
     );
-    output.show(&created, |page| created.page(page))
+    created.show(secret_only, output)
 }

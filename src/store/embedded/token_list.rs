@@ -74,7 +74,9 @@ pub(super) fn tokens(
         let token = reader.read(row)?;
         last = Some(token.record.id);
         let state = state_of(&token.record, token.cut_off, query.now_ms);
-        let issued = query.issuer_token.is_none_or(|id| is_issued_by(&token.record, id));
+        let issued = query
+            .issuer_token
+            .is_none_or(|id| is_issued_by(&token.record, id));
         if issued && query.state.is_none_or(|wanted| wanted == state) {
             page.rows.push(token);
         }

@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("state", &["domain"]),
     ("store", &["domain", "state"]),
     ("replica", &["domain", "state", "store"]),
-    ("authority", &["domain", "state", "replica"]),
+    ("authority", &["domain", "state", "replica", "store"]),
     (
         "rpc",
         &["domain", "authority", "proto", "telemetry", "config"],

@@ -1,0 +1,344 @@
+//! The oracle's records and its Check: plain lists, texts and loops, written from DESIGN.md.
+//!
+//! Used by the model test beside the real State; commands are decided in `oracle::verbs`. It
+//! knows every token, principal, role and grant as a row in a vector, finds by scanning, and
+//! judges a Check by the list of reasons in their order. Deliberately absent: anything shared
+//! with `latchkey::state`, and speed.
+
+mod tokens;
+mod updates;
+pub(crate) mod verbs;
+mod waiting;
+
+use std::net::IpAddr;
+
+use latchkey::domain::limits::Networks;
+use latchkey::domain::reason::Reason;
+use latchkey::domain::token::{TokenId, TokenKind};
+
+use super::algebra::{Perm, one_covers};
+
+/// Addresses of every sort that the networks of this test tell apart.
+pub(crate) const ADDRESSES: [&str; 4] = ["10.1.2.3", "10.9.9.9", "192.0.2.1", "203.0.113.5"];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Principal(u32),
+    Resource(String),
+}
+
+/// Who answers for a token, and from which revision on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Issuer {
+    pub principal: Option<u32>,
+    pub tokens: Vec<TokenId>,
+    pub since: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
+    pub id: TokenId,
+    pub key: u128,
+    pub grace: Option<(u128, u64)>,
+    pub kind: TokenKind,
+    pub subject: Subject,
+    /// Sets that must all permit: none for `All`, one for scopes.
+    pub scopes: Vec<Vec<Perm>>,
+    /// The same for the ceiling, which may come of several.
+    pub ceiling: Vec<Vec<Perm>>,
+    pub issuers: Vec<Issuer>,
+    pub parent: Option<TokenId>,
+    pub made_at: u64,
+    pub not_before: Option<u64>,
+    pub expires: Option<u64>,
+    pub expires_max: Option<u64>,
+    pub ttl_s: Option<u32>,
+    pub period_s: Option<u32>,
+    pub uses_left: Option<u32>,
+    /// Which of [`ADDRESSES`] may use it.
+    pub addresses: [bool; ADDRESSES.len()],
+    pub networks: bool,
+    pub audience: Option<String>,
+    pub workload: Option<String>,
+    pub rotation: u32,
+    /// Revision and instant.
+    pub revoked: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Principal {
+    pub id: u32,
+    pub name: String,
+    pub home: String,
+    pub disabled: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Role {
+    pub name: String,
+    pub home: String,
+    pub actions: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    pub id: u32,
+    pub principal: u32,
+    pub role: String,
+    pub resource: String,
+}
+
+/// Whose tokens, if made before a revision, are refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Subject(u32),
+    ByPrincipal(u32),
+    ByToken(TokenId),
+    TeamTokensBy { team: u32, member: u32 },
+    Under(String),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Answered {
+    pub key: [u8; 16],
+    pub fingerprint: [u8; 16],
+    pub revision: u64,
+    pub instant: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Oracle {
+    pub revision: u64,
+    pub instant: u64,
+    pub tokens: Vec<Token>,
+    pub principals: Vec<Principal>,
+    /// Team and member.
+    pub members: Vec<(u32, u32)>,
+    pub roles: Vec<Role>,
+    pub grants: Vec<Grant>,
+    pub cuts: Vec<(Cut, u64)>,
+    pub requests: Vec<Answered>,
+    pub principal_last: u32,
+    pub grant_last: u32,
+    /// The longest life of each kind, by its number less one.
+    pub longest_s: [Option<u32>; 4],
+}
+
+/// What a Check of the model asks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    pub key: u128,
+    pub needs: Vec<(String, String)>,
+    pub address: Option<IpAddr>,
+    pub audience: Option<String>,
+    pub workload: Option<String>,
+    pub kinds: Vec<TokenKind>,
+}
+
+pub(crate) fn addresses_in(networks: &Networks) -> [bool; ADDRESSES.len()] {
+    ADDRESSES.map(|address| {
+        networks.is_empty()
+            || networks.iter().any(|network| match network.as_str() {
+                "10.0.0.0/8" => address.starts_with("10."),
+                "10.1.0.0/16" => address.starts_with("10.1."),
+                "192.0.2.0/24" => address.starts_with("192.0.2."),
+                other => panic!("the generator knows no network {other}"),
+            })
+    })
+}
+
+impl Oracle {
+    pub(crate) fn token(&self, id: TokenId) -> Option<&Token> {
+        self.tokens.iter().find(|token| token.id == id)
+    }
+
+    pub(crate) fn token_mut(&mut self, id: TokenId) -> Option<&mut Token> {
+        self.tokens.iter_mut().find(|token| token.id == id)
+    }
+
+    /// The token of a secret; the instant is set when it is the one before the last rotation.
+    pub(crate) fn by_key(&self, key: u128) -> Option<(&Token, Option<u64>)> {
+        self.tokens.iter().find_map(|token| match token.grace {
+            _ if token.key == key => Some((token, None)),
+            Some((old, until)) if old == key => Some((token, Some(until))),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn principal(&self, id: u32) -> Option<&Principal> {
+        self.principals.iter().find(|one| one.id == id)
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<&Principal> {
+        self.principals.iter().find(|one| one.name == name)
+    }
+
+    pub(crate) fn role(&self, name: &str) -> Option<&Role> {
+        self.roles.iter().find(|one| one.name == name)
+    }
+
+    pub(crate) fn is_member(&self, team: u32, member: u32) -> bool {
+        self.members.contains(&(team, member))
+    }
+
+    /// The token and its ancestors, nearest first; none when one of them is gone.
+    pub(crate) fn lineage<'o>(&'o self, token: &'o Token) -> Option<Vec<&'o Token>> {
+        let mut chain = vec![token];
+        while let Some(parent) = chain[chain.len() - 1].parent {
+            chain.push(self.token(parent)?);
+        }
+        Some(chain)
+    }
+
+    /// What a principal's own grants permit, disabled or not.
+    pub(crate) fn own_permissions(&self, id: u32) -> Vec<Perm> {
+        let own = self.grants.iter().filter(|grant| grant.principal == id);
+        own.flat_map(|grant| {
+            let actions = self.role(&grant.role).map_or(&[][..], |role| &role.actions);
+            actions
+                .iter()
+                .map(|action| Perm::new(action, &grant.resource))
+        })
+        .collect()
+    }
+
+    /// "A member of a team holds what the team holds, now"; a paused team holds nothing.
+    pub(crate) fn live(&self, id: u32) -> Vec<Perm> {
+        let mut all = self.own_permissions(id);
+        for (team, _) in self.members.iter().filter(|(_, member)| *member == id) {
+            if self.principal(*team).is_some_and(|team| !team.disabled) {
+                all.extend(self.own_permissions(*team));
+            }
+        }
+        all
+    }
+
+    /// Scopes and ceilings of the whole lineage: every one of them must permit.
+    pub(crate) fn cuts_of(&self, token: &Token) -> Vec<Vec<Perm>> {
+        let lineage = self.lineage(token).unwrap_or_default();
+        let both = |one: &&Token| {
+            one.scopes
+                .iter()
+                .chain(&one.ceiling)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        lineage.iter().flat_map(both).collect()
+    }
+
+    /// Everything that bounds a token: its cuts and its subject's live permissions.
+    pub(crate) fn power(&self, token: &Token) -> Vec<Vec<Perm>> {
+        let mut layers = self.cuts_of(token);
+        if let Subject::Principal(id) = token.subject {
+            layers.push(self.live(id));
+        }
+        layers
+    }
+
+    fn is_cut_off(&self, token: &Token) -> bool {
+        self.cuts.iter().any(|(cut, revision)| {
+            let issued = |fits: &dyn Fn(&Issuer) -> bool| {
+                let fitting = token.issuers.iter().filter(|issuer| fits(issuer));
+                fitting
+                    .map(|one| one.since.max(token.made_at))
+                    .any(|since| since < *revision)
+            };
+            match cut {
+                Cut::Subject(id) => {
+                    token.subject == Subject::Principal(*id) && token.made_at < *revision
+                }
+                Cut::ByPrincipal(id) => issued(&|issuer| issuer.principal == Some(*id)),
+                Cut::ByToken(id) => issued(&|issuer| issuer.tokens.contains(id)),
+                Cut::TeamTokensBy { team, member } => {
+                    token.subject == Subject::Principal(*team)
+                        && issued(&|issuer| issuer.principal == Some(*member))
+                }
+                Cut::Under(path) => match &token.subject {
+                    Subject::Resource(on) => {
+                        (on == path || on.starts_with(&format!("{path}/")))
+                            && token.made_at < *revision
+                    }
+                    Subject::Principal(_) => false,
+                },
+            }
+        })
+    }
+
+    /// The answer of a Check: the first reason in the order of precedence.
+    pub(crate) fn check(&self, asked: &Asked, now: u64) -> Reason {
+        match self.by_key(asked.key) {
+            None => Reason::Unknown,
+            Some((token, grace)) => self.judge(token, grace, asked, now.max(self.instant)),
+        }
+    }
+
+    pub(crate) fn judge(
+        &self,
+        token: &Token,
+        grace: Option<u64>,
+        asked: &Asked,
+        now: u64,
+    ) -> Reason {
+        let subject = match token.subject {
+            Subject::Principal(id) => self.principal(id),
+            Subject::Resource(_) => None,
+        };
+        let gone = matches!(token.subject, Subject::Principal(_)) && subject.is_none();
+        let lineage = self.lineage(token);
+        let chain = lineage.clone().unwrap_or_default();
+        let any = |is: &dyn Fn(&Token) -> bool| chain.iter().any(|one| is(one));
+        let missing = |need: &(String, String)| {
+            let need = Perm::new(&need.0, &need.1);
+            !self
+                .power(token)
+                .iter()
+                .all(|layer| one_covers(layer, &need))
+        };
+        let wrong_kind = !asked.kinds.is_empty() && !asked.kinds.contains(&token.kind);
+        let revoked = any(&|one| one.revoked.is_some() || self.is_cut_off(one));
+        let grace_ended = grace.is_some_and(|until| until <= now);
+        let expired = any(&|one| one.expires.is_some_and(|at| at <= now));
+        let failed = [
+            (wrong_kind, Reason::WrongKind),
+            (gone || lineage.is_none() || revoked, Reason::Revoked),
+            (
+                subject.is_some_and(|one| one.disabled),
+                Reason::SubjectDisabled,
+            ),
+            (grace_ended || expired, Reason::Expired),
+            (
+                any(&|one| one.not_before.is_some_and(|at| at > now)),
+                Reason::NotYetValid,
+            ),
+            (any(&|one| !one.used_from(asked.address)), Reason::Network),
+            (
+                any(&|one| differs(&one.audience, &asked.audience)),
+                Reason::Audience,
+            ),
+            (
+                any(&|one| differs(&one.workload, &asked.workload)),
+                Reason::Workload,
+            ),
+            (asked.needs.iter().any(missing), Reason::NotPermitted),
+            (any(&|one| one.uses_left == Some(0)), Reason::UsesExhausted),
+        ];
+        let first = failed.into_iter().find(|(failed, _)| *failed);
+        first.map_or(Reason::Allowed, |(_, reason)| reason)
+    }
+}
+
+impl Token {
+    /// "A limit whose input is missing denies."
+    fn used_from(&self, address: Option<IpAddr>) -> bool {
+        let text = address.map(|ip| ip.to_string());
+        let mut allowed = ADDRESSES
+            .iter()
+            .zip(self.addresses)
+            .filter(|(_, allowed)| *allowed);
+        !self.networks || text.is_some_and(|ip| allowed.any(|(known, _)| *known == ip))
+    }
+}
+
+fn differs(limit: &Option<String>, given: &Option<String>) -> bool {
+    limit.is_some() && limit != given
+}
