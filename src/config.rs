@@ -9,7 +9,9 @@
 //! of the README. No setting is a secret. Deliberately absent: what a client command takes.
 
 mod keys;
+mod optional_duration;
 mod sources;
+mod text_duration;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -293,67 +295,5 @@ impl Config {
     }
 }
 
-/// Durations as text, such as `10s` or `1h 30m`.
-mod text_duration {
-    use std::time::Duration;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        parse(&text).map_err(D::Error::custom)
-    }
-
-    pub(super) fn parse(text: &str) -> Result<Duration, String> {
-        match humantime::parse_duration(text) {
-            Ok(duration) if !duration.is_zero() => Ok(duration),
-            _ => Err(format!("{text:?} is no duration such as 10s or 1h 30m")),
-        }
-    }
-
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&humantime::format_duration(*duration))
-    }
-}
-
-/// Durations as text, or `none`.
-mod optional_duration {
-    use std::time::Duration;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        let text = String::deserialize(from)?;
-        if text == "none" {
-            return Ok(None);
-        }
-        let duration = super::text_duration::parse(&text).map_err(D::Error::custom)?;
-        // Lifetimes are whole seconds, and some 136 years are enough.
-        if duration.subsec_nanos() != 0 || duration.as_secs() > u64::from(u32::MAX) {
-            return Err(D::Error::custom(
-                "whole seconds are wanted, and not so many",
-            ));
-        }
-        Ok(Some(duration))
-    }
-
-    // The shape is serde's.
-    #[allow(clippy::ref_option)]
-    pub(super) fn serialize<S: Serializer>(
-        duration: &Option<Duration>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        match duration {
-            Some(duration) => super::text_duration::serialize(duration, to),
-            None => to.serialize_str("none"),
-        }
-    }
-}
-
 #[cfg(test)]
-#[path = "config/config_tests.rs"]
 mod tests;

@@ -177,5 +177,4 @@ fn completions(shell: Shell) -> Result<(), CliError> {
 }
 
 #[cfg(test)]
-#[path = "cli_tests.rs"]
 mod tests;

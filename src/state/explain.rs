@@ -10,7 +10,8 @@ use crate::domain::reason::Reason;
 use crate::domain::token::{Digest, KindSet, TokenId, TokenKind, recognise};
 
 use super::State;
-use super::check::{CheckRequest, Context, Lineage, Observer, Step, judge};
+use super::check::{CheckRequest, Context, Lineage};
+use super::judge::{Observer, Step, judge};
 use super::scopeset::Question;
 use super::tokens::Found;
 

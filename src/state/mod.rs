@@ -19,6 +19,7 @@ mod directory;
 pub mod explain;
 pub mod home;
 mod intern;
+mod judge;
 mod power;
 mod radix;
 mod scopeset;

@@ -25,6 +25,8 @@ const HAS_EXT: u64 = 1;
 const IS_GRACE: u64 = 2;
 const KIND_SHIFT: u32 = 8;
 const EXPIRY_SHIFT: u32 = 16;
+/// The last expiry that an entry can hold, in Unix milliseconds: some 8,900 years from now.
+pub(super) const EXPIRY_MS_MAX: UnixMs = (1 << (u64::BITS - EXPIRY_SHIFT)) - 1;
 
 /// A token as a Check reads it: one cache line.
 #[derive(Clone, Copy, Debug)]

@@ -12,6 +12,8 @@
 mod carry_out;
 mod file;
 mod plan;
+#[cfg(test)]
+mod plan_tests;
 
 use std::path::{Path, PathBuf};
 

@@ -399,7 +399,3 @@ fn differing(given: Texts, current: &Texts) -> (Texts, Vec<String>) {
     };
     (texts, details)
 }
-
-#[cfg(test)]
-#[path = "plan_tests.rs"]
-mod tests;

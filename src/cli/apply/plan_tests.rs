@@ -1,7 +1,14 @@
 //! Tests of the plan: what differs and nothing else, in an order that works.
+//!
+//! A file's text and a made-up directory go in; the steps are compared line by line. Absent: the
+//! calls of the steps; the integration tests apply the example to a server.
 
-use super::super::file::parse;
-use super::*;
+use crate::cli::directory::calls::Texts;
+use crate::cli::output::record::{GrantView, PrincipalView, RoleView};
+use crate::domain::principal::PrincipalKind;
+
+use super::file::parse;
+use super::plan::{Action, Found, Step, plan};
 
 fn lines(file: &str, found: &Found, prune: bool) -> Vec<String> {
     let wanted = parse(file).expect("a valid file");

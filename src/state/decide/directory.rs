@@ -153,6 +153,9 @@ impl<'s> Judged<'s> {
         if !team_one.members.contains(&member_id) {
             return Ok((Outcome::Already, about));
         }
+        if cut_off_tokens && self.principal_id() != Some(member_id) {
+            self.require("tokens:revoke", &team_one.record.home)?;
+        }
         let change = Change::RemoveMember {
             team: team_id,
             member: member_id,

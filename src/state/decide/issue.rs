@@ -390,6 +390,11 @@ impl<'s> Judged<'s> {
         if issue.period_s.is_some() && issue.max_lifetime_s.is_some() {
             return Err(Refusal::invalid("period", "has no max_lifetime beside it"));
         }
+        if let (Some(ttl), Some(max)) = (issue.ttl_s, issue.max_lifetime_s)
+            && max < ttl
+        {
+            return Err(Refusal::invalid("max_lifetime", "is less than the ttl"));
+        }
         let renewable = issue.period_s.or(issue.max_lifetime_s).is_some();
         let ttl_s = issue
             .period_s

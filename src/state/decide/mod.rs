@@ -4,31 +4,29 @@
 //! earlier in the same batch is refused. The boundary is here and nowhere else: nobody hands on
 //! what they do not hold, and a refusal lists exactly what is missing.
 
+mod command;
 mod directory;
 mod issue;
 mod roles;
 mod tokens;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
 use crate::domain::chain::RevisionNumber;
-use crate::domain::change::{Change, Display};
+use crate::domain::change::Change;
 use crate::domain::clock::{Now, UnixMs};
-use crate::domain::entry::{Actor, EntryKind, Request};
-use crate::domain::limits::{Audience, Networks, Workload};
-use crate::domain::permission::{ActionPattern, Need, Permission, Resource, ResourcePattern};
-use crate::domain::principal::{GrantId, PrincipalId, PrincipalKind, PrincipalName, RoleName};
+use crate::domain::entry::{Actor, EntryKind};
+use crate::domain::permission::{Need, Permission, Resource, ResourcePattern};
+use crate::domain::principal::{GrantId, PrincipalId, PrincipalKind, RoleName};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
-use crate::domain::scopes::ScopeEntry;
-use crate::domain::token::{Digest, KindSet, TokenId, TokenKind};
+use crate::domain::token::{KindSet, TokenId, TokenKind};
 
 use super::State;
-use super::check::{CheckRequest, Context, Lineage, judge};
+use super::check::{CheckRequest, Context, Lineage};
+use super::judge::{Unobserved, judge};
 use super::power::Power;
-use super::tokens::{Found, Hot};
+use super::tokens::Hot;
 
+pub use command::{Caller, Command, CutOffRequest, Envelope, LimitsAsked, ScopesAsked, UseToken};
 pub use issue::IssueToken;
 pub use tokens::{RevokeTarget, UpdateToken};
 
@@ -43,206 +41,6 @@ impl Lifetimes {
     fn of(&self, kind: TokenKind) -> Option<u32> {
         self.max_s[kind as usize - 1]
     }
-}
-
-/// Who commands.
-#[derive(Clone, Debug)]
-pub enum Caller {
-    /// Whoever has the store itself in hand: bootstrap and recovery.
-    Local,
-    /// The server itself: forgetting.
-    System,
-    /// The bearer of a secret with this digest, from this address.
-    Bearer {
-        /// The first 128 bits of the presented secret's digest.
-        key: u128,
-        /// Where the call came from.
-        client_ip: Option<IpAddr>,
-    },
-}
-
-/// A command with who, why and under which id.
-#[derive(Clone, Debug)]
-pub struct Envelope {
-    /// Who commands.
-    pub caller: Caller,
-    /// Why; empty where none was given.
-    pub reason: String,
-    /// The request id, reduced to hashes; none where none was given.
-    pub request: Option<Request>,
-    /// What is commanded.
-    pub command: Command,
-}
-
-/// What can be commanded.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Issue a token, or derive one from the calling token.
-    IssueToken(Box<IssueToken>),
-    /// Change scopes, limits or texts of a token.
-    UpdateToken(Box<UpdateToken>),
-    /// Give a token more time.
-    RenewToken {
-        /// The token; none is the calling one.
-        id: Option<TokenId>,
-        /// How long from now; none is as long as at issue.
-        ttl_s: Option<u32>,
-    },
-    /// Give a token a new secret.
-    RotateToken {
-        /// The token; none is the calling one.
-        id: Option<TokenId>,
-        /// The digest of the new secret.
-        digest: Digest,
-        /// The last four characters of the new secret.
-        last4: String,
-        /// How long the present secret stays good, in seconds; 0 is not at all.
-        grace_s: u32,
-        /// How often the caller believes it was rotated.
-        expected: Option<u32>,
-    },
-    /// Revoke one token.
-    RevokeToken {
-        /// Which.
-        target: RevokeTarget,
-        /// Whether what it issued is cut off as well.
-        compromised: bool,
-    },
-    /// Refuse everything that was made until now.
-    RevokeAll(CutOffRequest),
-    /// Count a use of a token with a budget, if a Check of it is allowed.
-    UseToken(Box<UseToken>),
-    /// Make a principal.
-    CreatePrincipal {
-        /// Its name.
-        name: PrincipalName,
-        /// Where it is managed.
-        home: Resource,
-        /// What the tables keep beside it.
-        display: Display,
-    },
-    /// Change the texts of a principal.
-    UpdatePrincipal {
-        /// Its name.
-        name: PrincipalName,
-        /// What changes.
-        display: Display,
-    },
-    /// Remove a principal with its grants, memberships and tokens.
-    DeletePrincipal(PrincipalName),
-    /// Pause a principal, or end the pause.
-    SetDisabled {
-        /// Its name.
-        name: PrincipalName,
-        /// Whether it is paused.
-        disabled: bool,
-    },
-    /// Put a user or a service account into a team.
-    AddMember {
-        /// The team.
-        team: PrincipalName,
-        /// The member.
-        member: PrincipalName,
-    },
-    /// Take a member out of a team.
-    RemoveMember {
-        /// The team.
-        team: PrincipalName,
-        /// The member.
-        member: PrincipalName,
-        /// Whether the team tokens that it issued are cut off.
-        cut_off_tokens: bool,
-    },
-    /// Make a role.
-    CreateRole {
-        /// Its name.
-        name: RoleName,
-        /// Where it is managed.
-        home: Resource,
-        /// Its actions.
-        actions: Vec<ActionPattern>,
-        /// What the tables keep beside it.
-        display: Display,
-    },
-    /// Change a role.
-    UpdateRole {
-        /// Its name.
-        name: RoleName,
-        /// Its new actions; none leaves them.
-        actions: Option<Vec<ActionPattern>>,
-        /// What changes in the tables.
-        display: Display,
-    },
-    /// Remove a role that is granted nowhere.
-    DeleteRole(RoleName),
-    /// Give a role to a principal on a resource pattern.
-    CreateGrant {
-        /// Who gets it.
-        principal: PrincipalName,
-        /// The role.
-        role: RoleName,
-        /// Where.
-        resource: ResourcePattern,
-    },
-    /// Take a grant away.
-    DeleteGrant(GrantId),
-    /// Forget what ended before an instant, in one slice of the index.
-    Forget {
-        /// What ended before it.
-        before_ms: UnixMs,
-        /// The slice.
-        slice: u8,
-    },
-}
-
-/// Whose tokens a cut-off refuses, by name.
-#[derive(Clone, Debug)]
-pub enum CutOffRequest {
-    /// Those that speak for a principal.
-    Subject(PrincipalName),
-    /// Those that a principal issued.
-    IssuedByPrincipal(PrincipalName),
-    /// Those that a token issued.
-    IssuedByToken(TokenId),
-    /// Resource tokens at or under a resource.
-    ResourceUnder(Resource),
-}
-
-/// A Check whose allow must be counted first.
-#[derive(Clone, Debug)]
-pub struct UseToken {
-    /// The first 128 bits of the presented secret's digest.
-    pub key: u128,
-    /// The needs: action and resource.
-    pub needs: Vec<(String, String)>,
-    /// What is known of the request.
-    pub client_ip: Option<IpAddr>,
-    /// For whom the token was presented.
-    pub audience: Option<String>,
-    /// The mTLS peer that presented it.
-    pub workload: Option<String>,
-    /// The kinds that the caller accepts.
-    pub kinds: KindSet,
-}
-
-/// What a token is to be narrowed to, as it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ScopesAsked {
-    /// Not narrowed.
-    All,
-    /// These entries; roles are written out on the State decided on.
-    Only(Vec<ScopeEntry>),
-}
-
-/// The limits that issue and update have in common.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LimitsAsked {
-    /// Client networks.
-    pub networks: Networks,
-    /// The audience.
-    pub audience: Option<Audience>,
-    /// The workload.
-    pub workload: Option<Workload>,
 }
 
 /// What State a command is decided on beside the records: time, number and settings.
@@ -375,7 +173,14 @@ impl<'s> Judged<'s> {
             },
             kinds: KindSet::ALL,
         };
-        let reason = judge_quietly(state, &found, &lineage, &request, moment.now);
+        let reason = judge(
+            state,
+            &found,
+            &lineage,
+            &request,
+            moment.now,
+            &mut Unobserved,
+        );
         // A token with a budget of uses is for checks: managing would spend nothing.
         let counted = state
             .tokens
@@ -481,21 +286,28 @@ impl<'s> Judged<'s> {
                 resource,
             } => self.create_grant(principal, role, resource),
             Command::DeleteGrant(id) => self.delete_grant(*id),
-            Command::Forget { before_ms, slice } => Ok(self.forget(*before_ms, *slice)),
+            Command::Forget { before_ms, slice } => self.forget(*before_ms, *slice),
         }
     }
 
-    fn forget(&self, before_ms: UnixMs, slice: u8) -> (Outcome, About) {
-        let now_ms = self.moment.now.latest;
-        if !self.state.has_ended(before_ms, slice, now_ms) {
-            return (Outcome::Already, About::Nothing);
+    /// Only the server itself forgets, and nothing that has not ended.
+    fn forget(&self, before_ms: UnixMs, slice: u8) -> Result<(Outcome, About), Refusal> {
+        if self.hot.is_some() {
+            return Err(Refusal::NotPermitted(vec![Permission::everything()]));
         }
-        let outcome = Outcome::Change {
-            kind: EntryKind::Forget,
-            target: format!("slice {slice}"),
-            change: Change::Forget { before_ms, slice },
-        };
-        (outcome, About::Nothing)
+        let now_ms = self.moment.now.earliest;
+        let before_ms = before_ms.min(now_ms);
+        if !self.state.has_ended(before_ms, slice, now_ms) {
+            return Ok((Outcome::Already, About::Nothing));
+        }
+        let target = format!("slice {slice}");
+        let change = Change::Forget { before_ms, slice };
+        Ok(Self::change(
+            EntryKind::Forget,
+            target,
+            change,
+            About::Nothing,
+        ))
     }
 
     /// The calling principal, if a token speaks for one.
@@ -553,29 +365,6 @@ impl<'s> Judged<'s> {
     }
 }
 
-struct Quiet;
-
-impl super::check::Observer for Quiet {
-    fn step(
-        &mut self,
-        _: super::check::Step,
-        failed: Option<Reason>,
-        _: impl FnOnce() -> String,
-    ) -> bool {
-        failed.is_none()
-    }
-}
-
-fn judge_quietly(
-    state: &State,
-    found: &Found<'_>,
-    lineage: &Lineage<'_>,
-    request: &CheckRequest<'_>,
-    now: Now,
-) -> Reason {
-    judge(state, found, lineage, request, now, &mut Quiet)
-}
-
 // Renewing and rotating need none; narrowing and revoking oneself is seen where it is decided.
 fn needs_reason(command: &Command) -> bool {
     !matches!(
@@ -588,9 +377,6 @@ fn needs_reason(command: &Command) -> bool {
             | Command::Forget { .. }
     )
 }
-
-/// Labels as they are kept.
-pub type Labels = BTreeMap<String, String>;
 
 /// The action that changes principals of a kind.
 fn write_action(kind: PrincipalKind) -> &'static str {
@@ -617,5 +403,9 @@ pub fn caller_permits(power: &Power<'_>, action: &str, need: &Need<'_>) -> bool 
     Need::parse(action, need.resource()).is_ok_and(|need| power.permits(need))
 }
 
+#[cfg(test)]
+mod issue_tests;
+#[cfg(test)]
+mod life_tests;
 #[cfg(test)]
 mod tests;

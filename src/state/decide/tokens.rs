@@ -16,10 +16,10 @@ use crate::domain::token::{Digest, TokenId, TokenKind};
 
 use super::super::check::{CheckRequest, Context, Lineage};
 use super::super::home;
+use super::super::judge::{Unobserved, judge};
+use super::super::tokens::EXPIRY_MS_MAX;
 use super::issue::too_large;
-use super::{
-    About, CutOffRequest, Judged, Outcome, ScopesAsked, UseToken, judge_quietly, read_action,
-};
+use super::{About, CutOffRequest, Judged, Outcome, ScopesAsked, UseToken, read_action};
 
 /// What of a token shall change; what is none stays.
 #[derive(Clone, Debug)]
@@ -127,8 +127,14 @@ impl Judged<'_> {
             self.require_token("tokens:issue", &old)
                 .or_else(|_| self.require_token("tokens:revoke", &old))?;
         }
-        if old.revoked.is_some() {
-            return Err(Refusal::Precondition("the token is revoked".to_owned()));
+        self.require_alive(&old)?;
+        if update.display != Display::default() {
+            // Names and labels are for people who manage; a bearer does not choose its own.
+            if itself {
+                self.require_in_scopes("tokens:issue", &self.home_of(&old))?;
+            } else {
+                self.require_token("tokens:issue", &old)?;
+            }
         }
         let mut new = self.updated(&old, update)?;
         let narrows = narrows(&old, &new);
@@ -224,6 +230,20 @@ impl Judged<'_> {
         {
             return Err(Refusal::invalid("expires_at", "is after max_expires_at"));
         }
+        for (field, at) in [
+            ("expires_at", new.expires_ms),
+            ("max_expires_at", new.expires_max_ms),
+        ] {
+            if at.is_some_and(|at| at == 0 || at > EXPIRY_MS_MAX) {
+                return Err(Refusal::invalid(field, "is outside the calendar"));
+            }
+        }
+        if new.period_s.is_some() && new.expires_max_ms.is_some() {
+            return Err(Refusal::invalid(
+                "period",
+                "has no max_expires_at beside it",
+            ));
+        }
         let Some(longest) = self.moment.lifetimes.of(new.kind) else {
             return Ok(());
         };
@@ -268,6 +288,16 @@ impl Judged<'_> {
                 return Err(Refusal::Precondition(what.to_owned()));
             }
         };
+        // A derived token is bounded by every ancestor, at a renewal as at issue.
+        let ancestors = self.state.tokens.by_id(record.id).map(|hot| {
+            let lineage = Lineage::of(self.state, hot);
+            lineage
+                .iter()
+                .skip(1)
+                .filter_map(|link| link.hot.expires_ms())
+                .min()
+        });
+        let expires = ancestors.flatten().map_or(expires, |at| at.min(expires));
         // A renewal gives time; it never takes any.
         if record.expires_ms.is_none_or(|at| at >= expires) {
             return Ok((Outcome::Already, About::Token(record.id)));
@@ -361,11 +391,7 @@ impl Judged<'_> {
         let id = match target {
             RevokeTarget::Itself => None,
             RevokeTarget::Id(id) => Some(*id),
-            RevokeTarget::Secret(digest) => Some(
-                self.state
-                    .token_by_key(digest.key())
-                    .ok_or(Refusal::NotFound("token"))?,
-            ),
+            RevokeTarget::Secret(digest) => Some(self.presented(digest)?),
         };
         let record = self.known_token(id)?;
         let itself = self.is_itself(record.id);
@@ -379,8 +405,11 @@ impl Judged<'_> {
             ));
         }
         let issued = CutOffTarget::IssuedByToken(record.id);
-        let cut_off = !compromised || self.state.cut_off(&issued) > 0;
-        if record.revoked.is_some() && cut_off {
+        // An earlier cut-off does not reach what was issued between it and the revocation.
+        let done = record
+            .revoked
+            .is_some_and(|revoked| !compromised || self.state.cut_off(&issued) >= revoked.revision);
+        if done {
             return Ok((Outcome::Already, About::Token(record.id)));
         }
         let change = Change::RevokeToken {
@@ -396,6 +425,16 @@ impl Judged<'_> {
         ))
     }
 
+    /// The token that a presented secret belongs to; a former one counts until its grace ends.
+    fn presented(&self, digest: &Digest) -> Result<TokenId, Refusal> {
+        let now = self.moment.now.latest;
+        let found = self.state.tokens.find(digest.key());
+        found
+            .filter(|found| found.grace_until_ms.is_none_or(|until| until > now))
+            .map(|found| found.hot.id())
+            .ok_or(Refusal::NotFound("token"))
+    }
+
     pub(super) fn revoke_all(&self, request: &CutOffRequest) -> Result<(Outcome, About), Refusal> {
         let (target, text) = match request {
             CutOffRequest::Subject(name) => {
@@ -407,10 +446,7 @@ impl Judged<'_> {
                 (CutOffTarget::IssuedByPrincipal(id), name.to_string())
             }
             CutOffRequest::IssuedByToken(id) => {
-                let record = self.known_token(Some(*id))?;
-                if !self.is_itself(*id) && !self.is_own(&record) {
-                    self.require_on("tokens:revoke", ResourcePattern::everything())?;
-                }
+                self.may_cut_off_issued_by(*id)?;
                 (CutOffTarget::IssuedByToken(*id), id.to_string())
             }
             CutOffRequest::ResourceUnder(resource) => {
@@ -428,6 +464,20 @@ impl Judged<'_> {
             Change::CutOff(target),
             About::Nothing,
         ))
+    }
+
+    /// For its own tokens a bearer may; for others, also forgotten ones, it takes the right
+    /// everywhere, since what they issued may lie anywhere.
+    fn may_cut_off_issued_by(&self, id: TokenId) -> Result<(), Refusal> {
+        let own = self.state.token(id).is_some_and(|record| {
+            let home = self.home_of(&record);
+            (self.is_itself(id) || self.is_own(&record))
+                && self.require_in_scopes("tokens:revoke", &home).is_ok()
+        });
+        if own {
+            return Ok(());
+        }
+        self.require_on("tokens:revoke", ResourcePattern::everything())
     }
 
     fn cut_off_principal(
@@ -478,7 +528,14 @@ impl Judged<'_> {
             },
             kinds: using.kinds,
         };
-        let reason = judge_quietly(self.state, &found, &lineage, &request, self.moment.now);
+        let reason = judge(
+            self.state,
+            &found,
+            &lineage,
+            &request,
+            self.moment.now,
+            &mut Unobserved,
+        );
         if reason != Reason::Allowed {
             return denied(reason);
         }

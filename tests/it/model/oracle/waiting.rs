@@ -6,22 +6,22 @@
 
 /// A token that was cut off as an issuer, then issued, was then revoked, and only then is
 /// revoked as compromised: what it issued in between lives on.
-pub(crate) const COMPROMISED_LATE: bool = true;
+pub(crate) const COMPROMISED_LATE: bool = false;
 /// An expired token can be updated; the API says FAILED_PRECONDITION.
-pub(crate) const EXPIRED_IS_UPDATED: bool = true;
+pub(crate) const EXPIRED_IS_UPDATED: bool = false;
 /// The secret before a rotation revokes the token even after its grace has ended.
-pub(crate) const ENDED_GRACE_REVOKES: bool = true;
+pub(crate) const ENDED_GRACE_REVOKES: bool = false;
 /// A narrowed token without `tokens:revoke` cuts off what it or a sibling issued.
-pub(crate) const NARROWED_CUTS_OFF: bool = true;
+pub(crate) const NARROWED_CUTS_OFF: bool = false;
 /// Cutting off a removed member's team tokens needs no `tokens:revoke`.
-pub(crate) const REMOVAL_CUTS_OFF: bool = true;
+pub(crate) const REMOVAL_CUTS_OFF: bool = false;
 /// An update can give a token both a period and a bound of renewals, and the bound is ignored.
-pub(crate) const PERIOD_BESIDE_BOUND: bool = true;
+pub(crate) const PERIOD_BESIDE_BOUND: bool = false;
 /// A derived token is renewed beyond the expiry of its ancestors (a Check still denies).
-pub(crate) const RENEWED_BEYOND_ANCESTORS: bool = true;
+pub(crate) const RENEWED_BEYOND_ANCESTORS: bool = false;
 /// A maximum lifetime below the lifetime clips it; the API says that it is not less.
-pub(crate) const BOUND_BELOW_TTL: bool = true;
+pub(crate) const BOUND_BELOW_TTL: bool = false;
 /// A token that has children can be given a use limit, which its children pass.
-pub(crate) const PARENTS_GET_USES: bool = true;
+pub(crate) const PARENTS_GET_USES: bool = false;
 /// What a token issued that State has forgotten cannot be cut off.
-pub(crate) const FORGOTTEN_ISSUERS: bool = true;
+pub(crate) const FORGOTTEN_ISSUERS: bool = false;

@@ -1,4 +1,7 @@
 //! Tests of the configuration: who wins, what is refused, and that the table of keys is whole.
+//!
+//! By the door a server takes: a file's text, variables and flags go in, settings come out.
+//! Absent: that a setting has its effect; that is tested where it is used.
 
 use toml::{Table, Value};
 

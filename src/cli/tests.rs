@@ -1,4 +1,7 @@
 //! Tests of the command line itself: what is accepted, what is refused, and what stays fixed.
+//!
+//! The lines of the issue that scripts rely on stand here literally. Absent: what the commands
+//! do; the integration tests run the program for that.
 
 use super::*;
 

@@ -1,0 +1,218 @@
+//! Commands: what can be asked of State, with who asks, why and under which request id.
+//!
+//! Everything in a command is parsed already; what it needs of randomness (ids, digests) was
+//! made outside, so that deciding stays pure. Made by the authority and by the replica's sweep.
+
+use std::net::IpAddr;
+
+use crate::domain::change::Display;
+use crate::domain::clock::UnixMs;
+use crate::domain::entry::Request;
+use crate::domain::limits::{Audience, Networks, Workload};
+use crate::domain::permission::{ActionPattern, Resource, ResourcePattern};
+use crate::domain::principal::{GrantId, PrincipalName, RoleName};
+use crate::domain::scopes::ScopeEntry;
+use crate::domain::token::{Digest, KindSet, TokenId};
+
+use super::issue::IssueToken;
+use super::tokens::{RevokeTarget, UpdateToken};
+
+/// Who commands.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Whoever has the store itself in hand: bootstrap and recovery.
+    Local,
+    /// The server itself: forgetting.
+    System,
+    /// The bearer of a secret with this digest, from this address.
+    Bearer {
+        /// The first 128 bits of the presented secret's digest.
+        key: u128,
+        /// Where the call came from.
+        client_ip: Option<IpAddr>,
+    },
+}
+
+/// A command with who, why and under which id.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// Who commands.
+    pub caller: Caller,
+    /// Why; empty where none was given.
+    pub reason: String,
+    /// The request id, reduced to hashes; none where none was given.
+    pub request: Option<Request>,
+    /// What is commanded.
+    pub command: Command,
+}
+
+/// What can be commanded.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Issue a token, or derive one from the calling token.
+    IssueToken(Box<IssueToken>),
+    /// Change scopes, limits or texts of a token.
+    UpdateToken(Box<UpdateToken>),
+    /// Give a token more time.
+    RenewToken {
+        /// The token; none is the calling one.
+        id: Option<TokenId>,
+        /// How long from now; none is as long as at issue.
+        ttl_s: Option<u32>,
+    },
+    /// Give a token a new secret.
+    RotateToken {
+        /// The token; none is the calling one.
+        id: Option<TokenId>,
+        /// The digest of the new secret.
+        digest: Digest,
+        /// The last four characters of the new secret.
+        last4: String,
+        /// How long the present secret stays good, in seconds; 0 is not at all.
+        grace_s: u32,
+        /// How often the caller believes it was rotated.
+        expected: Option<u32>,
+    },
+    /// Revoke one token.
+    RevokeToken {
+        /// Which.
+        target: RevokeTarget,
+        /// Whether what it issued is cut off as well.
+        compromised: bool,
+    },
+    /// Refuse everything that was made until now.
+    RevokeAll(CutOffRequest),
+    /// Count a use of a token with a budget, if a Check of it is allowed.
+    UseToken(Box<UseToken>),
+    /// Make a principal.
+    CreatePrincipal {
+        /// Its name.
+        name: PrincipalName,
+        /// Where it is managed.
+        home: Resource,
+        /// What the tables keep beside it.
+        display: Display,
+    },
+    /// Change the texts of a principal.
+    UpdatePrincipal {
+        /// Its name.
+        name: PrincipalName,
+        /// What changes.
+        display: Display,
+    },
+    /// Remove a principal with its grants, memberships and tokens.
+    DeletePrincipal(PrincipalName),
+    /// Pause a principal, or end the pause.
+    SetDisabled {
+        /// Its name.
+        name: PrincipalName,
+        /// Whether it is paused.
+        disabled: bool,
+    },
+    /// Put a user or a service account into a team.
+    AddMember {
+        /// The team.
+        team: PrincipalName,
+        /// The member.
+        member: PrincipalName,
+    },
+    /// Take a member out of a team.
+    RemoveMember {
+        /// The team.
+        team: PrincipalName,
+        /// The member.
+        member: PrincipalName,
+        /// Whether the team tokens that it issued are cut off.
+        cut_off_tokens: bool,
+    },
+    /// Make a role.
+    CreateRole {
+        /// Its name.
+        name: RoleName,
+        /// Where it is managed.
+        home: Resource,
+        /// Its actions.
+        actions: Vec<ActionPattern>,
+        /// What the tables keep beside it.
+        display: Display,
+    },
+    /// Change a role.
+    UpdateRole {
+        /// Its name.
+        name: RoleName,
+        /// Its new actions; none leaves them.
+        actions: Option<Vec<ActionPattern>>,
+        /// What changes in the tables.
+        display: Display,
+    },
+    /// Remove a role that is granted nowhere.
+    DeleteRole(RoleName),
+    /// Give a role to a principal on a resource pattern.
+    CreateGrant {
+        /// Who gets it.
+        principal: PrincipalName,
+        /// The role.
+        role: RoleName,
+        /// Where.
+        resource: ResourcePattern,
+    },
+    /// Take a grant away.
+    DeleteGrant(GrantId),
+    /// Forget what ended before an instant, in one slice of the index.
+    Forget {
+        /// What ended before it.
+        before_ms: UnixMs,
+        /// The slice.
+        slice: u8,
+    },
+}
+
+/// Whose tokens a cut-off refuses, by name.
+#[derive(Clone, Debug)]
+pub enum CutOffRequest {
+    /// Those that speak for a principal.
+    Subject(PrincipalName),
+    /// Those that a principal issued.
+    IssuedByPrincipal(PrincipalName),
+    /// Those that a token issued.
+    IssuedByToken(TokenId),
+    /// Resource tokens at or under a resource.
+    ResourceUnder(Resource),
+}
+
+/// A Check whose allow must be counted first.
+#[derive(Clone, Debug)]
+pub struct UseToken {
+    /// The first 128 bits of the presented secret's digest.
+    pub key: u128,
+    /// The needs: action and resource.
+    pub needs: Vec<(String, String)>,
+    /// What is known of the request.
+    pub client_ip: Option<IpAddr>,
+    /// For whom the token was presented.
+    pub audience: Option<String>,
+    /// The mTLS peer that presented it.
+    pub workload: Option<String>,
+    /// The kinds that the caller accepts.
+    pub kinds: KindSet,
+}
+
+/// What a token is to be narrowed to, as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScopesAsked {
+    /// Not narrowed.
+    All,
+    /// These entries; roles are written out on the State decided on.
+    Only(Vec<ScopeEntry>),
+}
+
+/// The limits that issue and update have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitsAsked {
+    /// Client networks.
+    pub networks: Networks,
+    /// The audience.
+    pub audience: Option<Audience>,
+    /// The workload.
+    pub workload: Option<Workload>,
+}
