@@ -1,4 +1,6 @@
 //! The in-process check: on few and many tokens, and beside a writer of 10,000 changes a second.
+//!
+//! The floor that ratios stand on is one dependent read from memory that no cache holds.
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -28,7 +30,7 @@ struct Question {
     resource: String,
 }
 
-pub fn run(counts: &[u64]) {
+pub(crate) fn run(counts: &[u64]) {
     let floor = memory_line();
     println!("one random memory line (dependent, 1 GiB): {floor} ns");
     let population = Population::new();

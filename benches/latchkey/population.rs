@@ -16,21 +16,21 @@ use latchkey::domain::scopes::{PermissionSet, Scopes};
 use latchkey::domain::token::{Digest, TokenId, TokenKind, checksum_of};
 use latchkey::state::State;
 
-pub const SCOPE_SETS: u64 = 10_000;
+pub(crate) const SCOPE_SETS: u64 = 10_000;
 const USERS: u32 = 10_000;
 const TEAMS: u32 = 100;
 const SERVICES: u32 = 100;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// A fast mixer (splitmix64): the same number, the same bits.
-pub fn mix(n: u64) -> u64 {
+pub(crate) fn mix(n: u64) -> u64 {
     let mut z = n.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
 
-pub fn kind(n: u64) -> TokenKind {
+pub(crate) fn kind(n: u64) -> TokenKind {
     match mix(n ^ 0xA5) % 10 {
         0..4 => TokenKind::User,
         4..8 => TokenKind::Resource,
@@ -48,7 +48,7 @@ fn scope_number(n: u64) -> u64 {
 }
 
 /// The secret of token `n`.
-pub fn secret(n: u64) -> String {
+pub(crate) fn secret(n: u64) -> String {
     let mut text = kind(n).prefix().to_owned();
     for word in 0..5_u64 {
         let mut bits = mix(n.wrapping_mul(5).wrapping_add(word));
@@ -64,7 +64,7 @@ pub fn secret(n: u64) -> String {
 }
 
 /// A need that token `n` permits: the last of its scopes.
-pub fn need(n: u64) -> (String, String) {
+pub(crate) fn need(n: u64) -> (String, String) {
     let set = scope_number(n);
     (
         "secrets:read".to_owned(),
@@ -96,7 +96,7 @@ fn scopes(set: u64) -> PermissionSet {
 }
 
 /// Rows of the directory: everybody holds `secrets:read` everywhere through one grant.
-pub fn directory() -> Vec<Row> {
+pub(crate) fn directory() -> Vec<Row> {
     let home = Resource::parse("bench").expect("valid");
     let role = RoleName::parse("reader").expect("valid");
     let mut rows = vec![Row::Role(RoleRecord {
@@ -130,17 +130,17 @@ pub fn directory() -> Vec<Row> {
 }
 
 /// The records of the population, with its scope sets made once.
-pub struct Population {
+pub(crate) struct Population {
     sets: BTreeMap<u64, PermissionSet>,
 }
 
 impl Population {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let sets = (0..SCOPE_SETS).map(|set| (set, scopes(set))).collect();
         Self { sets }
     }
 
-    pub fn record(&self, n: u64) -> TokenRecord {
+    pub(crate) fn record(&self, n: u64) -> TokenRecord {
         let kind = kind(n);
         let pick = |from: u32, of: u32| PrincipalId(from + (mix(n ^ 0x77) % u64::from(of)) as u32);
         let subject = match kind {
@@ -192,7 +192,7 @@ impl Population {
     }
 
     /// State with the first `count` tokens.
-    pub fn state(&self, count: u64) -> State {
+    pub(crate) fn state(&self, count: u64) -> State {
         let mut state = State::default();
         for row in directory() {
             state.load(row);

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 /// The median of some rounds, and their spread.
 #[derive(Clone, Copy)]
-pub struct Spread {
-    pub median: f64,
-    pub lowest: f64,
-    pub highest: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) lowest: f64,
+    pub(crate) highest: f64,
 }
 
 impl Spread {
-    pub fn of(mut rounds: Vec<f64>) -> Self {
+    pub(crate) fn of(mut rounds: Vec<f64>) -> Self {
         rounds.sort_by(f64::total_cmp);
         Self {
             median: rounds[rounds.len() / 2],
@@ -32,6 +32,6 @@ impl fmt::Display for Spread {
     }
 }
 
-pub fn nanoseconds(elapsed: Duration, repeats: usize) -> f64 {
+pub(crate) fn nanoseconds(elapsed: Duration, repeats: usize) -> f64 {
     elapsed.as_secs_f64() * 1e9 / repeats as f64
 }

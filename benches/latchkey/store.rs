@@ -1,5 +1,7 @@
 //! The embedded store: issues a second with and without group commit, and a start with many
-//! tokens. On the disk that holds the temporary directory: name it beside the figures.
+//! tokens.
+//!
+//! On the disk that holds the temporary directory: name it beside the figures.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +29,7 @@ const ROUNDS: usize = 5;
 const START_TOKENS: u64 = 1_000_000;
 const START_BATCH: u64 = 2_000;
 
-pub fn issues() {
+pub(crate) fn issues() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let rounds = |batch: usize, issues: usize| {
         let rounds = (0..ROUNDS).map(|_| runtime.block_on(issue_round(batch, issues)));
@@ -124,7 +126,7 @@ fn issue() -> IssueToken {
     }
 }
 
-pub fn start() {
+pub(crate) fn start() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let dir = tempfile::tempdir().expect("a directory");
     let filled = Instant::now();

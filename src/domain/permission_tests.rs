@@ -1,5 +1,7 @@
 //! The algebra against a brute-force matcher: exhaustively on a small space, at random on a
-//! large one. Coverage is reflexive, transitive and sound; meet is exact.
+//! large one.
+//!
+//! Coverage is reflexive, transitive and sound; meet is exact.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,6 @@
 //! Why a Check was decided as it was: exactly one reason, in a fixed order of precedence.
+//!
+//! Bearers are told little ([`Reason::public`]), authorised operators all. Names are stable.
 
 /// The reason of a decision. The order of the variants is the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,4 +1,6 @@
 //! The writer against a scripted store: group commit, conflicts, unknown outcomes, fencing.
+//!
+//! After every case the published State must be what a replay of the store's log makes.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

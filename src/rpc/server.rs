@@ -144,6 +144,8 @@ pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeErr
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that clients can read the details of errors, too.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     Ok(Routes::default()
         .add_service(token.max_decoding_message_size(most))

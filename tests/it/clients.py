@@ -25,15 +25,15 @@ class Service:
         path = f"/{self.descriptor.full_name}/{name}"
         return path, request, response
 
-    def call(self, name, metadata=(), **fields):
-        path, request, response = self._method(name)
+    def call(self, method, metadata=(), **fields):
+        path, request, response = self._method(method)
         call = self.channel.unary_unary(
             path, request.SerializeToString, response.FromString
         )
         return call(request(**fields), metadata=metadata, timeout=5)
 
-    def stream(self, name, requests):
-        path, request, response = self._method(name)
+    def stream(self, method, requests):
+        path, request, response = self._method(method)
         call = self.channel.stream_stream(
             path, request.SerializeToString, response.FromString
         )

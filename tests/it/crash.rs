@@ -1,5 +1,7 @@
 //! What a crash, a second process and an old copy do to an embedded node: nothing acknowledged
 //! is lost, and nothing that forgets a revocation is served.
+//!
+//! Processes are ended by their id; every directory is the test's own.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -174,7 +176,7 @@ fn a_restored_older_copy_is_refused_until_it_is_accepted_embedded() {
     let said = Server::start_with(dir.path(), &[]).err().expect("refused");
     assert!(said.contains("older copy"), "{said}");
 
-    let server = Server::start_with(dir.path(), &["--accept-older"]).expect("accepted");
+    let server = Server::start_with(dir.path(), &["--accept-older-copy"]).expect("accepted");
     assert!(
         server.as_bearer(&admin).check(&secret, "a:b", "c").0,
         "what accepting means"

@@ -1,5 +1,7 @@
 //! No secret and no digest leaves by a side door: log lines, statuses, metrics, lists, the audit
 //! trail, error messages, the data directory.
+//!
+//! Looked for are the text, parts of it, and the digest in the forms that it might be printed in.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -32,7 +34,7 @@ fn forms(secret: &str) -> Vec<String> {
 fn no_secret_or_digest_appears_anywhere_in_a_whole_run_embedded() {
     let dir = fresh();
     let admin_port = free_port();
-    let arguments = ["--admin-listen", &admin_port, "--log-level", "trace"];
+    let arguments = ["--admin", &admin_port, "--log-level", "trace"];
     let server = Server::start_with(dir.path(), &arguments).expect("starts");
     let admin = server.admin();
     let mut secrets = vec![server.admin.clone().expect("fresh")];
@@ -43,46 +45,7 @@ fn no_secret_or_digest_appears_anywhere_in_a_whole_run_embedded() {
         .run(&format!("token rotate {id} --grace 60s --output json"))
         .json();
     secrets.push(rotated["secret"].as_str().expect("a secret").to_owned());
-    for (line, input) in [
-        (format!("token show {id} --output json"), ""),
-        ("token list --output json".to_owned(), ""),
-        ("token list".to_owned(), ""),
-        ("token whoami".to_owned(), ""),
-        (
-            "explain --token-file - --action a:b --resource c --output json".to_owned(),
-            &*secret,
-        ),
-        (
-            "check --token-file - --action a:b --resource c".to_owned(),
-            &*secret,
-        ),
-        (
-            "check --token-file - --action a:b --resource c/../d".to_owned(),
-            &*secret,
-        ),
-        (
-            "token revoke --secret-file - --reason x --output json".to_owned(),
-            &*secret,
-        ),
-        (
-            "check --token-file - --action a:b --resource c".to_owned(),
-            &*secret,
-        ),
-        ("audit list --output json".to_owned(), ""),
-        ("audit verify".to_owned(), ""),
-        ("status --output json".to_owned(), ""),
-        (
-            format!("user create {} --home acme --reason x", &secret[4..]),
-            "",
-        ),
-    ] {
-        let ran = admin.run_with_input(&line, input);
-        said.push_str(&ran.stdout);
-        // What a person typed as a name is a name.
-        if !line.starts_with("user create") {
-            said.push_str(&ran.stderr);
-        }
-    }
+    said.push_str(&ask_everything(&server, &id, &secret));
     said.push_str(&server.as_bearer(&secret).run("token list").stderr);
     said.push_str(&metrics(&admin_port));
     let logged = server.terminate();
@@ -108,6 +71,53 @@ fn no_secret_or_digest_appears_anywhere_in_a_whole_run_embedded() {
             assert!(!found, "{} holds a secret", path.display());
         }
     }
+}
+
+/// Everything that is printed about a token whose secret is this.
+fn ask_everything(server: &Server, id: &str, secret: &str) -> String {
+    let admin = server.admin();
+    let mut said = String::new();
+    for (line, input) in [
+        (format!("token show {id} --output json"), ""),
+        ("token list --output json".to_owned(), ""),
+        ("token list".to_owned(), ""),
+        ("token whoami".to_owned(), ""),
+        (
+            "explain --token-file - --action a:b --resource c --output json".to_owned(),
+            secret,
+        ),
+        (
+            "check --token-file - --action a:b --resource c".to_owned(),
+            secret,
+        ),
+        (
+            "check --token-file - --action a:b --resource c/../d".to_owned(),
+            secret,
+        ),
+        (
+            "token revoke --secret-file - --reason x --output json".to_owned(),
+            secret,
+        ),
+        (
+            "check --token-file - --action a:b --resource c".to_owned(),
+            secret,
+        ),
+        ("audit list --output json".to_owned(), ""),
+        ("audit verify".to_owned(), ""),
+        ("status --output json".to_owned(), ""),
+        (
+            format!("user create {} --home acme --reason x", &secret[4..]),
+            "",
+        ),
+    ] {
+        let ran = admin.run_with_input(&line, input);
+        said.push_str(&ran.stdout);
+        // What a person typed as a name is a name.
+        if !line.starts_with("user create") {
+            said.push_str(&ran.stderr);
+        }
+    }
+    said
 }
 
 /// An address that nothing listens on; the program says so if somebody else was quicker.

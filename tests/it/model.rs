@@ -7,13 +7,14 @@
 //! ```
 //!
 //! `direct` runs one command after the other and shrinks what diverges; `batched` drives two
-//! replicas on one store that fails now and then; `cases` keeps every divergence as a literal;
+//! replicas on one store that fails now and then; `cases_of_*` keep every divergence as a literal;
 //! `readers` holds that a Check sees one revision. `LATCHKEY_MODEL_SEED` sets the seed and
 //! `LATCHKEY_MODEL_ROUNDS` multiplies the rounds; a failure prints both.
 
 mod algebra;
 mod batched;
-mod cases;
+mod cases_of_life;
+mod cases_of_power;
 mod commands;
 mod compare;
 mod direct;
@@ -22,6 +23,7 @@ mod memory_store;
 mod oracle;
 mod power;
 mod readers;
+mod story;
 
 /// The instant at which every run begins.
 const T0: u64 = 1_700_000_000_000;

@@ -13,28 +13,28 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// What a command printed and how it ended.
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}", self.stdout))
     }
 
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
         self
     }
 
     /// Asserts a refusal or a denial, and that it says `text`.
     #[track_caller]
-    pub fn refused(self, text: &str) -> Self {
+    pub(crate) fn refused(self, text: &str) -> Self {
         assert_eq!(self.code, 1, "{}{}", self.stdout, self.stderr);
         let said = format!("{}{}", self.stdout, self.stderr);
         assert!(said.contains(text), "{text:?} is not in {said}");
@@ -43,22 +43,22 @@ impl Ran {
 }
 
 /// A running `latchkey dev`.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     stderr: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
-    pub address: String,
+    pub(crate) address: String,
     /// The token that was shown; none on a directory that existed.
-    pub admin: Option<String>,
+    pub(crate) admin: Option<String>,
 }
 
 impl Server {
-    pub fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         Self::start_with(dir, &[]).unwrap_or_else(|said| panic!("the server did not start: {said}"))
     }
 
     /// Starts with more arguments; if it does not come up, what it said.
-    pub fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self, String> {
+    pub(crate) fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self, String> {
         let mut child = latchkey()
             .args([
                 "dev",
@@ -97,24 +97,20 @@ impl Server {
         Ok(server)
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Everything that it has logged so far.
-    pub fn logged(&self) -> String {
+    pub(crate) fn logged(&self) -> String {
         self.stderr.lock().expect("log").clone()
     }
 
     /// Ends it as a power cut would, as far as a process can tell.
-    pub fn kill(mut self) -> String {
+    pub(crate) fn kill(mut self) -> String {
         self.child.kill().expect("running");
         let _ = self.child.wait();
         self.finish()
     }
 
     /// Ends it as an operator would.
-    pub fn terminate(mut self) -> String {
+    pub(crate) fn terminate(mut self) -> String {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("running");
         let status = self.child.wait().expect("ends");
@@ -131,7 +127,7 @@ impl Server {
     }
 
     /// A command line as the bearer of `token`.
-    pub fn as_bearer<'a>(&'a self, token: &'a str) -> As<'a> {
+    pub(crate) fn as_bearer<'a>(&'a self, token: &'a str) -> As<'a> {
         As {
             server: self,
             token,
@@ -139,7 +135,7 @@ impl Server {
     }
 
     /// A command line as the administrator.
-    pub fn admin(&self) -> As<'_> {
+    pub(crate) fn admin(&self) -> As<'_> {
         self.as_bearer(self.admin.as_deref().expect("a fresh directory"))
     }
 }
@@ -165,7 +161,7 @@ fn gather(mut from: impl Read + Send + 'static, to: Arc<Mutex<String>>) -> JoinH
 
 /// Commands against a server as the bearer of a token.
 #[derive(Clone, Copy)]
-pub struct As<'a> {
+pub(crate) struct As<'a> {
     server: &'a Server,
     token: &'a str,
 }
@@ -173,12 +169,12 @@ pub struct As<'a> {
 impl As<'_> {
     /// Runs a command line; words are split at blanks, `'…'` keeps blanks.
     #[track_caller]
-    pub fn run(&self, line: &str) -> Ran {
+    pub(crate) fn run(&self, line: &str) -> Ran {
         self.run_with_input(line, "")
     }
 
     #[track_caller]
-    pub fn run_with_input(&self, line: &str, input: &str) -> Ran {
+    pub(crate) fn run_with_input(&self, line: &str, input: &str) -> Ran {
         let mut command = latchkey();
         command
             .args(words(line))
@@ -189,7 +185,7 @@ impl As<'_> {
 
     /// Issues a token with these arguments; its id and secret.
     #[track_caller]
-    pub fn issue(&self, arguments: &str) -> (String, String) {
+    pub(crate) fn issue(&self, arguments: &str) -> (String, String) {
         let line = format!("token issue {arguments} --output json");
         let issued = self.run(&line).json();
         let text = |key: &str| issued[key].as_str().expect(key).to_owned();
@@ -198,7 +194,7 @@ impl As<'_> {
 
     /// Asks a Check of `secret`; whether it is allowed, and the reason.
     #[track_caller]
-    pub fn check(&self, secret: &str, action: &str, resource: &str) -> (bool, String) {
+    pub(crate) fn check(&self, secret: &str, action: &str, resource: &str) -> (bool, String) {
         let line =
             format!("check --token-file - --action {action} --resource {resource} --output json");
         let ran = self.run_with_input(&line, secret);
@@ -211,7 +207,7 @@ impl As<'_> {
 }
 
 /// The program, with nothing of the caller's environment that it reads.
-pub fn latchkey() -> Command {
+pub(crate) fn latchkey() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
     for (name, _) in std::env::vars() {
         if name.starts_with("LATCHKEY_") {
@@ -222,7 +218,7 @@ pub fn latchkey() -> Command {
 }
 
 /// Runs a command to its end with this input.
-pub fn run(mut command: Command, input: &str) -> Ran {
+pub(crate) fn run(mut command: Command, input: &str) -> Ran {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -242,7 +238,7 @@ pub fn run(mut command: Command, input: &str) -> Ran {
 }
 
 /// The words of a command line: blanks part them, single quotes keep blanks.
-pub fn words(line: &str) -> Vec<String> {
+pub(crate) fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (index, part) in line.split('\'').enumerate() {
         if index % 2 == 1 {
@@ -255,12 +251,12 @@ pub fn words(line: &str) -> Vec<String> {
 }
 
 /// A fresh directory for one test.
-pub fn fresh() -> TempDir {
+pub(crate) fn fresh() -> TempDir {
     TempDir::new().expect("a temporary directory")
 }
 
 /// A tool that `make tools` installs.
-pub fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     let folder = std::env::var_os("LATCHKEY_TOOLS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin"),
         PathBuf::from,

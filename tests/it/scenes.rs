@@ -1,5 +1,7 @@
 //! The scenes of the field, through the program: what users of InfraSonar, Terrakube and
-//! Infisical do with their tokens, on the company of `examples/acme.yaml`.
+//! Infisical do with their tokens.
+//!
+//! On the company of `examples/acme.yaml`, each scene on a server of its own.
 
 use crate::program::{Server, fresh};
 
@@ -59,7 +61,12 @@ fn infrasonar_container_token_is_issued_by_a_flagged_user_and_identifies_its_con
     );
 
     // The reason is asked for.
-    alice.run(&format!("{issue} {scope}")).refused("reason");
+    let asked = alice.run(&format!("{issue} {scope}"));
+    assert!(
+        asked.code == 2 && asked.stderr.contains("--reason"),
+        "{}",
+        asked.stderr
+    );
     // Without the flag there is no token, and the answer names what is missing.
     bob.run(&format!("{issue} {scope} --reason 'new agent'"))
         .refused("tokens:issue@acme/containers/dc1");
@@ -133,7 +140,7 @@ fn terrakube_team_token_is_issued_by_a_member_and_ends_with_the_membership_embed
     outsider.refused("member");
     let (_, team) = company.server.as_bearer(&carol).issue(issue);
     let admin = company.server.admin();
-    let check = |secret: &str| admin.check(secret, "deploy:run", "acme/web/prod");
+    let check = |secret: &str| admin.check(secret, "secrets:write", "acme/web/prod/db");
     assert!(check(&team).0 && check(&carol).0);
 
     let removed = admin

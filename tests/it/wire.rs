@@ -1,4 +1,6 @@
 //! The API over the wire: a plain client, and what a hostile one may send.
+//!
+//! Bad input is a clear error with the field in it, and the server goes on.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +15,7 @@ use v1::token_service_client::TokenServiceClient;
 use crate::program::{Server, fresh};
 
 /// A channel to a server.
-pub async fn channel(address: &str) -> Channel {
+pub(crate) async fn channel(address: &str) -> Channel {
     Channel::from_shared(format!("http://{address}"))
         .expect("an address")
         .connect()
@@ -22,7 +24,7 @@ pub async fn channel(address: &str) -> Channel {
 }
 
 /// A request as the bearer of `token`.
-pub fn bearer<T>(token: &str, message: T) -> Request<T> {
+pub(crate) fn bearer<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let value = format!("Bearer {token}").parse().expect("ascii");
     request.metadata_mut().insert("authorization", value);
@@ -167,9 +169,8 @@ fn garbage_and_half_messages_close_the_connection_and_nothing_else_embedded() {
     ] {
         let mut stream = TcpStream::connect(&server.address).expect("connects");
         stream.write_all(bytes).expect("writes");
-        stream
-            .shutdown(std::net::Shutdown::Write)
-            .expect("half-closes");
+        // It may have closed already.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();
         // Ends by itself: the server closes what makes no sense, with or without a reset.
         let _ = stream.read_to_end(&mut answer);

@@ -15,7 +15,8 @@ use crate::domain::scopes::ScopeEntry;
 use crate::domain::token::{Digest, KindSet, TokenId};
 
 use super::issue::IssueToken;
-use super::tokens::{RevokeTarget, UpdateToken};
+use super::revoke::RevokeTarget;
+use super::tokens::UpdateToken;
 
 /// Who commands.
 #[derive(Clone, Debug)]

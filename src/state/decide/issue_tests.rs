@@ -6,7 +6,6 @@ use super::tests::*;
 use super::*;
 use crate::domain::change::Display;
 use crate::domain::permission::ActionPattern;
-use crate::domain::token::Secret;
 
 #[test]
 fn a_user_token_follows_the_live_permissions_of_its_user() {

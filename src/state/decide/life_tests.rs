@@ -5,6 +5,7 @@
 use super::super::explain::{Target, explain};
 use super::tests::*;
 use super::*;
+use crate::domain::chain::Head;
 use crate::domain::change::Display;
 use crate::domain::token::{Digest, Secret};
 

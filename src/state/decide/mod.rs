@@ -7,6 +7,7 @@
 mod command;
 mod directory;
 mod issue;
+mod revoke;
 mod roles;
 mod tokens;
 
@@ -28,7 +29,8 @@ use super::tokens::Hot;
 
 pub use command::{Caller, Command, CutOffRequest, Envelope, LimitsAsked, ScopesAsked, UseToken};
 pub use issue::IssueToken;
-pub use tokens::{RevokeTarget, UpdateToken};
+pub use revoke::RevokeTarget;
+pub use tokens::UpdateToken;
 
 /// The longest life of each kind of token; a setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,11 +3,14 @@
 //! Who may issue what is in `issue_tests`, what becomes of tokens afterwards in `life_tests`.
 
 use super::super::check::check;
-use super::super::explain::{Target, explain};
 use super::*;
-use crate::domain::chain::Head;
+use crate::domain::change::Display;
 use crate::domain::entropy::SeededEntropy;
 use crate::domain::entry::{Entry, LogEntry};
+use crate::domain::permission::ActionPattern;
+use crate::domain::principal::PrincipalName;
+use crate::domain::scopes::ScopeEntry;
+use crate::domain::token::Digest;
 use crate::domain::token::Secret;
 
 pub(super) const T0: UnixMs = 1_700_000_000_000;

@@ -8,7 +8,6 @@
 mod tokens;
 mod updates;
 pub(crate) mod verbs;
-mod waiting;
 
 use std::net::IpAddr;
 
@@ -298,6 +297,8 @@ impl Oracle {
         let revoked = any(&|one| one.revoked.is_some() || self.is_cut_off(one));
         let grace_ended = grace.is_some_and(|until| until <= now);
         let expired = any(&|one| one.expires.is_some_and(|at| at <= now));
+        // A token with a use limit has no children, so one that gets a limit loses them.
+        let lent = chain.iter().skip(1).any(|one| one.uses_left.is_some());
         let failed = [
             (wrong_kind, Reason::WrongKind),
             (gone || lineage.is_none() || revoked, Reason::Revoked),
@@ -320,7 +321,7 @@ impl Oracle {
                 Reason::Workload,
             ),
             (asked.needs.iter().any(missing), Reason::NotPermitted),
-            (any(&|one| one.uses_left == Some(0)), Reason::UsesExhausted),
+            (token.uses_left == Some(0) || lent, Reason::UsesExhausted),
         ];
         let first = failed.into_iter().find(|(failed, _)| *failed);
         first.map_or(Reason::Allowed, |(_, reason)| reason)

@@ -14,9 +14,6 @@ use latchkey::state::decide::{
 
 use super::super::algebra::{Perm, canonical};
 use super::verbs::{Effect, Me, No, Outcome, Reply, actions_on, change};
-use super::waiting::{
-    BOUND_BELOW_TTL, COMPROMISED_LATE, ENDED_GRACE_REVOKES, FORGOTTEN_ISSUERS, NARROWED_CUTS_OFF,
-};
 use super::{Asked, Cut, Issuer, Oracle, Principal, Subject, Token, addresses_in};
 
 const ANCESTORS_MAX: usize = 8;
@@ -386,9 +383,7 @@ impl<'o> Me<'o> {
             .ttl_s
             .zip(issue.max_lifetime_s)
             .is_some_and(|(ttl, max)| max < ttl);
-        if (issue.period_s.is_some() && issue.max_lifetime_s.is_some())
-            || (below && !BOUND_BELOW_TTL)
-        {
+        if below || (issue.period_s.is_some() && issue.max_lifetime_s.is_some()) {
             return Err(No::Invalid);
         }
         let seconds = issue
@@ -456,7 +451,7 @@ impl<'o> Me<'o> {
             RevokeTarget::Id(id) => self.known(Some(*id))?,
             RevokeTarget::Secret(digest) => {
                 let (token, grace) = self.oracle.by_key(digest.key()).ok_or(No::NotFound)?;
-                if grace.is_some_and(|until| until <= self.now) && !ENDED_GRACE_REVOKES {
+                if grace.is_some_and(|until| until <= self.now) {
                     return Err(No::NotFound);
                 }
                 token.clone()
@@ -472,8 +467,7 @@ impl<'o> Me<'o> {
         let id = token.id;
         // Compromised includes what it issued: all of it, whatever was cut off before.
         let issued_refused = self.oracle.cuts.iter().any(|(cut, revision)| {
-            *cut == Cut::ByToken(id)
-                && (COMPROMISED_LATE || token.revoked.is_none_or(|(at, _)| *revision >= at))
+            *cut == Cut::ByToken(id) && token.revoked.is_some_and(|(at, _)| *revision >= at)
         });
         if token.revoked.is_some() && (!compromised || issued_refused) {
             return Ok(None);
@@ -510,23 +504,17 @@ impl<'o> Me<'o> {
         })
     }
 
+    /// What it issued may lie anywhere, and outlives its being forgotten.
     fn cut_off_issuer(&self, id: TokenId) -> Result<(), No> {
-        let everywhere = || self.require("tokens:revoke", "**");
-        let token = match self.oracle.token(id) {
-            Some(token) => token,
-            None if FORGOTTEN_ISSUERS => return Err(No::NotFound),
-            None => return everywhere(),
-        };
-        let mine = self.is_me(token) || self.is_own(token);
-        let scoped = || {
-            self.require_in_cuts("tokens:revoke", &self.home(token))
-                .is_ok()
-        };
-        if mine && (NARROWED_CUTS_OFF || scoped()) {
-            Ok(())
-        } else {
-            everywhere()
+        let mine = self.oracle.token(id).is_some_and(|token| {
+            let home = self.home(token);
+            (self.is_me(token) || self.is_own(token))
+                && self.require_in_cuts("tokens:revoke", &home).is_ok()
+        });
+        if mine {
+            return Ok(());
         }
+        self.require("tokens:revoke", "**")
     }
 
     fn cut_off_principal(&self, name: &str, issued: bool) -> Result<u32, No> {
@@ -543,8 +531,13 @@ impl<'o> Me<'o> {
             .map_err(|no| if readable { no } else { No::NotFound })
     }
 
-    /// Expired or revoked before the instant, or of a subject that is gone, in one slice.
+    /// Expired or revoked before the instant, or of a subject that is gone, in one slice. Only
+    /// the server itself forgets, and nothing that has yet to end.
     fn forget(&self, before: u64, slice: u8) -> Outcome {
+        if self.token.is_some() {
+            return Err(No::NotPermitted(vec![Perm::new("*", "**").text()]));
+        }
+        let before = before.min(self.now);
         let ended = |token: &&Token| {
             let gone = match token.subject {
                 Subject::Principal(id) => self.oracle.principal(id).is_none(),

@@ -3,16 +3,17 @@
 //! Written from *Life* in DESIGN.md: what is not named stays; narrowing turns no denial into an
 //! allow. Covering is asked of the universe, member by member, not of the patterns' text.
 
+use latchkey::domain::change::Display;
 use latchkey::domain::token::{TokenId, TokenKind};
 use latchkey::state::decide::UpdateToken;
 
 use super::super::algebra::{Perm, extent, one_covers};
 use super::tokens::put;
 use super::verbs::{Me, No, Outcome};
-use super::waiting::{
-    EXPIRED_IS_UPDATED, PARENTS_GET_USES, PERIOD_BESIDE_BOUND, RENEWED_BEYOND_ANCESTORS,
-};
 use super::{Token, addresses_in};
+
+/// The latest instant that a token's expiry can be.
+const LATEST_MS: u64 = (1 << 48) - 1;
 
 impl Me<'_> {
     pub(super) fn alive(&self, token: &Token) -> Result<(), No> {
@@ -38,16 +39,14 @@ impl Me<'_> {
             return Err(No::Invalid);
         }
         let at = |seconds: u32| self.now + u64::from(seconds) * 1_000;
-        let mut expires = match (token.period_s, token.expires_max) {
+        let expires = match (token.period_s, token.expires_max) {
             (Some(period), _) => at(wanted.min(period)),
             (None, Some(max)) => at(wanted).min(max),
             (None, None) => return Err(No::Precondition),
         };
-        if !RENEWED_BEYOND_ANCESTORS {
-            let chain = self.oracle.lineage(&token).unwrap_or_default();
-            let ends = chain.iter().skip(1).filter_map(|one| one.expires);
-            expires = ends.min().map_or(expires, |at| at.min(expires));
-        }
+        let chain = self.oracle.lineage(&token).unwrap_or_default();
+        let ends = chain.iter().skip(1).filter_map(|one| one.expires);
+        let expires = ends.min().map_or(expires, |at| at.min(expires));
         if token.expires.is_none_or(|at| at >= expires) {
             return Ok(None);
         }
@@ -61,9 +60,12 @@ impl Me<'_> {
         if !me && self.require_token("tokens:issue", &old).is_err() {
             self.require_token("tokens:revoke", &old)?;
         }
-        let expired = old.expires.is_some_and(|at| at <= self.now);
-        if old.revoked.is_some() || (expired && !EXPIRED_IS_UPDATED) {
-            return Err(No::Precondition);
+        self.alive(&old)?;
+        let named = update.display != Display::default();
+        if named && me {
+            self.require_in_cuts("tokens:issue", &self.home(&old))?;
+        } else if named {
+            self.require_token("tokens:issue", &old)?;
         }
         let mut new = self.updated(&old, update)?;
         let narrows = narrows(&old, &new);
@@ -77,7 +79,7 @@ impl Me<'_> {
             new.ceiling = self.issue_rule(new.kind, &new.subject, &new.scopes)?;
             self.answer_for(&mut new)?;
         }
-        if same(&old, &new) {
+        if same(&old, &new) && !named {
             return Ok(None);
         }
         put("token.update", new)
@@ -107,17 +109,10 @@ impl Me<'_> {
             new.workload = workload.as_ref().map(|one| one.as_str().to_owned());
         }
         let ends = new.expires;
+        let kept = |at: &u64| (1..=LATEST_MS).contains(at);
         let both = new.period_s.is_some() && new.expires_max.is_some();
-        if both && !PERIOD_BESIDE_BOUND {
+        if both || !ends.iter().chain(&new.expires_max).all(kept) {
             return Err(No::Invalid);
-        }
-        let parent = self
-            .oracle
-            .tokens
-            .iter()
-            .any(|one| one.parent == Some(old.id));
-        if parent && update.uses_left.flatten().is_some() && !PARENTS_GET_USES {
-            return Err(No::Precondition);
         }
         if new
             .not_before

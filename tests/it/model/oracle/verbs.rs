@@ -9,7 +9,6 @@ use latchkey::domain::reason::Reason;
 use latchkey::state::decide::{Caller, Command, Envelope};
 
 use super::super::algebra::{Perm, canonical, one_covers};
-use super::waiting::REMOVAL_CUTS_OFF;
 use super::{Answered, Asked, Cut, Grant, Oracle, Principal, Role, Subject, Token};
 
 /// Why a command must be refused.
@@ -348,12 +347,13 @@ impl<'o> Me<'o> {
             team_one.ok_or(No::NotFound)?,
             member_one.ok_or(No::NotFound)?,
         );
-        if cut_off && !REMOVAL_CUTS_OFF {
-            self.require("tokens:revoke", &team.home)?;
-        }
+        let home = &team.home;
         let (team, member) = (team.id, member.id);
         if !self.oracle.is_member(team, member) {
             return Ok(None);
+        }
+        if cut_off && self.principal() != Some(member) {
+            self.require("tokens:revoke", home)?;
         }
         change("member.remove", move |oracle, revision, _| {
             oracle.members.retain(|pair| *pair != (team, member));

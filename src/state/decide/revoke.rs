@@ -1,0 +1,151 @@
+//! The end of tokens: one by one, or everything that was made until now.
+//!
+//! A bearer may always revoke itself; revoking twice is not an error. A cut-off is a revision:
+//! what was made below it is refused, what is made after it works at once, so neither clocks
+//! nor enumeration come into it.
+
+use crate::domain::change::{Change, CutOffTarget};
+use crate::domain::entry::EntryKind;
+use crate::domain::permission::ResourcePattern;
+use crate::domain::principal::{PrincipalId, PrincipalName};
+use crate::domain::refusal::Refusal;
+use crate::domain::token::{Digest, TokenId};
+
+use super::{About, CutOffRequest, Judged, Outcome, read_action};
+
+/// Which token to revoke.
+#[derive(Clone, Debug)]
+pub enum RevokeTarget {
+    /// The calling one.
+    Itself,
+    /// The one with this id.
+    Id(TokenId),
+    /// The one whose secret has this digest; presenting it is permission enough.
+    Secret(Digest),
+}
+
+impl Judged<'_> {
+    pub(super) fn revoke_token(
+        &self,
+        target: &RevokeTarget,
+        compromised: bool,
+        reason: &str,
+    ) -> Result<(Outcome, About), Refusal> {
+        let id = match target {
+            RevokeTarget::Itself => None,
+            RevokeTarget::Id(id) => Some(*id),
+            RevokeTarget::Secret(digest) => Some(self.presented(digest)?),
+        };
+        let record = self.known_token(id)?;
+        let itself = self.is_itself(record.id);
+        if !itself && !matches!(target, RevokeTarget::Secret(_)) {
+            self.require_token("tokens:revoke", &record)?;
+        }
+        if reason.is_empty() && !itself {
+            return Err(Refusal::invalid(
+                "reason",
+                "is required here, 1 to 256 characters",
+            ));
+        }
+        let issued = CutOffTarget::IssuedByToken(record.id);
+        // An earlier cut-off does not reach what was issued between it and the revocation.
+        let done = record
+            .revoked
+            .is_some_and(|revoked| !compromised || self.state.cut_off(&issued) >= revoked.revision);
+        if done {
+            return Ok((Outcome::Already, About::Token(record.id)));
+        }
+        let change = Change::RevokeToken {
+            id: record.id,
+            compromised,
+        };
+        let kind = EntryKind::TokenRevoke;
+        Ok(Self::change(
+            kind,
+            record.id,
+            change,
+            About::Token(record.id),
+        ))
+    }
+
+    /// The token that a presented secret belongs to; a former one counts until its grace ends.
+    fn presented(&self, digest: &Digest) -> Result<TokenId, Refusal> {
+        let now = self.moment.now.latest;
+        let found = self.state.tokens.find(digest.key());
+        found
+            .filter(|found| found.grace_until_ms.is_none_or(|until| until > now))
+            .map(|found| found.hot.id())
+            .ok_or(Refusal::NotFound("token"))
+    }
+
+    pub(super) fn revoke_all(&self, request: &CutOffRequest) -> Result<(Outcome, About), Refusal> {
+        let (target, text) = match request {
+            CutOffRequest::Subject(name) => {
+                let id = self.cut_off_principal(name, false)?;
+                (CutOffTarget::Subject(id), name.to_string())
+            }
+            CutOffRequest::IssuedByPrincipal(name) => {
+                let id = self.cut_off_principal(name, true)?;
+                (CutOffTarget::IssuedByPrincipal(id), name.to_string())
+            }
+            CutOffRequest::IssuedByToken(id) => {
+                self.may_cut_off_issued_by(*id)?;
+                (CutOffTarget::IssuedByToken(*id), id.to_string())
+            }
+            CutOffRequest::ResourceUnder(resource) => {
+                self.require_on("tokens:revoke", ResourcePattern::under(resource))?;
+                (
+                    CutOffTarget::ResourceUnder(resource.clone()),
+                    resource.to_string(),
+                )
+            }
+        };
+        let kind = EntryKind::TokenRevokeAll;
+        Ok(Self::change(
+            kind,
+            text,
+            Change::CutOff(target),
+            About::Nothing,
+        ))
+    }
+
+    /// For its own tokens a bearer may; for others, also forgotten ones, it takes the right
+    /// everywhere, since what they issued may lie anywhere.
+    fn may_cut_off_issued_by(&self, id: TokenId) -> Result<(), Refusal> {
+        let own = self.state.token(id).is_some_and(|record| {
+            let home = self.home_of(&record);
+            (self.is_itself(id) || self.is_own(&record))
+                && self.require_in_scopes("tokens:revoke", &home).is_ok()
+        });
+        if own {
+            return Ok(());
+        }
+        self.require_on("tokens:revoke", ResourcePattern::everything())
+    }
+
+    fn cut_off_principal(
+        &self,
+        name: &PrincipalName,
+        issued: bool,
+    ) -> Result<PrincipalId, Refusal> {
+        let not_found = Refusal::NotFound(name.kind().name());
+        let Some(principal) = self.state.directory.named(name) else {
+            return Err(not_found);
+        };
+        let id = principal.record.id;
+        let narrowed = self.require_in_scopes("tokens:revoke", &principal.record.home);
+        if self.principal_id() == Some(id) && narrowed.is_ok() {
+            return Ok(id);
+        }
+        let judged = if issued {
+            // What it issued may lie anywhere.
+            self.require_on("tokens:revoke", ResourcePattern::everything())
+        } else {
+            self.require("tokens:revoke", &principal.record.home)
+        };
+        match judged {
+            Err(_) if !self.may(read_action(name.kind()), &principal.record.home) => Err(not_found),
+            judged => judged.map(|()| id),
+        }
+    }
+}
