@@ -2,6 +2,8 @@
 //!
 //! `cargo bench` runs all of it; `cargo bench -- check 1000000` only the named part.
 
+#![allow(clippy::print_stdout, reason = "what is measured is what is printed")]
+
 mod check;
 mod population;
 mod report;

@@ -40,7 +40,7 @@ pub(crate) fn kind(n: u64) -> TokenKind {
 }
 
 fn is_limited(n: u64) -> bool {
-    mix(n ^ 0x11) % 10 == 0
+    mix(n ^ 0x11).is_multiple_of(10)
 }
 
 fn scope_number(n: u64) -> u64 {
@@ -83,7 +83,7 @@ fn scope_count(set: u64) -> u64 {
 fn scopes(set: u64) -> PermissionSet {
     let permissions = (0..scope_count(set)).map(|index| {
         let resource = format!("tenant-{}/project-{index}/**", set % 100);
-        let action = if index == 0 && set % 3 == 0 {
+        let action = if index == 0 && set.is_multiple_of(3) {
             "secrets:*"
         } else {
             "secrets:read"

@@ -141,9 +141,9 @@ fn actions_cover_what_they_match() {
 fn what_is_outside_the_grammar_is_refused() {
     let segment = "s".repeat(SEGMENT_BYTES_MAX);
     let too_long_segment = "s".repeat(SEGMENT_BYTES_MAX + 1);
-    let deep = vec!["a"; RESOURCE_SEGMENTS_MAX].join("/");
+    let deep = ["a"; RESOURCE_SEGMENTS_MAX].join("/");
     let too_deep = format!("{deep}/a");
-    let too_long = vec![segment.as_str(); 8].join("/");
+    let too_long = [segment.as_str(); 8].join("/");
     for text in [
         "a",
         "acme/web/prod",

@@ -48,11 +48,9 @@ impl<'a> Question<'a> {
     pub fn new(need: Need<'a>) -> Self {
         let mut actions = [0; ACTION_PARTS_MAX + 1];
         let mut hash = HASH_SEED;
-        let mut parts = 0;
-        for part in need.action_parts() {
+        for (parts, part) in need.action_parts().enumerate() {
             actions[parts] = fold(hash);
             hash = mix(hash, part.as_bytes());
-            parts += 1;
         }
         actions[EXACT_ACTION] = fold(hash);
         let mut resources = [0; RESOURCE_SEGMENTS_MAX + 1];
