@@ -142,3 +142,35 @@ fn checks_are_open_on_loopback_only_unless_set() {
     check("10.0.0.1:1", "true", true);
     check("127.0.0.1:1", "false", false);
 }
+
+#[test]
+fn the_readme_has_this_table_with_these_defaults() {
+    fn value(table: &Table, name: &str) -> String {
+        let (head, rest) = name.split_once('.').unwrap_or((name, ""));
+        match (&table[head], rest) {
+            (toml::Value::Table(inner), rest) => value(inner, rest),
+            (toml::Value::String(text), _) => text.clone(),
+            (other, _) => other.to_string(),
+        }
+    }
+    let defaults = Table::try_from(Config::default()).expect("settings are a table");
+    let mut wanted =
+        "| Key | Environment | Default | Meaning |\n| --- | --- | --- | --- |\n".to_owned();
+    for key in KEYS {
+        let (name, variable) = (key.name, key.variable());
+        let default = value(&defaults, name);
+        wanted += &format!(
+            "| `{name}` | `{variable}` | `{default}` | {} |\n",
+            key.meaning
+        );
+    }
+    let readme = include_str!("../../README.md");
+    let found = readme
+        .split_once("<!-- configuration: begin -->\n")
+        .and_then(|(_, rest)| rest.split_once("<!-- configuration: end -->"))
+        .map(|(table, _)| table);
+    assert!(
+        found == Some(&wanted),
+        "the README wants this table:\n{wanted}"
+    );
+}

@@ -11,6 +11,7 @@ use prost::Message as _;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::authority::check::{CheckRequest, Seen};
 use crate::authority::{Authority, Credentials, RequestId};
 use crate::domain::chain::Revision;
 use crate::domain::reason::Reason;
@@ -21,7 +22,7 @@ use crate::proto::v1::check_service_server::CheckService;
 use super::auth::{budget, credentials};
 use super::errors::{invalid, status};
 use super::metrics::Metrics;
-use super::question::{Needs, answered, asked, counted, parse_revision};
+use super::question::{Needs, Told, answered, asked, counted, parse_revision};
 use super::stream::{Answers, answers};
 
 /// Most questions of a batch.
@@ -42,12 +43,12 @@ pub(super) struct CheckRpc {
     open: bool,
 }
 
-/// A decision as it would be sent.
-struct Verdict {
+/// A decision as it would be sent, as a message or as its bytes.
+pub(super) struct Verdict<R> {
     reason: Reason,
-    response: v1::CheckResponse,
+    response: R,
     // Allowed, but only once the use is written.
-    counts_use: bool,
+    pub(super) counts_use: bool,
 }
 
 impl CheckRpc {
@@ -78,36 +79,51 @@ impl CheckRpc {
     }
 
     /// Decides one question now, without counting a use and without a wait.
-    #[inline]
     fn decide(
         &self,
         caller: Credentials<'_>,
         message: &v1::CheckRequest,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict<v1::CheckResponse>, Refusal> {
         let needs = Needs::parse(&message.needs)?;
-        let request = asked(message, &needs)?;
+        self.verdict(caller, &asked(message, &needs)?, answered)
+    }
+
+    /// Decides a question that is read; `write` makes the reply from what may be told.
+    ///
+    /// # Errors
+    /// A [`Refusal`] of the caller.
+    #[inline]
+    pub(super) fn verdict<R>(
+        &self,
+        caller: Credentials<'_>,
+        request: &CheckRequest<'_>,
+        write: impl FnOnce(&Told<'_>) -> R,
+    ) -> Result<Verdict<R>, Refusal> {
         if !self.open {
             self.authority.may_check(caller, request.needs)?;
         }
-        Ok(self.authority.check(&request, |answer| {
+        Ok(self.authority.check(request, |answer| {
             let decision = &answer.decision;
             let hidden =
                 !self.open && request.needs.is_empty() && !self.authority.may_see(caller, decision);
-            let seen = decision.token.as_ref().filter(|_| !hidden);
+            let counts = |seen: &Seen<'_>| seen.counts_uses;
             Verdict {
                 reason: if hidden {
                     Reason::Unknown
                 } else {
                     decision.reason
                 },
-                response: answered(answer, hidden),
-                counts_use: decision.allowed() && seen.is_some_and(|seen| seen.counts_uses),
+                counts_use: !hidden
+                    && decision.allowed()
+                    && decision.token.as_ref().is_some_and(counts),
+                response: write(&Told::of(answer, hidden)),
             }
         }))
     }
 
+    /// The reply of a verdict that stands, counted.
     #[inline]
-    fn done(&self, verdict: Verdict) -> v1::CheckResponse {
+    pub(super) fn done<R>(&self, verdict: Verdict<R>) -> R {
         self.metrics.checked(verdict.reason);
         verdict.response
     }
@@ -229,7 +245,7 @@ impl CheckRpc {
         caller: Credentials<'_>,
         checks: &[v1::CheckRequest],
     ) -> Result<Option<Vec<v1::CheckResponse>>, Refusal> {
-        let mut verdicts: Vec<Verdict> = Vec::with_capacity(checks.len());
+        let mut verdicts: Vec<Verdict<v1::CheckResponse>> = Vec::with_capacity(checks.len());
         for check in checks {
             let verdict = self.decide(caller, check)?;
             let first = verdicts.first().unwrap_or(&verdict);
@@ -243,7 +259,8 @@ impl CheckRpc {
     }
 }
 
-fn wait_of<T>(request: &Request<T>) -> Duration {
+/// How long a call may wait, by its deadline.
+pub(super) fn wait_of<T>(request: &Request<T>) -> Duration {
     budget(request.metadata().as_ref(), WAIT_MAX)
 }
 

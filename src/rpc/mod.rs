@@ -34,8 +34,10 @@ mod stream;
 mod token;
 mod token_answer;
 mod token_request;
+mod unary;
 mod verify;
 mod watch;
+mod wire;
 
 pub use admin::serve_admin;
 pub use metrics::Metrics;

@@ -87,16 +87,32 @@ pub(super) fn asked<'a>(
 }
 
 fn parse_context(context: &v1::Context) -> Result<Context<'_>, Refusal> {
-    let address = |text: &String| {
+    parsed_context(
+        context.client_ip.as_deref(),
+        context.workload.as_deref(),
+        context.audience.as_deref(),
+    )
+}
+
+/// What is known of a request, by the texts of it.
+///
+/// # Errors
+/// [`Refusal::Invalid`] for an address that is none.
+pub(super) fn parsed_context<'a>(
+    client_ip: Option<&str>,
+    workload: Option<&'a str>,
+    audience: Option<&'a str>,
+) -> Result<Context<'a>, Refusal> {
+    let address = |text: &str| {
         let address: Result<IpAddr, _> = text.parse();
         // An IPv4 client of a dual-stack proxy is in the IPv4 networks of a token.
         address.map(|address| address.to_canonical())
     };
-    let client_ip = context.client_ip.as_ref().map(address).transpose();
+    let client_ip = client_ip.map(address).transpose();
     Ok(Context {
         client_ip: client_ip.map_err(|_| invalid("context.client_ip", "is not an IP address"))?,
-        audience: context.audience.as_deref(),
-        workload: context.workload.as_deref(),
+        audience,
+        workload,
     })
 }
 
@@ -127,30 +143,50 @@ pub(super) fn parse_revision(revision: &v1::Revision) -> Result<(u64, Option<[u8
     Ok((revision.number, chain))
 }
 
-/// The answer of a decision; with `hidden` the caller may not learn of the token.
-#[inline]
-pub(super) fn answered(answer: &Answer<'_>, hidden: bool) -> v1::CheckResponse {
-    let decision = &answer.decision;
-    let reason = if hidden {
-        Reason::Unknown
-    } else {
-        decision.reason
-    };
+/// What a caller is told of a decision: the one place where that is decided.
+pub(super) struct Told<'s> {
+    /// The reason, as it may be known.
+    pub(super) reason: Reason,
+    /// The token, where it may be known.
+    pub(super) seen: Option<&'s Seen<'s>>,
+    /// How long an allow may be acted on, in milliseconds.
+    pub(super) valid_for_ms: Option<u64>,
+    /// When to ask again, in milliseconds.
+    pub(super) retry_after_ms: Option<u64>,
+    /// The revision of the decision.
+    pub(super) revision: Revision,
+}
+
+impl<'s> Told<'s> {
+    /// Of a decision; with `hidden` the caller may not learn of the token.
+    #[inline]
+    pub(super) fn of(answer: &'s Answer<'s>, hidden: bool) -> Self {
+        let decision = &answer.decision;
+        let reason = match hidden {
+            true => Reason::Unknown,
+            false => decision.reason.public(),
+        };
+        Self {
+            reason,
+            seen: decision.token.as_ref().filter(|_| tells_of_token(reason)),
+            valid_for_ms: (reason == Reason::Allowed).then_some(answer.valid_for_ms),
+            retry_after_ms: (reason == Reason::Stale).then_some(STALE_RETRY_AFTER_MS),
+            revision: decision.revision,
+        }
+    }
+}
+
+/// What is told, as a message.
+pub(super) fn answered(told: &Told<'_>) -> v1::CheckResponse {
     let mut response = v1::CheckResponse {
-        revision: Some(sent_revision(decision.revision)),
+        revision: Some(sent_revision(told.revision)),
+        valid_for: told.valid_for_ms.map(duration),
+        retry_after: told.retry_after_ms.map(duration),
         ..v1::CheckResponse::default()
     };
-    set_reason(&mut response, reason);
-    if let Some(seen) = &decision.token
-        && tells_of_token(reason)
-    {
+    set_reason(&mut response, told.reason);
+    if let Some(seen) = told.seen {
         set_token(&mut response, seen);
-    }
-    if reason == Reason::Allowed {
-        response.valid_for = Some(duration(answer.valid_for_ms));
-    }
-    if reason == Reason::Stale {
-        response.retry_after = Some(duration(STALE_RETRY_AFTER_MS));
     }
     response
 }
@@ -188,7 +224,6 @@ fn tells_of_token(reason: Reason) -> bool {
     )
 }
 
-#[inline]
 fn set_reason(response: &mut v1::CheckResponse, reason: Reason) {
     let reason = reason.public();
     response.allowed = reason == Reason::Allowed;
@@ -196,9 +231,8 @@ fn set_reason(response: &mut v1::CheckResponse, reason: Reason) {
     response.message = reason.message().to_owned();
 }
 
-#[inline]
 fn set_token(response: &mut v1::CheckResponse, seen: &Seen<'_>) {
-    response.token_id = sent_id(seen.id);
+    response.token_id = id_text(seen.id, &mut [0; 36]).to_owned();
     response.kind = sent_kind(seen.kind) as i32;
     let subject = seen.subject.to_owned();
     match seen.kind {
@@ -218,12 +252,11 @@ fn set_token(response: &mut v1::CheckResponse, seen: &Seen<'_>) {
     response.expires_at = seen.expires_ms.map(timestamp);
 }
 
-// `Display` goes through the formatter: several times the work.
+/// The text of an id. `Display` goes through the formatter: several times the work.
 #[inline]
-fn sent_id(id: TokenId) -> String {
-    let mut text = uuid::Uuid::encode_buffer();
+pub(super) fn id_text(id: TokenId, text: &mut [u8; 36]) -> &str {
     let id = uuid::Uuid::from_bytes(id.to_bytes());
-    id.hyphenated().encode_lower(&mut text).to_owned()
+    id.hyphenated().encode_lower(text)
 }
 
 fn sent_revision(revision: Revision) -> v1::Revision {
@@ -233,7 +266,7 @@ fn sent_revision(revision: Revision) -> v1::Revision {
     }
 }
 
-fn sent_kind(kind: TokenKind) -> v1::TokenKind {
+pub(super) fn sent_kind(kind: TokenKind) -> v1::TokenKind {
     match kind {
         TokenKind::User => v1::TokenKind::User,
         TokenKind::Team => v1::TokenKind::Team,
@@ -242,7 +275,7 @@ fn sent_kind(kind: TokenKind) -> v1::TokenKind {
     }
 }
 
-fn sent_reason(reason: Reason) -> v1::Reason {
+pub(super) fn sent_reason(reason: Reason) -> v1::Reason {
     match reason {
         Reason::Stale => v1::Reason::Stale,
         Reason::NoToken => v1::Reason::NoToken,
@@ -399,13 +432,11 @@ mod tests {
                 chain: [7; 8],
             },
         };
-        answered(
-            &Answer {
-                decision,
-                valid_for_ms: 2_250,
-            },
-            false,
-        )
+        let answer = Answer {
+            decision,
+            valid_for_ms: 2_250,
+        };
+        answered(&Told::of(&answer, false))
     }
 
     #[test]

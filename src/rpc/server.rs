@@ -25,7 +25,6 @@ use tonic::transport::Server;
 use crate::authority::Authority;
 use crate::proto::DESCRIPTOR;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
-use crate::proto::v1::check_service_server::CheckServiceServer;
 use crate::proto::v1::directory_service_server::DirectoryServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
 
@@ -38,6 +37,7 @@ use super::listen::{ConnectionLimits, Incoming};
 use super::metrics::Metrics;
 use super::stream::Drain;
 use super::token::TokenRpc;
+use super::unary::CheckFront;
 
 /// What the port bears.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +128,7 @@ pub fn direct(
 + Send
 + 'static {
     let check = CheckRpc::new(authority.clone(), metrics.clone());
-    CheckServiceServer::new(check).max_decoding_message_size(limits.message_bytes_max)
+    CheckFront::new(check, limits.message_bytes_max)
 }
 
 /// Every service but Check and health, with reflection of all of them.

@@ -1,0 +1,355 @@
+//! The usual Check by its bytes: read in place, and its reply written once.
+//!
+//! Used by `unary`. What nearly every Check sends, a token, at most one need and a context, is
+//! borrowed from the request; anything else is none of this file's and goes to prost, so there is
+//! no second opinion on unusual input. The writer makes the bytes that prost would; tests compare
+//! both directions with it. Absent on purpose: errors; what cannot be read here is just not usual.
+
+use prost::bytes::{Buf as _, BufMut as _, Bytes};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use crate::domain::reason::Reason;
+use crate::domain::token::TokenKind;
+
+use super::question::{Told, id_text, sent_kind, sent_reason};
+
+/// Room for a usual request and a usual reply; both grow when they must.
+const BUFFER_BYTES: usize = 256;
+
+/// A request whose shape is the usual one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Usual<'a> {
+    pub(super) token: &'a str,
+    pub(super) need: Option<(&'a str, &'a str)>,
+    pub(super) client_ip: Option<&'a str>,
+    pub(super) workload: Option<&'a str>,
+    pub(super) audience: Option<&'a str>,
+}
+
+impl<'a> Usual<'a> {
+    /// Reads the bytes of a CheckRequest; none when the shape is another.
+    #[inline]
+    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut usual = Self::default();
+        let (mut fields, mut seen) = (Fields(bytes), 0_u8);
+        while let Some((number, body)) = fields.next()? {
+            // A field that comes twice has rules of its own.
+            if seen & (1 << number) != 0 {
+                return None;
+            }
+            seen |= 1 << number;
+            match number {
+                1 => usual.token = text(body)?,
+                2 => {
+                    let [action, resource, _] = texts(body, 2)?;
+                    usual.need = Some((action.unwrap_or_default(), resource.unwrap_or_default()));
+                }
+                3 => [usual.client_ip, usual.workload, usual.audience] = texts(body, 3)?,
+                _ => return None,
+            }
+        }
+        Some(usual)
+    }
+}
+
+/// The fields 1 to `most` of a message that has only texts, each at most once.
+#[inline]
+fn texts(bytes: &[u8], most: usize) -> Option<[Option<&str>; 3]> {
+    let mut texts = [None; 3];
+    let mut fields = Fields(bytes);
+    while let Some((number, body)) = fields.next()? {
+        let place = texts[..most].get_mut(usize::from(number).checked_sub(1)?)?;
+        if place.replace(text(body)?).is_some() {
+            return None;
+        }
+    }
+    Some(texts)
+}
+
+#[inline]
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+/// Length-delimited fields with numbers below 8.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The next field; `Some(None)` at the end, none for what is not usual.
+    #[inline]
+    fn next(&mut self) -> Option<Option<(u8, &'a [u8])>> {
+        let [key, rest @ ..] = self.0 else {
+            return Some(None);
+        };
+        let (length, rest) = match rest {
+            [length @ ..0x80, rest @ ..] => (usize::from(*length), rest),
+            [low, high @ 1..0x80, rest @ ..] => {
+                (usize::from(*low & 0x7f) | usize::from(*high) << 7, rest)
+            }
+            _ => return None,
+        };
+        if key & 0b111 != 2 || *key >= 8 << 3 {
+            return None;
+        }
+        let (body, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some(Some((key >> 3, body)))
+    }
+}
+
+/// What is told, as the bytes of a CheckResponse.
+#[inline]
+pub(super) fn written(told: &Told<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BUFFER_BYTES);
+    let allowed = told.reason == Reason::Allowed;
+    put_number(&mut out, 1, u64::from(allowed));
+    put_number(&mut out, 2, sent_reason(told.reason) as u64);
+    put_text(&mut out, 3, told.reason.message());
+    if let Some(seen) = told.seen {
+        put_text(&mut out, 4, id_text(seen.id, &mut [0; 36]));
+        put_number(&mut out, 5, sent_kind(seen.kind) as u64);
+        let number = if seen.kind == TokenKind::Resource {
+            7
+        } else {
+            6
+        };
+        put_text(&mut out, number, seen.subject);
+        put_message(&mut out, 8, |out| match seen.scopes {
+            None => put_number(out, 1, 1),
+            Some(scopes) => put_number(out, 2, scopes.permissions().len() as u64),
+        });
+        put_time(&mut out, 9, seen.expires_ms);
+    }
+    put_time(&mut out, 10, told.valid_for_ms);
+    put_message(&mut out, 11, |out| {
+        put_number(out, 1, told.revision.number);
+        out.extend_from_slice(&[2 << 3 | 2, 8]);
+        out.extend_from_slice(&told.revision.chain);
+    });
+    put_time(&mut out, 12, told.retry_after_ms);
+    out
+}
+
+#[inline]
+fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+// A number that is 0 is not sent.
+#[inline]
+fn put_number(out: &mut Vec<u8>, field: u8, number: u64) {
+    if number != 0 {
+        out.push(field << 3);
+        put_varint(out, number);
+    }
+}
+
+#[inline]
+fn put_text(out: &mut Vec<u8>, field: u8, text: &str) {
+    if !text.is_empty() {
+        out.push(field << 3 | 2);
+        put_varint(out, text.len() as u64);
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// A message of less than 128 bytes, as all of ours that hold no text are.
+#[inline]
+fn put_message(out: &mut Vec<u8>, field: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(&[field << 3 | 2, 0]);
+    let start = out.len();
+    fill(out);
+    out[start - 1] = (out.len() - start) as u8;
+}
+
+/// A Timestamp or a Duration: both are seconds and nanoseconds.
+#[inline]
+fn put_time(out: &mut Vec<u8>, field: u8, ms: Option<u64>) {
+    if let Some(ms) = ms {
+        put_message(out, field, |out| {
+            put_number(out, 1, ms / 1_000);
+            put_number(out, 2, ms % 1_000 * 1_000_000);
+        });
+    }
+}
+
+/// Hands bytes on as they are.
+pub(super) struct AsBytes;
+
+impl Codec for AsBytes {
+    type Encode = Vec<u8>;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for AsBytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    #[inline]
+    fn encode(&mut self, item: Vec<u8>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put_slice(&item);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        settings()
+    }
+}
+
+impl Decoder for AsBytes {
+    type Item = Bytes;
+    type Error = Status;
+
+    #[inline]
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(bytes.copy_to_bytes(bytes.remaining())))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        settings()
+    }
+}
+
+fn settings() -> BufferSettings {
+    BufferSettings::new(BUFFER_BYTES, 32 << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::super::question::answered;
+    use super::*;
+    use crate::authority::check::Seen;
+    use crate::domain::chain::Revision;
+    use crate::domain::token::TokenId;
+    use crate::proto::v1;
+
+    fn as_message(usual: &Usual<'_>) -> v1::CheckRequest {
+        let context = v1::Context {
+            client_ip: usual.client_ip.map(str::to_owned),
+            workload: usual.workload.map(str::to_owned),
+            audience: usual.audience.map(str::to_owned),
+        };
+        let need = usual.need.map(|(action, resource)| v1::Need {
+            action: action.to_owned(),
+            resource: resource.to_owned(),
+        });
+        v1::CheckRequest {
+            token: usual.token.to_owned(),
+            needs: need.into_iter().collect(),
+            context: (context != v1::Context::default()).then_some(context),
+            ..Default::default()
+        }
+    }
+
+    fn need() -> impl Strategy<Value = v1::Need> {
+        ("[a-z:]{0,9}", "[a-z/é]{0,300}")
+            .prop_map(|(action, resource)| v1::Need { action, resource })
+    }
+
+    fn context() -> impl Strategy<Value = v1::Context> {
+        let text = || proptest::option::of("[a-z0-9.:]{0,200}");
+        (text(), text(), text()).prop_map(|(client_ip, workload, audience)| v1::Context {
+            client_ip,
+            workload,
+            audience,
+        })
+    }
+
+    fn request() -> impl Strategy<Value = v1::CheckRequest> {
+        let needs = proptest::collection::vec(need(), 0..3);
+        let kinds = proptest::collection::vec(0..5_i32, 0..2);
+        let context = proptest::option::of(context());
+        ("[a-z_]{0,200}", needs, context, kinds, "[a-z]{0,3}").prop_map(
+            |(token, needs, context, accepted_kinds, request_id)| v1::CheckRequest {
+                token,
+                needs,
+                context,
+                accepted_kinds,
+                at_least: None,
+                request_id,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_in_place_is_what_prost_reads(message in request()) {
+            let bytes = message.encode_to_vec();
+            let plain = message.accepted_kinds.is_empty() && message.request_id.is_empty();
+            let read = Usual::read(&bytes);
+            prop_assert_eq!(read.is_some(), plain && message.needs.len() < 2);
+            if let Some(usual) = read {
+                let mut message = message.clone();
+                // An empty context is none.
+                message.context = message.context.filter(|one| *one != v1::Context::default());
+                prop_assert_eq!(as_message(&usual), message);
+            }
+        }
+
+        #[test]
+        fn garbage_that_is_read_in_place_is_read_alike_by_prost(
+            message in request(),
+            at in any::<proptest::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let mut bytes = message.encode_to_vec();
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(usual) = Usual::read(&bytes) {
+                let mut read = v1::CheckRequest::decode(&*bytes).unwrap();
+                read.context = read.context.filter(|one| *one != v1::Context::default());
+                prop_assert_eq!(as_message(&usual), read);
+            }
+        }
+
+        #[test]
+        fn the_reply_is_what_prost_writes(
+            reason in 0..3_usize,
+            kind in 0..4_usize,
+            subject in "[a-z:/]{0,300}",
+            expires_ms in proptest::option::of(any::<u64>()),
+            times in (proptest::option::of(0..100_000_u64), proptest::option::of(0..100_000_u64)),
+            (number, chain) in (any::<u64>(), any::<[u8; 8]>()),
+            shown in any::<bool>(),
+        ) {
+            let seen = Seen {
+                id: TokenId::from_u128(u128::from(number) << 40 | 7),
+                kind: TokenKind::ALL[kind],
+                subject: &subject,
+                scopes: None,
+                expires_ms,
+                counts_uses: false,
+            };
+            const REASONS: [Reason; 3] = [Reason::Allowed, Reason::Stale, Reason::Revoked];
+            let told = Told {
+                reason: REASONS[reason],
+                seen: shown.then_some(&seen),
+                valid_for_ms: times.0,
+                retry_after_ms: times.1,
+                revision: Revision { number, chain },
+            };
+            let message = answered(&told);
+            prop_assert_eq!(written(&told), message.encode_to_vec());
+        }
+    }
+}
