@@ -148,8 +148,8 @@ fn the_readme_has_this_table_with_these_defaults() {
     fn value(table: &Table, name: &str) -> String {
         let (head, rest) = name.split_once('.').unwrap_or((name, ""));
         match (&table[head], rest) {
-            (toml::Value::Table(inner), rest) => value(inner, rest),
-            (toml::Value::String(text), _) => text.clone(),
+            (Value::Table(inner), rest) => value(inner, rest),
+            (Value::String(text), _) => text.clone(),
             (other, _) => other.to_string(),
         }
     }
