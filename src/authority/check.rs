@@ -1,14 +1,19 @@
 //! Check: the answer from memory, and the one case that writes: a token with a budget of uses.
 //!
-//! [`Authority::check`] is synchronous and hands the decision to a closure while the State that
+//! [`View::check`] is synchronous and hands the decision to a closure while the State that
 //! it borrows from is held. A token with a use limit is first checked like any other; only when
 //! that allows is the use queued, and the allow leaves after it was appended.
+
+use std::sync::Arc;
+
+use arc_swap::Guard;
 
 use crate::domain::chain::Revision;
 use crate::domain::permission::{Need, Permission, ResourcePattern};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::Digest;
+use crate::state::State;
 use crate::state::check::check;
 use crate::state::decide::{
     Caller, Command, Envelope, Outcome, UseToken, authenticate, caller_permits,
@@ -30,28 +35,34 @@ pub struct Answer<'s> {
     pub valid_for_ms: u64,
 }
 
-impl Authority {
-    /// Decides a Check on the published State, without counting a use.
+/// The published State of one moment: all that is asked of it is answered at one revision.
+pub struct View<'a> {
+    authority: &'a Authority,
+    state: Guard<Arc<State>>,
+}
+
+impl View<'_> {
+    /// Decides a Check, without counting a use.
     #[inline]
     pub fn check<R>(&self, request: &CheckRequest<'_>, answer: impl FnOnce(&Answer<'_>) -> R) -> R {
-        let state = self.replica.state();
-        if !self.replica.may_answer() {
+        let (replica, settings) = (&self.authority.replica, &self.authority.settings);
+        if !replica.may_answer() {
             return answer(&Answer {
                 decision: Decision {
                     reason: Reason::Stale,
                     token: None,
-                    revision: state.head().revision(),
+                    revision: self.state.head().revision(),
                 },
                 valid_for_ms: 0,
             });
         }
         // The clock is read after the request arrived, on every Check.
-        let now = self.replica.clock().now();
-        let decision = check(&state, request, now);
+        let now = replica.clock().now();
+        let decision = check(&self.state, request, now);
         let expires_ms = decision.token.as_ref().and_then(|token| token.expires_ms);
         let left = expires_ms.map_or(u64::MAX, |at| at.saturating_sub(now.latest));
         let valid_for_ms = if decision.allowed() {
-            left.min(self.settings.valid_for_ms)
+            left.min(settings.valid_for_ms)
         } else {
             0
         };
@@ -60,8 +71,20 @@ impl Authority {
             valid_for_ms,
         })
     }
+}
 
-    /// Counts a use of a token that [`Authority::check`] allowed: appended before this returns.
+impl Authority {
+    /// The published State, to ask Checks of. Short-lived: it keeps a revision in memory.
+    #[inline]
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View {
+            authority: self,
+            state: self.replica.state(),
+        }
+    }
+
+    /// Counts a use of a token that [`View::check`] allowed: appended before this returns.
     ///
     /// The same request id counts once. An outcome that cannot be learnt counts and denies.
     ///
@@ -101,10 +124,13 @@ impl Authority {
             Outcome::Change { .. } | Outcome::Already => Reason::Allowed,
             Outcome::Denied(reason) => reason,
             // Counted before: everything but the budget is judged again.
-            Outcome::Repeated(_) => self.check(request, |answer| match answer.decision.reason {
-                Reason::UsesExhausted => Reason::Allowed,
-                reason => reason,
-            }),
+            Outcome::Repeated(_) => {
+                self.view()
+                    .check(request, |answer| match answer.decision.reason {
+                        Reason::UsesExhausted => Reason::Allowed,
+                        reason => reason,
+                    })
+            }
         };
         Ok((reason, done.revision))
     }

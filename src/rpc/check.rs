@@ -11,7 +11,7 @@ use prost::Message as _;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::authority::check::{CheckRequest, Seen};
+use crate::authority::check::{CheckRequest, Seen, View};
 use crate::authority::{Authority, Credentials, RequestId};
 use crate::domain::chain::Revision;
 use crate::domain::reason::Reason;
@@ -27,9 +27,6 @@ use super::stream::{Answers, answers};
 
 /// Most questions of a batch.
 const BATCH_MAX: usize = 256;
-
-/// How often a batch is decided anew because a change came between two of its questions.
-const BATCH_ATTEMPTS_MAX: usize = 32;
 
 /// How long a Check waits at the most: for a revision, or for its use to be written.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -78,14 +75,21 @@ impl CheckRpc {
         }
     }
 
+    /// The published State of this moment.
+    #[inline]
+    pub(super) fn view(&self) -> View<'_> {
+        self.authority.view()
+    }
+
     /// Decides one question now, without counting a use and without a wait.
     fn decide(
         &self,
+        view: &View<'_>,
         caller: Credentials<'_>,
         message: &v1::CheckRequest,
     ) -> Result<Verdict<v1::CheckResponse>, Refusal> {
         let needs = Needs::parse(&message.needs)?;
-        self.verdict(caller, &asked(message, &needs)?, answered)
+        self.verdict(view, caller, &asked(message, &needs)?, answered)
     }
 
     /// Decides a question that is read; `write` makes the reply from what may be told.
@@ -95,6 +99,7 @@ impl CheckRpc {
     #[inline]
     pub(super) fn verdict<R>(
         &self,
+        view: &View<'_>,
         caller: Credentials<'_>,
         request: &CheckRequest<'_>,
         write: impl FnOnce(&Told<'_>) -> R,
@@ -102,7 +107,7 @@ impl CheckRpc {
         if !self.open {
             self.authority.may_check(caller, request.needs)?;
         }
-        Ok(self.authority.check(request, |answer| {
+        Ok(view.check(request, |answer| {
             let decision = &answer.decision;
             let hidden =
                 !self.open && request.needs.is_empty() && !self.authority.may_see(caller, decision);
@@ -141,7 +146,7 @@ impl CheckRpc {
         if let Some(wanted) = &message.at_least {
             self.reach(caller, wanted, wait).await?;
         }
-        let verdict = self.decide(caller, message)?;
+        let verdict = self.decide(&self.authority.view(), caller, message)?;
         if !verdict.counts_use {
             return Ok(self.done(verdict));
         }
@@ -227,35 +232,17 @@ impl CheckRpc {
         if let Some(wanted) = &message.at_least {
             self.reach(caller, wanted, wait).await?;
         }
-        for _ in 0..BATCH_ATTEMPTS_MAX {
-            if let Some(results) = self.at_one_revision(caller, checks)? {
-                return Ok(v1::BatchCheckResponse { results });
-            }
-            // Let the changes that came between be followed by fewer.
-            tokio::task::yield_now().await;
-        }
-        Err(Refusal::Unavailable(
-            "too many changes at the moment".to_owned(),
-        ))
-    }
-
-    /// Decides all, or none if State moved while it did.
-    fn at_one_revision(
-        &self,
-        caller: Credentials<'_>,
-        checks: &[v1::CheckRequest],
-    ) -> Result<Option<Vec<v1::CheckResponse>>, Refusal> {
-        let mut verdicts: Vec<Verdict<v1::CheckResponse>> = Vec::with_capacity(checks.len());
-        for check in checks {
-            let verdict = self.decide(caller, check)?;
-            let first = verdicts.first().unwrap_or(&verdict);
-            if first.response.revision != verdict.response.revision {
-                return Ok(None);
-            }
-            verdicts.push(verdict);
-        }
-        let results = verdicts.into_iter().map(|verdict| self.done(verdict));
-        Ok(Some(results.collect()))
+        // One view, so that all answers are of one revision.
+        let view = self.authority.view();
+        let decided = checks
+            .iter()
+            .map(|check| self.decide(&view, caller, check))
+            .collect::<Result<Vec<_>, Refusal>>()?;
+        let results = decided
+            .into_iter()
+            .map(|verdict| self.done(verdict))
+            .collect();
+        Ok(v1::BatchCheckResponse { results })
     }
 }
 
@@ -273,7 +260,9 @@ impl CheckService for CheckRpc {
         let caller = self.caller(&request).map_err(status)?;
         let message = request.get_ref();
         if message.at_least.is_none() {
-            let verdict = self.decide(caller, message).map_err(status)?;
+            let verdict = self
+                .decide(&self.authority.view(), caller, message)
+                .map_err(status)?;
             if !verdict.counts_use {
                 return Ok(Response::new(self.done(verdict)));
             }

@@ -122,7 +122,7 @@ impl Unary {
             context: parsed_context(usual.client_ip, usual.workload, usual.audience)?,
             kinds: KindSet::ALL,
         };
-        let verdict = self.0.verdict(caller, &question, written)?;
+        let verdict = self.0.verdict(&self.0.view(), caller, &question, written)?;
         if verdict.counts_use {
             return Ok(None);
         }

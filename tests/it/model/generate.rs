@@ -66,6 +66,8 @@ const NEEDED: [&str; 6] = [
     "users:write",
 ];
 const NETWORKS: [&str; 3] = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24"];
+/// Instants at the edges of what can be kept, and beyond them.
+const STRAY_INSTANTS: [u64; 4] = [0, 1, (1 << 48) - 1, 1 << 48];
 const WORKLOAD: &str = "spiffe://acme/w";
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, good enough to choose.
@@ -302,7 +304,8 @@ impl Generator {
             _ => self.directory_command(now),
         };
         let caller = match command {
-            Command::UseToken(_) | Command::Forget { .. } => Caller::System,
+            Command::UseToken(_) => Caller::System,
+            Command::Forget { .. } if !self.dice.percent(15) => Caller::System,
             _ => caller,
         };
         let request = self.dice.percent(12).then(|| Request {
@@ -364,7 +367,7 @@ impl Generator {
                 }))
             }
             _ => Command::Forget {
-                before_ms: now.saturating_sub(self.dice.one(&[0, 10_000, 100_000])),
+                before_ms: self.dice.one(&[now, now - 10_000, now - 100_000, u64::MAX]),
                 slice: (self.any_known().key >> 120) as u8,
             },
         }
@@ -481,6 +484,18 @@ impl Generator {
         }
         if self.dice.percent(5) {
             update.uses_left = Some(self.dice.one(&[None, Some(1), Some(2)]));
+        }
+        if self.dice.percent(8) {
+            update.period_s = Some(self.dice.one(&[None, Some(40), Some(400)]));
+        }
+        if self.dice.percent(3) {
+            update.expires_ms = Some(Some(self.dice.one(&STRAY_INSTANTS)));
+        }
+        if self.dice.percent(3) {
+            update.expires_max_ms = Some(Some(self.dice.one(&STRAY_INSTANTS)));
+        }
+        if self.dice.percent(6) {
+            update.display.name = Some("another".to_owned());
         }
         Command::UpdateToken(Box::new(update))
     }
