@@ -9,6 +9,10 @@ mod population;
 mod report;
 mod store;
 
+/// The allocator of the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     // Cargo passes `--bench`; everything else chooses.
     let words: Vec<String> = std::env::args()

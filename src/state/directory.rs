@@ -12,6 +12,7 @@ use crate::domain::change::{GrantRecord, PrincipalRecord, RoleRecord};
 use crate::domain::permission::Permission;
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 
+use super::intern::Interner;
 use super::scopeset::{Question, ScopeSet};
 
 /// Most grants of one principal.
@@ -31,7 +32,9 @@ pub(super) struct Principal {
     pub(super) members: imbl::OrdSet<PrincipalId>,
     pub(super) grants: Vec<GrantId>,
     /// What its own grants permit, without its teams'.
+    /// Shared with every principal that holds the same.
     pub(super) power: Arc<ScopeSet>,
+    power_number: Option<u32>,
 }
 
 /// The directory. A clone is a snapshot.
@@ -43,6 +46,7 @@ pub(super) struct Directory {
     roles: imbl::OrdMap<RoleName, Arc<RoleRecord>>,
     grants: imbl::OrdMap<GrantId, Arc<GrantRecord>>,
     granted: imbl::OrdMap<RoleName, imbl::OrdSet<GrantId>>,
+    powers: Interner<Vec<Permission>, Arc<ScopeSet>>,
     principal_last: u32,
     grant_last: u32,
 }
@@ -138,6 +142,7 @@ impl Directory {
                 members: imbl::OrdSet::new(),
                 grants: Vec::new(),
                 power: Arc::new(ScopeSet::compile([])),
+                power_number: None,
             },
         };
         self.names.insert(record.name.clone(), record.id);
@@ -151,6 +156,9 @@ impl Directory {
             && let Some(former) = self.principals.set(index, None)
         {
             self.names.remove(&former.record.name);
+            if let Some(number) = former.power_number {
+                self.powers.release(number);
+            }
         }
     }
 
@@ -228,13 +236,23 @@ impl Directory {
         let Some(principal) = self.principal(id) else {
             return;
         };
-        let permissions = principal
+        let former = principal.power_number;
+        let permissions: Vec<Permission> = principal
             .grants
             .iter()
             .filter_map(|grant| self.grant(*grant))
-            .flat_map(|grant| self.permissions_of(grant));
-        let power = Arc::new(ScopeSet::compile(permissions));
-        self.change_principal(id, |principal| principal.power = power);
+            .flat_map(|grant| self.permissions_of(grant))
+            .collect();
+        let compile = |all: &Vec<Permission>| Arc::new(ScopeSet::compile(all.iter().cloned()));
+        let number = self.powers.acquire(&permissions, compile);
+        let power = self.powers.value(number).map(|one| Arc::clone(&one.value));
+        if let Some(former) = former {
+            self.powers.release(former);
+        }
+        self.change_principal(id, |principal| {
+            principal.power = power.unwrap_or_else(|| Arc::clone(&principal.power));
+            principal.power_number = Some(number);
+        });
     }
 
     /// What a grant permits, now.

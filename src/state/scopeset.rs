@@ -1,7 +1,7 @@
 //! Compiled sets of permissions: the evaluator that answers a need in a few dozen nanoseconds.
 //!
 //! A need is hashed once ([`Question`]): one hash for each action pattern that could match it,
-//! one for each resource prefix. A set is a row of 16-byte rules that are compared with those
+//! one for each resource prefix. A set is a row of small rules that are compared with those
 //! hashes without branching on text; only a rule whose hashes fit is verified against the text,
 //! so a collision costs time and never gives anything. Patterns with an inner `*` take the slow
 //! way. Used for the scopes and ceilings of tokens and for the live power of principals.
@@ -21,12 +21,16 @@ enum Reach {
     Wild,
 }
 
-// 16 bytes: four to a cache line.
+// 20 bytes: three to a cache line. The texts that it is verified against lie side by side in
+// one block, so that an allow costs one line more and a denial none.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
     action: u32,
     resource: u32,
-    permission: u32,
+    text: u32,
+    resource_bytes: u16,
+    permission: u16,
+    action_bytes: u8,
     // Which of a question's action hashes to compare with: parts before a `*`, or exact.
     action_slot: u8,
     depth: u8,
@@ -108,6 +112,7 @@ fn fold(hash: u64) -> u32 {
 #[derive(Debug)]
 pub struct ScopeSet {
     rules: Box<[Rule]>,
+    texts: Box<str>,
     permissions: Box<[Permission]>,
     summary: Box<str>,
 }
@@ -116,13 +121,15 @@ impl ScopeSet {
     /// Compiles these permissions.
     pub fn compile(permissions: impl IntoIterator<Item = Permission>) -> Self {
         let permissions: Box<[Permission]> = permissions.into_iter().collect();
+        let mut texts = String::new();
         let rules = permissions
             .iter()
             .zip(0..)
-            .map(|(permission, index)| compile_rule(permission, index))
+            .map(|(permission, index)| compile_rule(permission, index, &mut texts))
             .collect();
         Self {
             rules,
+            texts: texts.into(),
             summary: summarise(&permissions).into(),
             permissions,
         }
@@ -152,10 +159,15 @@ impl ScopeSet {
     // The hashes fit: now the text has to, so that a collision gives nothing.
     #[inline]
     fn verify(&self, rule: &Rule, need: &Need<'_>) -> bool {
-        let permission = &self.permissions[rule.permission as usize];
-        let pattern = permission.resource.as_str();
+        let text = &self.texts[rule.text as usize..];
+        let (action, rest) = text.split_at(usize::from(rule.action_bytes));
+        let pattern = &rest[..usize::from(rule.resource_bytes)];
+        let action_fits = match action.strip_suffix('*') {
+            Some(prefix) => need.action().len() > prefix.len() && need.action().starts_with(prefix),
+            None => need.action() == action,
+        };
         let resource = need.resource();
-        permission.action.matches(need.action())
+        action_fits
             && match rule.reach {
                 Reach::Exact => pattern == resource,
                 Reach::Subtree => {
@@ -165,7 +177,9 @@ impl ScopeSet {
                         || resource.starts_with(&pattern[..fixed])
                         || *resource == pattern[..fixed - 1]
                 }
-                Reach::Wild => permission.resource.matches(resource),
+                Reach::Wild => self.permissions[usize::from(rule.permission)]
+                    .resource
+                    .matches(resource),
             }
     }
 
@@ -207,13 +221,14 @@ impl ScopeSet {
             .sum();
         size_of::<Self>()
             + size_of_val(&*self.rules)
+            + self.texts.len()
             + size_of_val(&*self.permissions)
             + self.summary.len()
             + texts
     }
 }
 
-fn compile_rule(permission: &Permission, index: u32) -> Rule {
+fn compile_rule(permission: &Permission, index: u16, texts: &mut String) -> Rule {
     let (action_slot, action) = match permission.action.wildcard_prefix() {
         Some(prefix) => {
             let mut hash = HASH_SEED;
@@ -248,9 +263,17 @@ fn compile_rule(permission: &Permission, index: u32) -> Rule {
         (false, true) => Reach::Subtree,
         (false, false) => Reach::Exact,
     };
+    let action_text = permission.action.as_str();
+    let text = texts.len() as u32;
+    texts.push_str(action_text);
+    texts.push_str(pattern);
     Rule {
         action,
         resource: fold(hash),
+        text,
+        // Within the limits of the grammar: 128 bytes of action, 1,027 of pattern.
+        action_bytes: action_text.len() as u8,
+        resource_bytes: pattern.len() as u16,
         permission: index,
         action_slot,
         depth,
@@ -324,6 +347,6 @@ mod tests {
         assert!(set.summary().len() <= SUMMARY_BYTES_MAX + " and 20 more".len());
         assert!(set.summary().ends_with("more"), "{}", set.summary());
         assert_eq!(ScopeSet::compile([]).summary(), "nothing");
-        assert_eq!(size_of::<Rule>(), 16);
+        assert_eq!(size_of::<Rule>(), 20);
     }
 }

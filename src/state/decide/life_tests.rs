@@ -377,3 +377,40 @@ fn forgetting_removes_what_ended_and_replay_agrees() {
     );
     assert_ne!(replayed.head(), Head::EMPTY);
 }
+
+#[test]
+fn no_row_of_updates_makes_a_token_live_longer_than_its_kind_may() {
+    let mut world = World::new();
+    world.lifetimes.max_s[TokenKind::User as usize - 1] = Some(3_600);
+    let alice = world.user("user:alice");
+    let (secret, mut issue) = world.asked(TokenKind::User, None, ScopesAsked::All);
+    issue.max_lifetime_s = Some(600);
+    let token = world.issue(bearer(&alice), secret, issue).expect("own");
+    let id = world.id_of(&token);
+    let update = |expires_ms: Option<UnixMs>, expires_max_ms: UnixMs| {
+        Command::UpdateToken(Box::new(UpdateToken {
+            id,
+            scopes: None,
+            expires_ms: expires_ms.map(Some),
+            not_before_ms: None,
+            expires_max_ms: Some(Some(expires_max_ms)),
+            period_s: None,
+            uses_left: None,
+            networks: None,
+            audience: None,
+            workload: None,
+            display: Display::default(),
+        }))
+    };
+    let longest = T0 + 3_600_000;
+    world
+        .as_bearer(&alice, update(None, longest))
+        .expect("within");
+    world.now_ms += 500_000;
+    for (expires, max) in [(None, longest + 1), (Some(longest + 1), longest + 1)] {
+        let refused = world
+            .as_bearer(&alice, update(expires, max))
+            .expect_err("beyond");
+        assert!(matches!(refused, Refusal::Limit(_)), "{refused:?}");
+    }
+}

@@ -227,6 +227,9 @@ impl Judged<'_> {
                 return Err(Refusal::invalid(field, "is outside the calendar"));
             }
         }
+        if new.period_s == Some(0) {
+            return Err(Refusal::invalid("period", "is at least one second"));
+        }
         if new.period_s.is_some() && new.expires_max_ms.is_some() {
             return Err(Refusal::invalid(
                 "period",
@@ -236,13 +239,13 @@ impl Judged<'_> {
         let Some(longest) = self.moment.lifetimes.of(new.kind) else {
             return Ok(());
         };
-        let bound = self.moment.now.latest + u64::from(longest) * 1_000;
-        let later = |new: Option<UnixMs>, old: Option<UnixMs>| {
-            new != old && new.is_none_or(|at| at > bound)
-        };
-        if later(new.expires_ms, old.expires_ms)
-            || (new.period_s != old.period_s && new.period_s.is_some())
-        {
+        // Counted from the issue: no row of updates makes a token live longer.
+        let bound = new.id.created_ms() + u64::from(longest) * 1_000;
+        let beyond = |at: UnixMs| at > bound;
+        let expiry = new.expires_ms != old.expires_ms && new.expires_ms.is_none_or(beyond);
+        let renewals =
+            new.expires_max_ms != old.expires_max_ms && new.expires_max_ms.is_some_and(beyond);
+        if expiry || renewals || (new.period_s != old.period_s && new.period_s.is_some()) {
             let what = format!("a {} token lives at most {longest} s here", new.kind);
             return Err(Refusal::Limit(what));
         }

@@ -56,7 +56,8 @@ pub(crate) struct Token {
     pub uses_left: Option<u32>,
     /// Which of [`ADDRESSES`] may use it.
     pub addresses: [bool; ADDRESSES.len()],
-    pub networks: bool,
+    /// As they were written; none for no limit.
+    pub networks: Vec<String>,
     pub audience: Option<String>,
     pub workload: Option<String>,
     pub rotation: u32,
@@ -336,7 +337,7 @@ impl Token {
             .iter()
             .zip(self.addresses)
             .filter(|(_, allowed)| *allowed);
-        !self.networks || text.is_some_and(|ip| allowed.any(|(known, _)| *known == ip))
+        self.networks.is_empty() || text.is_some_and(|ip| allowed.any(|(known, _)| *known == ip))
     }
 }
 

@@ -209,7 +209,7 @@ impl<'o> Me<'o> {
             period_s: issue.period_s,
             uses_left: issue.uses,
             addresses: addresses_in(&issue.limits.networks),
-            networks: !issue.limits.networks.is_empty(),
+            networks: issue.limits.networks.iter().collect(),
             audience: issue
                 .limits
                 .audience

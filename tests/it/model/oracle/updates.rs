@@ -100,7 +100,7 @@ impl Me<'_> {
         new.uses_left = update.uses_left.unwrap_or(new.uses_left);
         if let Some(networks) = &update.networks {
             new.addresses = addresses_in(networks);
-            new.networks = !networks.is_empty();
+            new.networks = networks.iter().collect();
         }
         if let Some(audience) = &update.audience {
             new.audience = audience.as_ref().map(|one| one.as_str().to_owned());
@@ -111,7 +111,7 @@ impl Me<'_> {
         let ends = new.expires;
         let kept = |at: &u64| (1..=LATEST_MS).contains(at);
         let both = new.period_s.is_some() && new.expires_max.is_some();
-        if both || !ends.iter().chain(&new.expires_max).all(kept) {
+        if both || new.period_s == Some(0) || !ends.iter().chain(&new.expires_max).all(kept) {
             return Err(No::Invalid);
         }
         if new
@@ -125,9 +125,14 @@ impl Me<'_> {
             return Err(No::Invalid);
         }
         if let Some(longest) = self.oracle.longest_s[new.kind as usize - 1] {
-            let bound = self.now + u64::from(longest) * 1_000;
+            // The first 48 bits of a UUIDv7 are when it was made.
+            let made = (new.id.as_u128() >> 80) as u64;
+            let bound = made + u64::from(longest) * 1_000;
             let too_late = new.expires != old.expires && new.expires.is_none_or(|at| at > bound);
-            if too_late || (new.period_s != old.period_s && new.period_s.is_some()) {
+            let max_too_late =
+                new.expires_max != old.expires_max && new.expires_max.is_some_and(|at| at > bound);
+            if too_late || max_too_late || (new.period_s != old.period_s && new.period_s.is_some())
+            {
                 return Err(No::Limit);
             }
         }
@@ -144,7 +149,7 @@ fn same(old: &Token, new: &Token) -> bool {
         && (old.not_before, old.expires, old.expires_max)
             == (new.not_before, new.expires, new.expires_max)
         && (old.period_s, old.uses_left) == (new.period_s, new.uses_left)
-        && (old.networks, old.addresses) == (new.networks, new.addresses)
+        && old.networks == new.networks
         && (&old.audience, &old.workload) == (&new.audience, &new.workload)
 }
 
@@ -185,7 +190,7 @@ fn narrows(old: &Token, new: &Token) -> bool {
             .iter()
             .zip(new.addresses)
             .all(|(old, new)| *old || !new)
-        && (!old.networks || new.networks)
+        && (old.networks.is_empty() || !new.networks.is_empty())
         && (old.audience.is_none() || old.audience == new.audience)
         && (old.workload.is_none() || old.workload == new.workload)
 }
