@@ -19,9 +19,12 @@ use latchkey::client::{CallingToken, CheckLayer, Client, Identity, Needs};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let address = env::var("LATCHKEY_ADDR").unwrap_or("127.0.0.1:7070".into());
+    let address = env::var("LATCHKEY_ADDR").unwrap_or("127.0.0.1:7421".into());
     // Lazy: this service may start before Latchkey, and answers 503 until it is there.
-    let mut client = Client::connect_lazy(format!("http://{address}"))?;
+    let mut client = Client::connect_lazy(match address.contains("://") {
+        true => address,
+        false => format!("http://{address}"),
+    })?;
     if let Ok(token) = env::var("LATCHKEY_TOKEN") {
         client = client.with_token(CallingToken::parse(&token)?);
     }

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "what is measured is what is printed")]
 
 mod check;
+mod grpc;
 mod population;
 mod report;
 mod store;
@@ -19,6 +20,9 @@ fn main() {
         .skip(1)
         .filter(|a| !a.starts_with("--"))
         .collect();
+    if grpc::served(&words) {
+        return;
+    }
     let wanted = |part: &str| words.is_empty() || words.iter().any(|word| word == part);
     let counts: Vec<u64> = words.iter().filter_map(|word| word.parse().ok()).collect();
     if wanted("issues") {
@@ -33,5 +37,8 @@ fn main() {
         } else {
             &counts
         });
+    }
+    if wanted("grpc") {
+        grpc::run();
     }
 }

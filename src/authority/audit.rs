@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use crate::domain::chain::{Head, Revision, RevisionNumber};
 use crate::domain::clock::Now;
 use crate::domain::entry::LogEntry;
-use crate::domain::permission::{Need, Permission, ResourcePattern};
+use crate::domain::permission::{Need, ResourcePattern};
 use crate::domain::refusal::Refusal;
-use crate::domain::token::{KindSet, TokenId};
+use crate::domain::token::{Digest, KindSet, TokenId};
 use crate::replica::unavailable;
 use crate::state::State;
 use crate::state::check::Context;
@@ -195,6 +195,12 @@ impl Authority {
         asked: ExplainAsked<'_>,
     ) -> Result<Explanation, Refusal> {
         let reader = self.reader(credentials)?;
+        let id = match asked.target {
+            ExplainTarget::Id(id) => Some(id),
+            ExplainTarget::Token(text) => reader.state.token_by_key(Digest::of(text).key()),
+        };
+        // Before a replay, which costs as much as the log is long.
+        reader.may_explain(id)?;
         let older = match asked.at {
             Some(at) => Some(self.state_at(at).await?),
             None => None,
@@ -207,13 +213,23 @@ impl Authority {
             ExplainTarget::Id(id) => Target::Id(id),
             ExplainTarget::Token(text) => Target::Token(text),
         };
-        let explanation = explain(state, target, asked.needs, asked.context, asked.kinds, now);
-        reader.may_explain(state, &explanation)?;
-        Ok(explanation)
+        Ok(explain(
+            state,
+            target,
+            asked.needs,
+            asked.context,
+            asked.kinds,
+            now,
+        ))
     }
 
     /// State at an older revision, replayed from the log.
     async fn state_at(&self, at: RevisionAsked) -> Result<State, Refusal> {
+        // One at a time: each is a second State in memory.
+        let Ok(_replay) = self.replays.try_acquire() else {
+            let what = "another revision is being replayed; try again";
+            return Err(Refusal::Unavailable(what.to_owned()));
+        };
         let head = self.head_at(at).await?;
         let mut state = State::default();
         while state.head().revision < head.revision {
@@ -239,24 +255,13 @@ impl Authority {
 }
 
 impl Reader {
-    fn may_explain(&self, state: &State, explanation: &Explanation) -> Result<(), Refusal> {
-        let Some((id, ..)) = &explanation.token else {
-            let everywhere = Permission::known("tokens:explain", ResourcePattern::everything());
-            return if self.power()?.holds(&everywhere) {
-                Ok(())
-            } else {
-                Err(Refusal::NotFound("token"))
-            };
-        };
-        let home = state.token(*id).map(|record| state.home_of(&record));
-        let permitted = match home {
-            Some(home) => self.permits("tokens:explain", &home)?,
-            None => false,
-        };
-        if permitted {
-            Ok(())
-        } else {
-            Err(Refusal::NotFound("token"))
-        }
+    /// A token that is not known, or no longer, may be asked about by those who may explain all.
+    fn may_explain(&self, id: Option<TokenId>) -> Result<(), Refusal> {
+        let record = id.and_then(|id| self.state.token(id));
+        let on = record.map_or_else(ResourcePattern::everything, |record| {
+            ResourcePattern::exactly(&self.state.home_of(&record))
+        });
+        self.require("tokens:explain", on)
+            .map_err(|_| Refusal::NotFound("token"))
     }
 }

@@ -14,6 +14,8 @@ use crate::state::home;
 use super::{Authority, IssueToken, LimitsAsked, ScopesAsked};
 
 const ADMIN: &str = "admin";
+/// Role, user, grant and token: a log of as many entries has had its first administrator.
+const BOOTSTRAP_ENTRIES: u64 = 4;
 
 impl Authority {
     /// Makes the first administrator and its token; with `recover`, another token, and another
@@ -23,7 +25,7 @@ impl Authority {
     /// # Errors
     /// [`Refusal::Unavailable`] when the store cannot be written.
     pub async fn bootstrap(&self, recover: bool) -> Result<Option<Secret>, Refusal> {
-        if !recover && self.replica.state().token_count() > 0 {
+        if !recover && self.head().revision >= BOOTSTRAP_ENTRIES {
             return Ok(None);
         }
         let reason = if recover {

@@ -16,7 +16,7 @@ use crate::domain::token::Digest;
 use crate::state::State;
 use crate::state::check::check;
 use crate::state::decide::{
-    Caller, Command, Envelope, Outcome, UseToken, authenticate, caller_permits,
+    CallAbout, Caller, Command, Envelope, Outcome, UseToken, authenticate, caller_permits,
 };
 
 use super::{Authority, Credentials, RequestId};
@@ -96,10 +96,19 @@ impl Authority {
         request_id: Option<RequestId<'_>>,
     ) -> Result<(Reason, Revision), Refusal> {
         let key = Digest::of(request.token).key();
-        let bearer = Caller::Bearer {
-            key,
-            client_ip: request.context.client_ip,
-        };
+        let view = self.view();
+        let id = view.state.token_by_key(key);
+        // Scoped to the token: the id of one bearer never hides the use of another.
+        let who = id.map_or_else(String::new, |id| format!("token {id}"));
+        let remembered = Self::request(&who, request_id)?;
+        let now_ms = self.replica.clock().now().latest;
+        let answered = remembered.and_then(|one| view.state.answered(&one, now_ms));
+        let reason = view.check(request, |answer| answer.decision.reason);
+        // Whoever asks of a spent token again and again makes no write.
+        if reason != Reason::Allowed && answered.is_none() {
+            return Ok((reason, view.state.head().revision()));
+        }
+        drop(view);
         let using = UseToken {
             key,
             needs: request
@@ -113,8 +122,7 @@ impl Authority {
             kinds: request.kinds,
         };
         let envelope = Envelope {
-            // Scoped to the token: the id of one bearer never hides the use of another.
-            request: self.request(&bearer, request_id)?,
+            request: remembered,
             caller: Caller::System,
             reason: String::new(),
             command: Command::UseToken(Box::new(using)),
@@ -150,7 +158,12 @@ impl Authority {
         }
         let state = self.replica.state();
         let caller = Self::caller(credentials)?;
-        let (power, _) = authenticate(&state, &caller, self.replica.clock().now())?;
+        let (power, _) = authenticate(
+            &state,
+            &caller,
+            self.replica.clock().now(),
+            CallAbout::Anything,
+        )?;
         for need in needs {
             if !caller_permits(&power, "tokens:check", need) {
                 let pattern = ResourcePattern::parse(need.resource())

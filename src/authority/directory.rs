@@ -258,7 +258,7 @@ impl Reader {
 
     /// The principal with this name, if the caller may read it: oneself, one's teams, or what
     /// the power permits at its home.
-    fn may_see(&self, name: &PrincipalName) -> Result<PrincipalId, Refusal> {
+    pub(super) fn may_see(&self, name: &PrincipalName) -> Result<PrincipalId, Refusal> {
         let id = self.named(name)?;
         let own = self.principal == Some(id)
             || (name.kind() == PrincipalKind::Team

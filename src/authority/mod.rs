@@ -14,9 +14,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 use crate::domain::chain::{Head, Revision, RevisionNumber};
-use crate::domain::change::Change;
+use crate::domain::change::{Change, Subject};
 use crate::domain::clock::Now;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{LogEntry, Request};
@@ -26,7 +27,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, TokenId, recognise};
 use crate::replica::{Done, Replica};
 use crate::state::State;
-use crate::state::decide::{Caller, Envelope, Outcome, authenticate};
+use crate::state::decide::{CallAbout, Caller, Envelope, Outcome, authenticate};
 
 pub use crate::replica::Counters;
 pub use crate::state::check::Context;
@@ -59,6 +60,8 @@ pub struct Authority {
     replica: Replica,
     entropy: Arc<dyn Entropy>,
     settings: Settings,
+    // Replays of an older State that may run at once: one.
+    replays: Arc<Semaphore>,
 }
 
 /// Who calls, as the transport tells it.
@@ -114,6 +117,7 @@ pub(crate) struct Reader {
     token: Option<TokenId>,
     principal: Option<PrincipalId>,
     now: Now,
+    about: CallAbout,
 }
 
 impl Authority {
@@ -124,6 +128,7 @@ impl Authority {
             replica,
             entropy,
             settings,
+            replays: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -174,6 +179,14 @@ impl Authority {
     }
 
     pub(crate) fn reader(&self, credentials: Credentials<'_>) -> Result<Reader, Refusal> {
+        self.reader_about(credentials, CallAbout::Anything)
+    }
+
+    fn reader_about(
+        &self,
+        credentials: Credentials<'_>,
+        about: CallAbout,
+    ) -> Result<Reader, Refusal> {
         if !self.may_answer() {
             return Err(Refusal::Unavailable(
                 "this server answers nothing now".to_owned(),
@@ -182,13 +195,13 @@ impl Authority {
         let state = self.replica.state_full();
         let caller = Self::caller(credentials)?;
         let now = self.replica.clock().now();
-        let (_, token) = authenticate(&state, &caller, now)?;
+        let (_, token) = authenticate(&state, &caller, now, about)?;
         let principal =
             token
                 .and_then(|id| state.token(id))
                 .and_then(|record| match record.subject {
-                    crate::domain::change::Subject::Principal(id) => Some(id),
-                    crate::domain::change::Subject::Resource(_) => None,
+                    Subject::Principal(id) => Some(id),
+                    Subject::Resource(_) => None,
                 });
         Ok(Reader {
             state,
@@ -196,6 +209,7 @@ impl Authority {
             token,
             principal,
             now,
+            about,
         })
     }
 
@@ -209,7 +223,7 @@ impl Authority {
             return Err(Refusal::invalid("reason", "is at most 256 characters"));
         }
         let envelope = Envelope {
-            request: self.request(&caller, call.request)?,
+            request: Self::request(&self.scope_of(&caller)?, call.request)?,
             reason: call.reason.to_owned(),
             caller,
             command,
@@ -252,11 +266,21 @@ impl Authority {
         })
     }
 
-    fn request(
-        &self,
-        caller: &Caller,
-        request: Option<RequestId<'_>>,
-    ) -> Result<Option<Request>, Refusal> {
+    /// Whom a caller's request ids are scoped to.
+    fn scope_of(&self, caller: &Caller) -> Result<String, Refusal> {
+        let Caller::Bearer { key, .. } = caller else {
+            return Ok("local".to_owned());
+        };
+        let state = self.replica.state();
+        let record = state.token_by_key(*key).and_then(|id| state.token(id));
+        let record = record.ok_or(Refusal::Unauthenticated)?;
+        Ok(match record.subject {
+            Subject::Principal(id) => format!("principal {}", id.0),
+            Subject::Resource(_) => format!("token {}", record.id),
+        })
+    }
+
+    fn request(who: &str, request: Option<RequestId<'_>>) -> Result<Option<Request>, Refusal> {
         let Some(request) = request.filter(|request| !request.id.is_empty()) else {
             return Ok(None);
         };
@@ -271,19 +295,6 @@ impl Authority {
                 "is 1 to 64 characters of [A-Za-z0-9._-]",
             ));
         }
-        let who = match caller {
-            Caller::Local => "local".to_owned(),
-            Caller::System => "system".to_owned(),
-            Caller::Bearer { key, .. } => {
-                let state = self.replica.state();
-                let id = state.token_by_key(*key).ok_or(Refusal::Unauthenticated)?;
-                let record = state.token(id).ok_or(Refusal::Unauthenticated)?;
-                match record.subject {
-                    crate::domain::change::Subject::Principal(id) => format!("principal {}", id.0),
-                    crate::domain::change::Subject::Resource(_) => format!("token {id}"),
-                }
-            }
-        };
         let scope = format!("{who}\n{}\n{}", request.method, request.id);
         Ok(Some(Request {
             key: half_hash(scope.as_bytes()),
@@ -319,7 +330,7 @@ fn about(change: &Change) -> About {
 impl Reader {
     /// What the caller holds, on the State that it was judged on.
     pub(crate) fn power(&self) -> Result<crate::state::Power<'_>, Refusal> {
-        Ok(authenticate(&self.state, &self.caller, self.now)?.0)
+        Ok(authenticate(&self.state, &self.caller, self.now, self.about)?.0)
     }
 
     pub(crate) fn permits(&self, action: &str, at: &Resource) -> Result<bool, Refusal> {

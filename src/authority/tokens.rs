@@ -5,12 +5,12 @@
 
 use crate::domain::change::{Change, Display, Subject, TokenRecord};
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
-use crate::domain::principal::PrincipalName;
+use crate::domain::principal::{PrincipalKind, PrincipalName};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, KindSet, Secret, TokenId, TokenKind};
 use crate::state::check::{Context, Step};
-use crate::state::decide::{About, Command, read_action};
+use crate::state::decide::{About, CallAbout, Command, read_action};
 use crate::state::explain::{Target, Told, explain};
 use crate::store::list::{Page, StoredToken, TokenQuery};
 
@@ -223,7 +223,7 @@ impl Authority {
         credentials: Credentials<'_>,
         limit: usize,
     ) -> Result<WhoAmI, Refusal> {
-        let reader = self.reader(credentials)?;
+        let reader = self.reader_about(credentials, CallAbout::Itself)?;
         let id = reader.token.ok_or(Refusal::Unauthenticated)?;
         let token = self.stored(id).await?.ok_or(Refusal::Unauthenticated)?;
         let (permissions, truncated) = reader.power()?.list(limit);
@@ -320,7 +320,7 @@ impl Reader {
             query.subject = Some(self.named(name)?);
         }
         if let Some(name) = &filter.issuer {
-            query.issuer = Some(self.named(name)?);
+            query.issuer = Some(self.may_see(name)?);
         }
         if let Some(subject) = query.subject {
             let home = self
@@ -333,11 +333,14 @@ impl Reader {
                     .principal
                     .is_some_and(|caller| self.state.is_member(subject, caller));
             if !(own && self.in_scopes("tokens:read", &home)?) {
-                let name = filter.subject.as_ref().map(PrincipalName::kind);
+                let kind = filter.subject.as_ref().map(PrincipalName::kind);
                 let readable =
-                    name.map_or(Ok(false), |kind| self.permits(read_action(kind), &home))?;
+                    kind.map_or(Ok(false), |kind| self.permits(read_action(kind), &home))?;
                 match self.require("tokens:read", ResourcePattern::exactly(&home)) {
-                    Err(_) if !readable => return Err(Refusal::NotFound("subject")),
+                    Err(_) if !readable => {
+                        let what = kind.map_or("subject", PrincipalKind::name);
+                        return Err(Refusal::NotFound(what));
+                    }
                     judged => judged?,
                 }
             }

@@ -75,7 +75,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a server, for example `http://127.0.0.1:7070`.
+    /// Connects to a server, for example `http://127.0.0.1:7421`.
     ///
     /// # Errors
     /// The transport's, when the address does not parse or cannot be reached within 5 s.

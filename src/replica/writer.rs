@@ -86,11 +86,12 @@ impl Writer {
                     self.queue.close();
                     continue;
                 }
-                queued = self.queue.recv() => queued,
+                // Rare, so it starves nobody; behind the queue it would be starved itself.
                 _ = sweep.tick() => {
                     self.sweep().await;
                     continue;
                 }
+                queued = self.queue.recv() => queued,
             };
             // Closed and empty: every handle is gone, everything queued was answered.
             let Some(first) = first else { break };

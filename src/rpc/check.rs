@@ -118,8 +118,9 @@ impl CheckRpc {
                 } else {
                     decision.reason
                 },
+                // A spent budget may have been spent by this very request before.
                 counts_use: !hidden
-                    && decision.allowed()
+                    && matches!(decision.reason, Reason::Allowed | Reason::UsesExhausted)
                     && decision.token.as_ref().is_some_and(counts),
                 response: write(&Told::of(answer, hidden)),
             }

@@ -12,8 +12,9 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,12 +31,15 @@ use tonic::service::Routes;
 use crate::domain::refusal::Refusal;
 use crate::proto::DESCRIPTOR;
 
-use super::auth::budget;
+use super::auth::{Peer, budget};
 use super::errors::{ended, response};
 use super::metrics::Metrics;
 use super::stream::Drain;
 
 type Answer = BoxFuture<Response<Body>, Infallible>;
+
+/// One peer may have this part of the places of all who wait.
+const PEER_SHARE: usize = 8;
 
 /// First words of the methods that change nothing.
 const READS: [&str; 6] = ["Get", "List", "Watch", "Verify", "Explain", "WhoAmI"];
@@ -46,6 +50,9 @@ pub(super) struct Shared {
     drain: Drain,
     // One permit for each request that waits.
     waiting: Arc<Semaphore>,
+    // How many of them each peer has: one alone must not keep the others from revoking.
+    waiting_by_peer: Mutex<HashMap<IpAddr, usize>>,
+    waiting_of_peer_max: usize,
     request_time_max: Duration,
     methods: Methods,
 }
@@ -61,6 +68,8 @@ impl Shared {
             metrics,
             drain,
             waiting: Arc::new(Semaphore::new(waiting_max)),
+            waiting_by_peer: Mutex::new(HashMap::new()),
+            waiting_of_peer_max: waiting_max.div_ceil(PEER_SHARE),
             request_time_max,
             methods: Methods::described(),
         }
@@ -134,6 +143,7 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<Body>) -> Waiting {
         let path = request.uri().path();
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let answer = if is_of(path, D::NAME) {
             // Streams of the direct service end with the server too.
             if path.ends_with("/StreamCheck") {
@@ -147,6 +157,7 @@ where
         Waiting {
             answer,
             shared: Arc::clone(&self.shared),
+            peer,
             place: None,
         }
     }
@@ -164,7 +175,53 @@ fn is_of(path: &str, name: &str) -> bool {
 pub(super) struct Waiting {
     answer: Answer,
     shared: Arc<Shared>,
-    place: Option<(OwnedSemaphorePermit, Pin<Box<Sleep>>)>,
+    peer: Option<IpAddr>,
+    place: Option<Place>,
+}
+
+/// A place among those who wait, and when it has to be given up.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _share: Option<Share>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+/// A peer's part of the places; given back when dropped.
+struct Share {
+    shared: Arc<Shared>,
+    peer: IpAddr,
+}
+
+impl Share {
+    fn take(shared: &Arc<Shared>, peer: IpAddr) -> Option<Self> {
+        let mut by_peer = shared
+            .waiting_by_peer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let taken = by_peer.entry(peer).or_default();
+        if *taken >= shared.waiting_of_peer_max {
+            return None;
+        }
+        *taken += 1;
+        drop(by_peer);
+        Some(Self {
+            shared: Arc::clone(shared),
+            peer,
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let by_peer = self.shared.waiting_by_peer.lock();
+        let mut by_peer = by_peer.unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = by_peer.get_mut(&self.peer) {
+            *taken -= 1;
+            if *taken == 0 {
+                by_peer.remove(&self.peer);
+            }
+        }
+    }
 }
 
 impl Future for Waiting {
@@ -185,16 +242,28 @@ impl Waiting {
         let place = match &mut self.place {
             Some(place) => place,
             None => {
-                let Ok(permit) = Arc::clone(&self.shared.waiting).try_acquire_owned() else {
+                let Some(place) = self.take_place() else {
                     self.shared.metrics.shed();
                     return Poll::Ready(Ok(busy("too many requests are waiting; try again")));
                 };
-                let deadline = sleep(self.shared.request_time_max);
-                self.place.insert((permit, Box::pin(deadline)))
+                self.place.insert(place)
             }
         };
-        ready!(place.1.as_mut().poll(cx));
+        ready!(place.deadline.as_mut().poll(cx));
         Poll::Ready(Ok(busy("the request took too long")))
+    }
+
+    fn take_place(&self) -> Option<Place> {
+        let share = match self.peer {
+            Some(peer) => Some(Share::take(&self.shared, peer)?),
+            None => None,
+        };
+        let permit = Arc::clone(&self.shared.waiting).try_acquire_owned().ok()?;
+        Some(Place {
+            _permit: permit,
+            _share: share,
+            deadline: Box::pin(sleep(self.shared.request_time_max)),
+        })
     }
 }
 
@@ -276,6 +345,7 @@ mod tests {
         Waiting {
             answer: Box::pin(std::future::pending()),
             shared: Arc::clone(shared),
+            peer: None,
             place: None,
         }
     }

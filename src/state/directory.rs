@@ -20,22 +20,29 @@ pub(super) const GRANTS_MAX: usize = 1_024;
 /// Most teams of one user or service account.
 pub(super) const TEAMS_MAX: usize = 64;
 
-/// A principal as a Check reads it.
+/// A principal. What a Check reads lies in the first cache line, in this order.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub(super) struct Principal {
-    pub(super) record: PrincipalRecord,
-    /// `user:alice`, ready to be copied into an answer.
-    pub(super) text: Arc<str>,
     /// Tokens made below this revision are refused.
     pub(super) cut_off: RevisionNumber,
+    /// As the record says.
+    pub(super) disabled: bool,
     pub(super) teams: Vec<PrincipalId>,
+    /// What its own grants permit, without its teams'; shared with all that hold the same.
+    pub(super) power: ScopeSet,
+    /// `user:alice`, ready to be copied into an answer.
+    pub(super) text: Arc<str>,
+    pub(super) record: PrincipalRecord,
     pub(super) members: imbl::OrdSet<PrincipalId>,
     pub(super) grants: Vec<GrantId>,
-    /// What its own grants permit, without its teams'.
-    /// Shared with every principal that holds the same.
-    pub(super) power: Arc<ScopeSet>,
     power_number: Option<u32>,
 }
+
+const _: () = assert!(
+    std::mem::offset_of!(Principal, text) <= 64,
+    "one line for a Check"
+);
 
 /// The directory. A clone is a snapshot.
 #[derive(Clone, Default)]
@@ -46,7 +53,7 @@ pub(super) struct Directory {
     roles: imbl::OrdMap<RoleName, Arc<RoleRecord>>,
     grants: imbl::OrdMap<GrantId, Arc<GrantRecord>>,
     granted: imbl::OrdMap<RoleName, imbl::OrdSet<GrantId>>,
-    powers: Interner<Vec<Permission>, Arc<ScopeSet>>,
+    powers: Interner<Vec<Permission>, ScopeSet>,
     principal_last: u32,
     grant_last: u32,
 }
@@ -113,9 +120,9 @@ impl Directory {
     ) -> impl Iterator<Item = &'d ScopeSet> {
         let teams = principal.teams.iter().filter_map(|team| {
             let team = self.principal(*team)?;
-            (!team.record.disabled).then_some(&*team.power)
+            (!team.disabled).then_some(&team.power)
         });
-        std::iter::once(&*principal.power).chain(teams)
+        std::iter::once(&principal.power).chain(teams)
     }
 
     pub(super) fn put_principal(&mut self, record: &PrincipalRecord) {
@@ -129,6 +136,7 @@ impl Directory {
             Some(former) => {
                 self.names.remove(&former.record.name);
                 Principal {
+                    disabled: record.disabled,
                     record: record.clone(),
                     text,
                     ..(*former).clone()
@@ -141,7 +149,8 @@ impl Directory {
                 teams: Vec::new(),
                 members: imbl::OrdSet::new(),
                 grants: Vec::new(),
-                power: Arc::new(ScopeSet::compile([])),
+                power: ScopeSet::compile([]),
+                disabled: record.disabled,
                 power_number: None,
             },
         };
@@ -243,14 +252,14 @@ impl Directory {
             .filter_map(|grant| self.grant(*grant))
             .flat_map(|grant| self.permissions_of(grant))
             .collect();
-        let compile = |all: &Vec<Permission>| Arc::new(ScopeSet::compile(all.iter().cloned()));
+        let compile = |all: &Vec<Permission>| ScopeSet::compile(all.iter().cloned());
         let number = self.powers.acquire(&permissions, compile);
-        let power = self.powers.value(number).map(|one| Arc::clone(&one.value));
+        let power = self.powers.value(number).cloned();
         if let Some(former) = former {
             self.powers.release(former);
         }
         self.change_principal(id, |principal| {
-            principal.power = power.unwrap_or_else(|| Arc::clone(&principal.power));
+            principal.power = power.unwrap_or_else(|| principal.power.clone());
             principal.power_number = Some(number);
         });
     }

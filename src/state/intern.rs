@@ -8,28 +8,22 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 /// A persistent table of interned values.
-pub(super) struct Interner<K: Clone + Eq + Hash, V> {
-    values: imbl::Vector<Option<Arc<Interned<K, V>>>>,
+pub(super) struct Interner<K: Clone + Eq + Hash, V: Clone> {
+    // The values themselves, so that a reader comes from the number to the value in one step.
+    values: imbl::Vector<Option<V>>,
+    contents: imbl::Vector<Option<Arc<K>>>,
     // Beside the values, so that counting copies plain numbers and touches no other count.
     counts: imbl::Vector<u32>,
-    numbers: imbl::HashMap<K, u32>,
+    numbers: imbl::HashMap<Arc<K>, u32>,
     free: imbl::Vector<u32>,
 }
 
-/// A value with the content that it was made from.
-#[derive(Debug)]
-pub(super) struct Interned<K, V> {
-    /// What makes it equal to another.
-    pub(super) content: K,
-    /// What is kept for it.
-    pub(super) value: V,
-}
-
-// By hand, for values that are not `Clone` themselves: they are shared.
-impl<K: Clone + Eq + Hash, V> Clone for Interner<K, V> {
+// By hand, for contents that are costly to clone: they are shared.
+impl<K: Clone + Eq + Hash, V: Clone> Clone for Interner<K, V> {
     fn clone(&self) -> Self {
         Self {
             values: self.values.clone(),
+            contents: self.contents.clone(),
             counts: self.counts.clone(),
             numbers: self.numbers.clone(),
             free: self.free.clone(),
@@ -37,10 +31,11 @@ impl<K: Clone + Eq + Hash, V> Clone for Interner<K, V> {
     }
 }
 
-impl<K: Clone + Eq + Hash, V> Default for Interner<K, V> {
+impl<K: Clone + Eq + Hash, V: Clone> Default for Interner<K, V> {
     fn default() -> Self {
         Self {
             values: imbl::Vector::new(),
+            contents: imbl::Vector::new(),
             counts: imbl::Vector::new(),
             numbers: imbl::HashMap::new(),
             free: imbl::Vector::new(),
@@ -48,7 +43,7 @@ impl<K: Clone + Eq + Hash, V> Default for Interner<K, V> {
     }
 }
 
-impl<K: Clone + Eq + Hash, V> Interner<K, V> {
+impl<K: Clone + Eq + Hash, V: Clone> Interner<K, V> {
     /// The number of `content`, made with `make` if it is new; counts one more use.
     pub(super) fn acquire(&mut self, content: &K, make: impl FnOnce(&K) -> V) -> u32 {
         if let Some(number) = self.numbers.get(content) {
@@ -58,21 +53,22 @@ impl<K: Clone + Eq + Hash, V> Interner<K, V> {
             }
             return number;
         }
-        let interned = Arc::new(Interned {
-            content: content.clone(),
-            value: make(content),
-        });
+        let value = make(content);
+        let content = Arc::new(content.clone());
         let number = if let Some(number) = self.free.pop_back() {
-            self.values.set(number as usize, Some(interned));
+            self.values.set(number as usize, Some(value));
+            self.contents
+                .set(number as usize, Some(Arc::clone(&content)));
             self.counts.set(number as usize, 1);
             number
         } else {
-            self.values.push_back(Some(interned));
+            self.values.push_back(Some(value));
+            self.contents.push_back(Some(Arc::clone(&content)));
             self.counts.push_back(1);
             // A process runs out of memory long before it has four thousand million sets.
             u32::try_from(self.values.len() - 1).unwrap_or(u32::MAX)
         };
-        self.numbers.insert(content.clone(), number);
+        self.numbers.insert(content, number);
         number
     }
 
@@ -85,21 +81,28 @@ impl<K: Clone + Eq + Hash, V> Interner<K, V> {
         if *count > 0 {
             return;
         }
-        if let Some(gone) = self.values.set(number as usize, None) {
-            self.numbers.remove(&gone.content);
+        if let Some(gone) = self.contents.set(number as usize, None) {
+            self.values.set(number as usize, None);
+            self.numbers.remove(&gone);
             self.free.push_back(number);
         }
     }
 
     /// The value with this number.
     #[inline]
-    pub(super) fn value(&self, number: u32) -> Option<&Interned<K, V>> {
-        self.values.get(number as usize)?.as_deref()
+    pub(super) fn value(&self, number: u32) -> Option<&V> {
+        self.values.get(number as usize)?.as_ref()
+    }
+
+    /// The content that the value with this number was made from.
+    #[inline]
+    pub(super) fn content(&self, number: u32) -> Option<&K> {
+        self.contents.get(number as usize)?.as_deref()
     }
 
     /// Every value that is kept.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Interned<K, V>> {
-        self.values.iter().filter_map(Option::as_deref)
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.values.iter().flatten()
     }
 
     /// How many values are kept.
@@ -127,6 +130,6 @@ mod tests {
         assert!(interner.value(a).is_none());
         assert_eq!(interner.len(), 1);
         assert_eq!(interner.acquire(&"c".to_owned(), String::len), a);
-        assert_eq!(before.value(a).map(|one| one.content.as_str()), Some("a"));
+        assert_eq!(before.content(a).map(String::as_str), Some("a"));
     }
 }

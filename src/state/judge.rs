@@ -163,7 +163,7 @@ impl Case<'_, '_> {
             let described = revoked.as_ref().map(Revocation::describe);
             described.unwrap_or_default()
         })?;
-        let disabled = matches!(self.subject, Some((_, Some(one))) if one.record.disabled);
+        let disabled = matches!(self.subject, Some((_, Some(one))) if one.disabled);
         course.step(Step::Subject, disabled, String::new)?;
         course.step(Step::Expiry, self.has_expired(), || self.describe_end())?;
         course.step(Step::NotBefore, self.has_not_begun(), String::new)

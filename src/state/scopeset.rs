@@ -6,6 +6,8 @@
 //! so a collision costs time and never gives anything. Patterns with an inner `*` take the slow
 //! way. Used for the scopes and ceilings of tokens and for the live power of principals.
 
+use std::sync::Arc;
+
 use crate::domain::permission::{ACTION_PARTS_MAX, Need, Permission, RESOURCE_SEGMENTS_MAX};
 use crate::domain::scopes::PermissionSet;
 
@@ -16,13 +18,15 @@ const HASH_SEED: u64 = 0x51_7C_C1_B7_27_22_0A_95;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Reach {
-    Exact,
-    Subtree,
-    Wild,
+    Exact = 0,
+    Subtree = 1,
+    Wild = 2,
 }
 
-// 20 bytes: three to a cache line. The texts that it is verified against lie side by side in
-// one block, so that an allow costs one line more and a denial none.
+/// Bytes of a packed rule.
+const RULE_BYTES: usize = 20;
+
+/// A permission as it is matched: hashes to compare, and where its texts lie to verify them.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
     action: u32,
@@ -35,6 +39,43 @@ struct Rule {
     action_slot: u8,
     depth: u8,
     reach: Reach,
+}
+
+impl Rule {
+    fn pack(&self) -> [u8; RULE_BYTES] {
+        let mut packed = [0; RULE_BYTES];
+        packed[0..4].copy_from_slice(&self.action.to_le_bytes());
+        packed[4..8].copy_from_slice(&self.resource.to_le_bytes());
+        packed[8..12].copy_from_slice(&self.text.to_le_bytes());
+        packed[12..14].copy_from_slice(&self.resource_bytes.to_le_bytes());
+        packed[14..16].copy_from_slice(&self.permission.to_le_bytes());
+        let reach = self.reach as u8;
+        packed[16..].copy_from_slice(&[self.action_bytes, self.action_slot, self.depth, reach]);
+        packed
+    }
+
+    #[inline]
+    fn unpack(packed: &[u8; RULE_BYTES]) -> Self {
+        let word = |at: usize| {
+            u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]])
+        };
+        let half = |at: usize| u16::from_le_bytes([packed[at], packed[at + 1]]);
+        Self {
+            action: word(0),
+            resource: word(4),
+            text: word(8),
+            resource_bytes: half(12),
+            permission: half(14),
+            action_bytes: packed[16],
+            action_slot: packed[17],
+            depth: packed[18],
+            reach: match packed[19] {
+                0 => Reach::Exact,
+                1 => Reach::Subtree,
+                _ => Reach::Wild,
+            },
+        }
+    }
 }
 
 /// A need with the hashes that rules are compared with.
@@ -108,11 +149,18 @@ fn fold(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
-/// A set of permissions, compiled. Immutable; shared between every token that carries it.
-#[derive(Debug)]
+/// A set of permissions, compiled. Immutable; a clone shares it.
+#[derive(Clone, Debug)]
 pub struct ScopeSet {
-    rules: Box<[Rule]>,
-    texts: Box<str>,
+    // The rules and behind them all texts: a Check comes here from a number in one step, and
+    // what it reads lies side by side.
+    packed: Arc<[u8]>,
+    cold: Arc<Cold>,
+}
+
+/// What a Check does not read.
+#[derive(Debug)]
+struct Cold {
     permissions: Box<[Permission]>,
     summary: Box<str>,
 }
@@ -122,83 +170,97 @@ impl ScopeSet {
     pub fn compile(permissions: impl IntoIterator<Item = Permission>) -> Self {
         let permissions: Box<[Permission]> = permissions.into_iter().collect();
         let mut texts = String::new();
-        let rules = permissions
-            .iter()
-            .zip(0..)
-            .map(|(permission, index)| compile_rule(permission, index, &mut texts))
-            .collect();
-        Self {
-            rules,
-            texts: texts.into(),
-            summary: summarise(&permissions).into(),
-            permissions,
+        let mut packed = Vec::new();
+        packed.extend((permissions.len() as u32).to_le_bytes());
+        for (permission, index) in permissions.iter().zip(0..) {
+            packed.extend(compile_rule(permission, index, &mut texts).pack());
         }
+        packed.extend(texts.as_bytes());
+        Self {
+            packed: packed.into(),
+            cold: Arc::new(Cold {
+                summary: summarise(&permissions).into(),
+                permissions,
+            }),
+        }
+    }
+
+    #[inline]
+    fn parts(&self) -> (&[[u8; RULE_BYTES]], &[u8]) {
+        let Some((count, rest)) = self.packed.split_first_chunk::<4>() else {
+            return (&[], &[]);
+        };
+        let rules = u32::from_le_bytes(*count) as usize * RULE_BYTES;
+        let (rules, texts) = rest.split_at(rules.min(rest.len()));
+        (rules.as_chunks().0, texts)
     }
 
     /// Whether one permission covers the need.
     #[must_use]
     #[inline]
     pub fn permits(&self, question: &Question<'_>) -> bool {
-        self.rules.iter().any(|rule| {
-            let action_fits = question.actions[usize::from(rule.action_slot)] == rule.action;
+        let (rules, texts) = self.parts();
+        rules.iter().any(|packed| {
+            let rule = Rule::unpack(packed);
+            let prefix = question.resources[usize::from(rule.depth)] == rule.resource;
             let resource_fits = match rule.reach {
-                Reach::Exact => {
-                    rule.depth == question.depth
-                        && question.resources[usize::from(rule.depth)] == rule.resource
-                }
-                Reach::Subtree => {
-                    rule.depth <= question.depth
-                        && question.resources[usize::from(rule.depth)] == rule.resource
-                }
+                Reach::Exact => prefix && rule.depth == question.depth,
+                Reach::Subtree => prefix && rule.depth <= question.depth,
                 Reach::Wild => true,
             };
-            action_fits && resource_fits && self.verify(rule, &question.need)
+            question.actions[usize::from(rule.action_slot)] == rule.action
+                && resource_fits
+                && self.verify(&rule, texts, &question.need)
         })
     }
 
     // The hashes fit: now the text has to, so that a collision gives nothing.
     #[inline]
-    fn verify(&self, rule: &Rule, need: &Need<'_>) -> bool {
-        let text = &self.texts[rule.text as usize..];
+    fn verify(&self, rule: &Rule, texts: &[u8], need: &Need<'_>) -> bool {
+        let text = &texts[rule.text as usize..];
         let (action, rest) = text.split_at(usize::from(rule.action_bytes));
         let pattern = &rest[..usize::from(rule.resource_bytes)];
-        let action_fits = match action.strip_suffix('*') {
-            Some(prefix) => need.action().len() > prefix.len() && need.action().starts_with(prefix),
-            None => need.action() == action,
+        let asked = need.action().as_bytes();
+        let action_fits = match action.strip_suffix(b"*") {
+            Some(prefix) => asked.len() > prefix.len() && asked.starts_with(prefix),
+            None => asked == action,
         };
-        let resource = need.resource();
+        let resource = need.resource().as_bytes();
         action_fits
             && match rule.reach {
                 Reach::Exact => pattern == resource,
                 Reach::Subtree => {
-                    let fixed = pattern.len() - "**".len();
+                    let fixed = pattern.len() - b"**".len();
                     // `a/**` is this and all below: `a` itself, or what goes on behind `a/`.
                     fixed == 0
                         || resource.starts_with(&pattern[..fixed])
                         || *resource == pattern[..fixed - 1]
                 }
-                Reach::Wild => self.permissions[usize::from(rule.permission)]
+                Reach::Wild => self.cold.permissions[usize::from(rule.permission)]
                     .resource
-                    .matches(resource),
+                    .matches(need.resource()),
             }
     }
 
     /// Whether one permission covers `permission`.
     #[must_use]
     pub fn covers(&self, permission: &Permission) -> bool {
-        self.permissions.iter().any(|mine| mine.covers(permission))
+        self.cold
+            .permissions
+            .iter()
+            .any(|mine| mine.covers(permission))
     }
 
     /// The permissions.
     #[must_use]
     pub fn permissions(&self) -> &[Permission] {
-        &self.permissions
+        &self.cold.permissions
     }
 
     /// The first permissions as text, at most 128 bytes and how many more there are.
     #[must_use]
     pub fn summary(&self) -> &str {
-        &self.summary
+        &self.cold.summary
     }
 
     /// The permissions as the canonical set they were compiled from.
@@ -207,23 +269,23 @@ impl ScopeSet {
     /// Never for sets of tokens, which were within the limits when they were compiled.
     #[must_use]
     pub fn to_set(&self) -> PermissionSet {
-        PermissionSet::new(self.permissions.iter().cloned())
+        PermissionSet::new(self.cold.permissions.iter().cloned())
             .expect("a token's set was within the limits when it was made")
     }
 
     /// Bytes on the heap, texts included.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        let texts: usize = self
-            .permissions
+        let permissions = &self.cold.permissions;
+        let texts: usize = permissions
             .iter()
             .map(|p| p.action.as_str().len() + p.resource.as_str().len())
             .sum();
         size_of::<Self>()
-            + size_of_val(&*self.rules)
-            + self.texts.len()
-            + size_of_val(&*self.permissions)
-            + self.summary.len()
+            + self.packed.len()
+            + size_of::<Cold>()
+            + size_of_val(&**permissions)
+            + self.cold.summary.len()
             + texts
     }
 }
@@ -347,6 +409,5 @@ mod tests {
         assert!(set.summary().len() <= SUMMARY_BYTES_MAX + " and 20 more".len());
         assert!(set.summary().ends_with("more"), "{}", set.summary());
         assert_eq!(ScopeSet::compile([]).summary(), "nothing");
-        assert_eq!(size_of::<Rule>(), 20);
     }
 }

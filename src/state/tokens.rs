@@ -243,13 +243,11 @@ impl Tokens {
     #[inline]
     fn scope_set(&self, number: u32) -> Option<&ScopeSet> {
         let index = number.checked_sub(1)?;
-        self.scopes.value(index).map(|interned| &interned.value)
+        self.scopes.value(index)
     }
 
     pub(super) fn issuers(&self, hot: &Hot) -> &[Issuer] {
-        self.issuers
-            .value(hot.issuers)
-            .map_or(&[], |interned| interned.content.as_slice())
+        self.issuers.content(hot.issuers).map_or(&[], Vec::as_slice)
     }
 
     /// The resource that a resource token speaks for.
@@ -258,9 +256,7 @@ impl Tokens {
         if hot.kind() != TokenKind::Resource {
             return None;
         }
-        self.resources
-            .value(hot.subject)
-            .map(|interned| &interned.content)
+        self.resources.content(hot.subject)
     }
 
     /// The whole record of a token.
@@ -299,7 +295,7 @@ impl Tokens {
 
     fn set_content(&self, number: u32) -> Option<PermissionSet> {
         let index = number.checked_sub(1)?;
-        self.scopes.value(index).map(|one| one.content.clone())
+        self.scopes.content(index).cloned()
     }
 
     /// Puts a token in place of one with the same id, if there is one. Returns the former record.
@@ -404,7 +400,7 @@ impl Tokens {
 
     /// Bytes on the heap, by part: the index, the extensions and the scope sets.
     pub(super) fn heap_bytes(&self) -> [usize; 3] {
-        let sets = self.scopes.iter().map(|set| set.value.heap_bytes()).sum();
+        let sets = self.scopes.values().map(ScopeSet::heap_bytes).sum();
         [
             self.by_key.heap_bytes() + self.by_id.heap_bytes(),
             self.ext.len() * (size_of::<Ext>() + size_of::<TokenId>() + 2 * size_of::<usize>()),

@@ -288,3 +288,92 @@ async fn two_tokens_in_one_call_are_refused_embedded() {
         .await
         .expect("one is fine");
 }
+
+#[tokio::test]
+async fn a_use_counts_once_for_a_request_id_also_the_last_one_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let (_, one) = server
+        .admin()
+        .issue("--kind user --uses 1 --name one --reason test");
+    let (_, other) = server
+        .admin()
+        .issue("--kind user --uses 1 --name other --reason test");
+    let mut client = CheckServiceClient::new(channel(&server.address).await);
+    let ask = |token: &str, id: &str| v1::CheckRequest {
+        request_id: id.to_owned(),
+        ..check(token, &[("a:b", "c")])
+    };
+    for (token, id, expected) in [
+        (&one, "id-1", v1::Reason::Allowed),
+        (&one, "id-1", v1::Reason::Allowed),
+        (&other, "id-1", v1::Reason::Allowed),
+        (&one, "id-2", v1::Reason::UsesExhausted),
+        (&one, "", v1::Reason::UsesExhausted),
+    ] {
+        let answer = client
+            .check(ask(token, id))
+            .await
+            .expect("answered")
+            .into_inner();
+        assert_eq!(answer.reason(), expected, "{id}");
+        assert_eq!(answer.allowed, expected == v1::Reason::Allowed);
+    }
+}
+
+#[test]
+fn one_peer_that_holds_its_places_does_not_keep_others_from_revoking_embedded() {
+    // More calls than there are places for all, as many on a connection as it may have.
+    const CONNECTIONS: usize = 11;
+    const CALLS: usize = 199;
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = connect_from_another_address(&server.address);
+        stream.write_all(&half_requests(CALLS)).expect("writes");
+        held.push(stream);
+    }
+    // The last connection is told, call by call, that there is no place: so all were heard.
+    let mut told = 0;
+    let mut bytes = [0; 4096];
+    while told < CALLS * 9 {
+        told += held[CONNECTIONS - 1].read(&mut bytes).expect("answers");
+    }
+    let (id, _) = server
+        .admin()
+        .issue("--kind user --ttl 1h --name a --reason a");
+    server
+        .admin()
+        .run(&format!("token revoke {id} --reason now"))
+        .ok();
+    drop(held);
+}
+
+/// A connection from 127.0.0.2, as from another machine.
+fn connect_from_another_address(address: &str) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketAddrV4, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    let here = SocketAddrV4::new([127, 0, 0, 2].into(), 0);
+    bind(&socket, &here).expect("an address of this machine");
+    let there: SocketAddrV4 = address.parse().expect("an address");
+    connect(&socket, &there).expect("connects");
+    TcpStream::from(socket)
+}
+
+/// Headers of so many calls, each without an end.
+fn half_requests(count: usize) -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    let path = b"/latchkey.v1.TokenService/WhoAmI";
+    // Literal header fields without indexing: :method, :scheme, :path, content-type.
+    let mut block = vec![0x83, 0x86, 0x04, path.len() as u8];
+    block.extend(path);
+    block.extend([0x0F, 0x10, 16]);
+    block.extend(b"application/grpc");
+    for stream in (1_u32..).step_by(2).take(count) {
+        bytes.extend([0, 0, block.len() as u8, 1, 4]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(&block);
+    }
+    bytes
+}

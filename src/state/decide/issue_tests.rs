@@ -6,6 +6,7 @@ use super::tests::*;
 use super::*;
 use crate::domain::change::Display;
 use crate::domain::permission::ActionPattern;
+use crate::domain::token::Digest;
 
 #[test]
 fn a_user_token_follows_the_live_permissions_of_its_user() {
@@ -337,4 +338,76 @@ fn grants_memberships_and_role_edits_hand_on_only_what_is_held() {
         .as_bearer(&dave, pause(false))
         .expect_err("holds everything");
     assert_eq!(missing(&refused), ["*@**"]);
+}
+
+#[test]
+fn a_widened_token_never_rises_above_what_its_first_issuer_held() {
+    let mut world = World::new();
+    world.grant("user:bob", "keeper", "acme");
+    world.grant("user:carol", "admin", "acme/**");
+    let (alice, bob) = (world.user("user:alice"), world.user("user:bob"));
+    let carol = world.user("user:carol");
+    let (secret, mut issue) = world.asked(TokenKind::User, Some("user:carol"), ScopesAsked::All);
+    issue.ttl_s = Some(3_600);
+    // Bob knows this secret.
+    let token = world
+        .issue(bearer(&bob), secret, issue)
+        .expect("tokens:issue at home");
+    assert_eq!(
+        world.check(&token, "deploy:run", "acme/web"),
+        Reason::NotPermitted
+    );
+    let id = world.id_of(&token);
+    let update = |scopes: Option<ScopesAsked>, ends_ms: UnixMs| {
+        Command::UpdateToken(Box::new(UpdateToken {
+            id,
+            scopes,
+            expires_ms: Some(Some(ends_ms)),
+            not_before_ms: None,
+            expires_max_ms: None,
+            period_s: None,
+            uses_left: None,
+            networks: None,
+            audience: None,
+            workload: None,
+            display: Display::default(),
+        }))
+    };
+    for (number, caller) in [&alice, &carol].into_iter().enumerate() {
+        let later = T0 + 7_200_000 + number as u64;
+        world
+            .as_bearer(caller, update(None, later))
+            .expect("extended");
+        assert_eq!(
+            world.check(&token, "deploy:run", "acme/web"),
+            Reason::NotPermitted
+        );
+    }
+    let beyond = update(Some(scopes(&["deploy:run@acme/web"])), T0 + 9_000_000);
+    let refused = world
+        .as_bearer(&alice, beyond)
+        .expect_err("powerless, so refused");
+    assert_eq!(missing(&refused), ["deploy:run@acme/web"]);
+}
+
+#[test]
+fn a_bound_token_may_end_itself_from_anywhere_and_do_nothing_else() {
+    let mut world = World::new();
+    let alice = world.user("user:alice");
+    let (secret, mut issue) = world.asked(TokenKind::User, None, ScopesAsked::All);
+    issue.limits.audience = crate::domain::limits::Audience::parse("api");
+    issue.uses = Some(1);
+    let bound = world.issue(bearer(&alice), secret, issue).expect("own");
+    let delete = Command::DeleteGrant(GrantId(1));
+    let refused = world.as_bearer(&bound, delete).map(|_| ());
+    assert_eq!(refused, Err(Refusal::Unauthenticated));
+    let revoke = |target| Command::RevokeToken {
+        target,
+        compromised: false,
+    };
+    let other = revoke(RevokeTarget::Secret(Digest::of(&alice)));
+    assert!(world.as_bearer(&bound, other).is_err(), "not another one");
+    let itself = revoke(RevokeTarget::Secret(Digest::of(&bound)));
+    world.as_bearer(&bound, itself).expect("itself");
+    assert_eq!(world.check(&bound, "a:b", "acme"), Reason::Revoked);
 }

@@ -122,7 +122,7 @@ pub fn decide(state: &State, envelope: &Envelope, moment: Moment) -> Result<Deci
         now: moment.now.not_before(state.instant_ms()),
         ..moment
     };
-    let caller = Judged::new(state, &envelope.caller, moment)?;
+    let caller = Judged::new(state, &envelope.caller, moment, ends_itself(envelope))?;
     let (outcome, subject) = match caller.repeated(envelope)? {
         Some(repeated) => (repeated, About::Nothing),
         None => caller.command(envelope)?,
@@ -142,18 +142,57 @@ pub fn authenticate<'s>(
     state: &'s State,
     caller: &Caller,
     now: Now,
+    about: CallAbout,
 ) -> Result<(Power<'s>, Option<TokenId>), Refusal> {
     let moment = Moment {
         revision: 0,
         now: now.not_before(state.instant_ms()),
         lifetimes: Lifetimes::default(),
     };
-    let judged = Judged::new(state, caller, moment)?;
+    let judged = Judged::new(state, caller, moment, about)?;
     Ok((judged.power, judged.hot.map(Hot::id)))
 }
 
+/// What a call is about: oneself may be asked after and ended from anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallAbout {
+    /// Only the bearer itself: who it is, or its end.
+    Itself,
+    /// Anything.
+    Anything,
+}
+
+// A stolen token that is bound to a place must be revocable wherever it turns up.
+fn ends_itself(envelope: &Envelope) -> CallAbout {
+    match (&envelope.command, &envelope.caller) {
+        (Command::RevokeToken { target, .. }, Caller::Bearer { key, .. }) => match target {
+            RevokeTarget::Itself => CallAbout::Itself,
+            RevokeTarget::Secret(digest) if digest.key() == *key => CallAbout::Itself,
+            RevokeTarget::Secret(_) | RevokeTarget::Id(_) => CallAbout::Anything,
+        },
+        _ => CallAbout::Anything,
+    }
+}
+
+/// Whether a reason is about where a token is used, not about whether it is good.
+fn is_of_the_place(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NotYetValid
+            | Reason::Network
+            | Reason::Audience
+            | Reason::Workload
+            | Reason::UsesExhausted
+    )
+}
+
 impl<'s> Judged<'s> {
-    fn new(state: &'s State, caller: &Caller, moment: Moment) -> Result<Self, Refusal> {
+    fn new(
+        state: &'s State,
+        caller: &Caller,
+        moment: Moment,
+        about: CallAbout,
+    ) -> Result<Self, Refusal> {
         let (key, client_ip) = match caller {
             Caller::Local => return Ok(Self::inside(state, moment, "local")),
             Caller::System => return Ok(Self::inside(state, moment, "system")),
@@ -188,7 +227,9 @@ impl<'s> Judged<'s> {
             .tokens
             .ext(found.hot)
             .is_some_and(|ext| ext.uses.is_some());
-        if reason != Reason::Allowed || counted {
+        let itself = about == CallAbout::Itself;
+        let good = reason == Reason::Allowed || (itself && is_of_the_place(reason));
+        if !good || (counted && !itself) {
             return Err(Refusal::Unauthenticated);
         }
         Ok(Self {

@@ -149,7 +149,28 @@ impl Judged<'_> {
             let what = "a derived token is never widened; derive another";
             return Err(Refusal::Precondition(what.to_owned()));
         }
-        record.ceiling = self.issue_rule(record.kind, &record.subject, &record.scopes)?;
+        self.bound_by_both(record)?;
+        if let (Some(former), Scopes::Only(set)) = (&record.ceiling, &record.scopes) {
+            let beyond: Vec<_> = set
+                .iter()
+                .filter(|one| !former.covers(one))
+                .cloned()
+                .collect();
+            if !beyond.is_empty() {
+                return Err(Refusal::Boundary(beyond));
+            }
+        }
+        Ok(())
+    }
+
+    /// The issue rule for who changes a token, with the ceiling of who made it: its first issuer
+    /// may know the secret, and gets no more than it held.
+    fn bound_by_both(&self, record: &mut TokenRecord) -> Result<(), Refusal> {
+        let ceiling = self.issue_rule(record.kind, &record.subject, &record.scopes)?;
+        record.ceiling = match (record.ceiling.take(), ceiling) {
+            (Some(former), Some(new)) => Some(former.meet(&new).map_err(too_large)?),
+            (former, new) => former.or(new),
+        };
         self.add_issuer(record)
     }
 
@@ -341,7 +362,8 @@ impl Judged<'_> {
             return Err(Refusal::AlreadyExists("token"));
         }
         if !self.is_itself(record.id) {
-            self.take_over(&mut record)?;
+            // Who rotates another's token gets its new secret.
+            self.bound_by_both(&mut record)?;
         }
         let now = self.moment.now.latest;
         let until_ms = now + u64::from(grace_s) * 1_000;
@@ -362,16 +384,6 @@ impl Judged<'_> {
             Some(*digest),
             display,
         ))
-    }
-
-    // Who rotates another's token gets its new secret: the issue rule, and both ceilings.
-    fn take_over(&self, record: &mut TokenRecord) -> Result<(), Refusal> {
-        let ceiling = self.issue_rule(record.kind, &record.subject, &record.scopes)?;
-        record.ceiling = match (record.ceiling.take(), ceiling) {
-            (Some(old), Some(new)) => Some(old.meet(&new).map_err(too_large)?),
-            (old, new) => old.or(new),
-        };
-        self.add_issuer(record)
     }
 
     pub(super) fn use_token(&self, using: &UseToken) -> Result<(Outcome, About), Refusal> {

@@ -7,7 +7,7 @@ use latchkey::domain::change::Display;
 use latchkey::domain::token::{TokenId, TokenKind};
 use latchkey::state::decide::UpdateToken;
 
-use super::super::algebra::{Perm, extent, one_covers};
+use super::super::algebra::{Perm, canonical, extent, one_covers};
 use super::tokens::put;
 use super::verbs::{Me, No, Outcome};
 use super::{Token, addresses_in};
@@ -76,7 +76,20 @@ impl Me<'_> {
             if old.parent.is_some() {
                 return Err(No::Precondition);
             }
-            new.ceiling = self.issue_rule(new.kind, &new.subject, &new.scopes)?;
+            let ceiling = self.issue_rule(new.kind, &new.subject, &new.scopes)?;
+            // Its power never rises above what its first issuer held.
+            let former = new.ceiling.clone();
+            let beyond: Vec<Perm> = new
+                .scopes
+                .iter()
+                .flatten()
+                .filter(|one| !former.iter().all(|set| one_covers(set, one)))
+                .cloned()
+                .collect();
+            if !beyond.is_empty() {
+                return Err(No::Boundary(canonical(&beyond)));
+            }
+            new.ceiling.extend(ceiling);
             self.answer_for(&mut new)?;
         }
         if same(&old, &new) && !named {

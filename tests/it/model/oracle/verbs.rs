@@ -6,7 +6,7 @@
 use latchkey::domain::entry::Request;
 use latchkey::domain::principal::PrincipalKind;
 use latchkey::domain::reason::Reason;
-use latchkey::state::decide::{Caller, Command, Envelope};
+use latchkey::state::decide::{Caller, Command, Envelope, RevokeTarget};
 
 use super::super::algebra::{Perm, canonical, one_covers};
 use super::{Answered, Asked, Cut, Grant, Oracle, Principal, Role, Subject, Token};
@@ -90,7 +90,7 @@ impl Oracle {
         envelope: &Envelope,
         now: u64,
     ) -> Result<Option<(&'static str, Effect)>, Reply> {
-        let token = self.caller(&envelope.caller, now).map_err(Reply::Refused)?;
+        let token = self.caller(envelope, now).map_err(Reply::Refused)?;
         let me = Me {
             oracle: self,
             token,
@@ -114,7 +114,8 @@ impl Oracle {
     }
 
     /// The calling token, if it may call: good now, in its newest secret, without a use limit.
-    fn caller(&self, caller: &Caller, now: u64) -> Result<Option<&Token>, No> {
+    fn caller(&self, envelope: &Envelope, now: u64) -> Result<Option<&Token>, No> {
+        let caller = &envelope.caller;
         let Caller::Bearer { key, client_ip } = caller else {
             return Ok(None);
         };
@@ -127,8 +128,29 @@ impl Oracle {
             workload: None,
             kinds: Vec::new(),
         };
-        let good = self.judge(token, grace, &asked, now) == Reason::Allowed;
-        if good && grace.is_none() && token.uses_left.is_none() {
+        let reason = self.judge(token, grace, &asked, now);
+        // "A bearer may always revoke itself", also from where it may do nothing else.
+        let ends_itself = match &envelope.command {
+            Command::RevokeToken { target, .. } => match target {
+                RevokeTarget::Itself => true,
+                RevokeTarget::Secret(digest) => digest.key() == *key,
+                RevokeTarget::Id(_) => false,
+            },
+            _ => false,
+        };
+        let bound = matches!(
+            reason,
+            Reason::NotYetValid
+                | Reason::Network
+                | Reason::Audience
+                | Reason::Workload
+                | Reason::UsesExhausted
+        );
+        let good = match reason {
+            Reason::Allowed => ends_itself || token.uses_left.is_none(),
+            _ => ends_itself && bound,
+        };
+        if good && grace.is_none() {
             Ok(Some(token))
         } else {
             Err(No::Unauthenticated)

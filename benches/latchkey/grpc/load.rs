@@ -1,0 +1,157 @@
+//! The load: a fixed number of requests over a fixed number of connections and streams.
+//!
+//! Plain HTTP/2 with the frames of gRPC made beforehand: a client that costs less than a server,
+//! and the same for both servers. Every reply is looked at; a denial or an error ends the run.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use h2::client::SendRequest;
+use latchkey::proto::v1;
+use prost::Message as _;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tonic::codegen::Bytes;
+use tonic::codegen::http::{Request, Uri};
+
+use super::Kind;
+use crate::population::{mix, need, secret};
+
+pub(crate) const CONNECTIONS: usize = 4;
+pub(crate) const STREAMS: usize = 5;
+
+// In front of each message: whether it is compressed, and its length in four bytes.
+const FRAME_HEAD_BYTES: usize = 5;
+
+/// Requests as they are sent; asked in their order, and again from the first.
+pub(crate) fn messages(kind: Kind, count: u64, tokens: u64) -> Arc<[Bytes]> {
+    let check = |n: u64| {
+        let (action, resource) = need(n);
+        v1::CheckRequest {
+            token: secret(n),
+            needs: vec![v1::Need { action, resource }],
+            context: Some(v1::Context {
+                client_ip: Some("10.1.2.3".to_owned()),
+                ..v1::Context::default()
+            }),
+            ..v1::CheckRequest::default()
+        }
+    };
+    match kind {
+        Kind::Check => (0..count)
+            .map(|i| framed(&check(mix(i ^ 0xBEEF) % tokens)))
+            .collect(),
+        Kind::Empty => Arc::new([framed(&())]),
+    }
+}
+
+fn framed(message: &impl prost::Message) -> Bytes {
+    let length = u32::try_from(message.encoded_len()).expect("small");
+    let mut frame = vec![0];
+    frame.extend_from_slice(&length.to_be_bytes());
+    message.encode(&mut frame).expect("a vector grows");
+    frame.into()
+}
+
+/// Open connections to one server.
+pub(crate) struct Load {
+    kind: Kind,
+    uri: Uri,
+    connections: Vec<SendRequest<Bytes>>,
+    // Those of the connections; they end when the last sender is dropped.
+    tasks: JoinSet<Result<(), h2::Error>>,
+    messages: Arc<[Bytes]>,
+}
+
+impl Load {
+    pub(crate) async fn connect(kind: Kind, port: u16, messages: &Arc<[Bytes]>) -> Self {
+        let method = match kind {
+            Kind::Check => "latchkey.v1.CheckService/Check",
+            Kind::Empty => "bench.v1.EmptyService/Call",
+        };
+        let (mut connections, mut tasks) = (Vec::new(), JoinSet::new());
+        for _ in 0..CONNECTIONS {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await;
+            let stream = stream.expect("connects");
+            stream.set_nodelay(true).expect("a socket");
+            let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+            tasks.spawn(connection);
+            connections.push(sender);
+        }
+        Self {
+            kind,
+            uri: format!("http://127.0.0.1:{port}/{method}")
+                .parse()
+                .expect("valid"),
+            connections,
+            tasks,
+            messages: Arc::clone(messages),
+        }
+    }
+
+    /// Asks so many requests and waits for every reply.
+    pub(crate) async fn ask(&self, requests: usize) -> Duration {
+        let begun = Instant::now();
+        let mut streams = JoinSet::new();
+        for stream in 0..CONNECTIONS * STREAMS {
+            let sender = self.connections[stream % CONNECTIONS].clone();
+            let (kind, uri, messages) = (self.kind, self.uri.clone(), Arc::clone(&self.messages));
+            streams.spawn(async move {
+                let mut sender = sender;
+                for i in (stream..requests).step_by(CONNECTIONS * STREAMS) {
+                    let message = messages[i % messages.len()].clone();
+                    sender = ask_one(kind, sender, &uri, message).await;
+                }
+            });
+        }
+        while let Some(ended) = streams.join_next().await {
+            ended.expect("every request is answered");
+        }
+        begun.elapsed()
+    }
+
+    /// Closes the connections, so that the server has none to drain.
+    pub(crate) async fn close(mut self) {
+        drop(self.connections);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended
+                .expect("a connection")
+                .expect("closed without an error");
+        }
+    }
+}
+
+async fn ask_one(
+    kind: Kind,
+    sender: SendRequest<Bytes>,
+    uri: &Uri,
+    message: Bytes,
+) -> SendRequest<Bytes> {
+    let request = Request::post(uri.clone())
+        .header("te", "trailers")
+        .header("content-type", "application/grpc")
+        .body(())
+        .expect("a request");
+    let mut sender = sender.ready().await.expect("a stream");
+    let (response, mut body) = sender.send_request(request, false).expect("sent");
+    body.send_data(message, true).expect("sent");
+    let mut answer = response.await.expect("a response").into_body();
+    let mut reply = Vec::with_capacity(256);
+    while let Some(data) = answer.data().await {
+        let data = data.expect("data");
+        let released = answer.flow_control().release_capacity(data.len());
+        released.expect("no more than came");
+        reply.extend_from_slice(&data);
+    }
+    let trailers = answer.trailers().await.expect("read").expect("trailers");
+    assert_eq!(trailers["grpc-status"], "0");
+    let reply = &reply[FRAME_HEAD_BYTES..];
+    match kind {
+        Kind::Check => {
+            let answer = v1::CheckResponse::decode(reply).expect("a reply");
+            assert!(answer.allowed, "every question is answered by an allow");
+        }
+        Kind::Empty => assert!(reply.is_empty()),
+    }
+    sender
+}

@@ -1,0 +1,211 @@
+//! The two servers that are compared, each a process of its own: Check, and an empty RPC.
+//!
+//! Both have the same State, listener, limits, layers, routes and one worker; the direct service
+//! alone differs. A server prints its port, serves until its standard input ends, so that none
+//! outlives the benchmark, and drains. Deliberately absent: a database; the rows are made.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use latchkey::authority::{Authority, Settings};
+use latchkey::domain::chain::{Head, RevisionNumber};
+use latchkey::domain::change::Row;
+use latchkey::domain::clock::{Clock, ManualClock, SystemClock};
+use latchkey::domain::entropy::OsEntropy;
+use latchkey::domain::entry::LogEntry;
+use latchkey::domain::token::TokenId;
+use latchkey::replica::{Replica, Settings as ReplicaSettings};
+use latchkey::rpc::{self, Limits, Metrics};
+use latchkey::store::list::{
+    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    StoredPrincipal, StoredRole, StoredToken, TokenQuery,
+};
+use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service, http};
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+use super::Kind;
+use crate::population::{Population, directory};
+
+const NOW_MS: u64 = 1_800_000_000_000;
+const CHUNK_ROWS: u64 = 1_000;
+
+/// Which clock a server reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Time {
+    /// The machine's.
+    Runs,
+    /// None: under valgrind the machine's clocks cannot be read without a system call.
+    Stands,
+}
+
+/// Serves until standard input ends.
+pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let clock: Arc<dyn Clock> = match time {
+            Time::Runs => Arc::new(SystemClock::start()),
+            Time::Stands => Arc::new(ManualClock::at(NOW_MS)),
+        };
+        let store = Arc::new(Made { tokens });
+        let settings = ReplicaSettings::default();
+        let (replica, writer) = Replica::start(store, clock, Arc::new(OsEntropy), settings)
+            .await
+            .expect("starts");
+        let settings = Settings {
+            check_open: true,
+            valid_for_ms: 5_000,
+        };
+        let authority = Authority::new(replica, Arc::new(OsEntropy), settings);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("{}", listener.local_addr().expect("bound").port());
+        let (metrics, limits) = (Metrics::default(), Limits::default());
+        let routes = rpc::routes(&authority, &limits).expect("sound descriptors");
+        let served = match kind {
+            Kind::Check => {
+                let check = rpc::direct(&authority, &metrics, &limits);
+                rpc::serve_routes(check, routes, metrics, listener, limits, input_ends()).await
+            }
+            Kind::Empty => {
+                let empty = Empty {
+                    message_bytes_max: limits.message_bytes_max,
+                };
+                rpc::serve_routes(empty, routes, metrics, listener, limits, input_ends()).await
+            }
+        };
+        served.expect("served");
+        writer.stop().await;
+    });
+}
+
+async fn input_ends() {
+    // An error ends it, too.
+    let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
+}
+
+/// What tonic generates for a unary method of empty messages, without the match of its path.
+#[derive(Clone)]
+struct Empty {
+    message_bytes_max: usize,
+}
+
+impl NamedService for Empty {
+    const NAME: &'static str = "bench.v1.EmptyService";
+}
+
+impl Service<http::Request<Body>> for Empty {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let most = self.message_bytes_max;
+        Box::pin(async move {
+            let codec = ProstCodec::<(), ()>::default();
+            let mut grpc = Grpc::new(codec).apply_max_message_size_config(Some(most), None);
+            Ok(grpc.unary(Nothing, request).await)
+        })
+    }
+}
+
+struct Nothing;
+
+impl UnaryService<()> for Nothing {
+    type Response = ();
+    type Future = BoxFuture<Response<()>, Status>;
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        Box::pin(async { Ok(Response::new(())) })
+    }
+}
+
+/// A store that holds the population and takes nothing more.
+struct Made {
+    tokens: u64,
+}
+
+fn refused<T>() -> Result<T, StoreError> {
+    Err(StoreError::Refused("the population is fixed".to_owned()))
+}
+
+#[async_trait]
+impl Store for Made {
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let (sender, rows) = mpsc::channel(4);
+        let tokens = self.tokens;
+        tokio::task::spawn_blocking(move || {
+            let population = Population::new();
+            let mut sent = sender.blocking_send(Ok(directory()));
+            for from in (0..tokens).step_by(CHUNK_ROWS as usize) {
+                let numbers = from..tokens.min(from + CHUNK_ROWS);
+                let chunk = numbers.map(|n| Row::Token(Box::new(population.record(n))));
+                sent = sent.and_then(|()| sender.blocking_send(Ok(chunk.collect())));
+            }
+            sent.expect("the replica loads all of it");
+        });
+        Ok(Snapshot {
+            head: Head::EMPTY,
+            instant_ms: 0,
+            state_digest: None,
+            rows,
+        })
+    }
+
+    async fn append(&self, _: Batch) -> Result<Appended, StoreError> {
+        refused()
+    }
+
+    async fn changes_after(
+        &self,
+        _: RevisionNumber,
+        _: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        refused()
+    }
+
+    async fn token(&self, _: TokenId) -> Result<Option<StoredToken>, StoreError> {
+        refused()
+    }
+
+    async fn tokens(&self, _: TokenQuery) -> Result<Page<StoredToken, TokenId>, StoreError> {
+        refused()
+    }
+
+    async fn principals(
+        &self,
+        _: PrincipalQuery,
+    ) -> Result<Page<StoredPrincipal, String>, StoreError> {
+        refused()
+    }
+
+    async fn members(&self, _: MemberQuery) -> Result<Page<StoredMember, String>, StoreError> {
+        refused()
+    }
+
+    async fn roles(&self, _: RoleQuery) -> Result<Page<StoredRole, String>, StoreError> {
+        refused()
+    }
+
+    async fn grants(&self, _: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError> {
+        refused()
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
