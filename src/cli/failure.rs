@@ -71,7 +71,8 @@ impl CliError {
     fn new(exit: Exit, message: impl fmt::Display) -> Self {
         Self {
             exit,
-            lines: vec![clean(&message.to_string())],
+            // A message of several lines, such as a place in a file, keeps them.
+            lines: message.to_string().lines().map(clean).collect(),
         }
     }
 

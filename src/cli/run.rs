@@ -154,6 +154,15 @@ async fn serve(
     let admin_token = made
         .map_err(|refusal| CliError::unavailable(format!("no administrator was made: {refusal}")))?
         .map(|secret| Zeroizing::new(secret.reveal().to_owned()));
+    if authority.head().revision == 0 {
+        tracing::warn!("the store is empty: `latchkey bootstrap` makes the first administrator");
+    }
+    if first == First::Nothing && config.check_is_open() {
+        tracing::warn!(
+            "Check asks its callers for no token: whoever reaches this port, also through a proxy, \
+             may ask; check.open = false asks for one"
+        );
+    }
     let stop = stop_signal()?;
 
     let metrics = Metrics::default();
@@ -279,9 +288,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 pub(crate) fn open_failed(error: OpenError) -> CliError {
     match error {
         OpenError::NoDatabase(_) | OpenError::Foreign(_) => CliError::usage(error),
-        OpenError::Exists(_) | OpenError::Store(StoreError::OlderCopy { .. }) => {
-            CliError::refused(error)
+        OpenError::Store(StoreError::OlderCopy { .. }) => {
+            CliError::refused(format!("{error} (--accept-older-copy)"))
         }
+        OpenError::Exists(_) => CliError::refused(error),
         _ => CliError::unavailable(error),
     }
 }

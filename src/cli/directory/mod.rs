@@ -42,7 +42,7 @@ impl WriteArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PageArgs {
     /// The most to list.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_one)]
     pub limit: usize,
     /// The server and the caller.
     #[command(flatten)]
@@ -92,4 +92,12 @@ fn listed<T: Serialize>(
         notice("there are more; raise --limit to see them");
     }
     Ok(())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "is a number".to_owned())?;
+    if number == 0 {
+        return Err("is at least 1".to_owned());
+    }
+    Ok(number)
 }

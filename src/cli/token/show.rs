@@ -63,7 +63,7 @@ pub(crate) struct ListArgs {
     )]
     label: String,
     /// The most to list.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
     caller: CallerArgs,
