@@ -7,6 +7,7 @@
 //! `state::scopeset`; a property test holds the two together.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -78,7 +79,7 @@ fn is_segment_byte(byte: u8) -> bool {
 
 /// A concrete resource: a path such as `acme/web/prod`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Resource(Box<str>);
+pub struct Resource(Arc<str>);
 
 impl Resource {
     /// Reads a resource.
@@ -351,7 +352,7 @@ impl ResourcePattern {
     /// The pattern that matches exactly `resource`.
     #[must_use]
     pub fn exactly(resource: &Resource) -> Self {
-        Self(resource.0.clone())
+        Self(resource.as_str().into())
     }
 
     /// The text form.

@@ -14,6 +14,7 @@ use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 
 use super::intern::Interner;
 use super::scopeset::{Question, ScopeSet};
+use super::table::Table;
 
 /// Most grants of one principal.
 pub(super) const GRANTS_MAX: usize = 1_024;
@@ -48,7 +49,7 @@ const _: () = assert!(
 #[derive(Clone, Default)]
 pub(super) struct Directory {
     // By id, which is dense: a hole is a principal that is gone.
-    principals: imbl::Vector<Option<Arc<Principal>>>,
+    principals: Table<Option<Arc<Principal>>>,
     names: imbl::HashMap<PrincipalName, PrincipalId>,
     roles: imbl::OrdMap<RoleName, Arc<RoleRecord>>,
     grants: imbl::OrdMap<GrantId, Arc<GrantRecord>>,
@@ -128,7 +129,7 @@ impl Directory {
     pub(super) fn put_principal(&mut self, record: &PrincipalRecord) {
         let index = record.id.0 as usize;
         while self.principals.len() <= index {
-            self.principals.push_back(None);
+            self.principals.push(None);
         }
         self.raise_counters(record.id.0, 0);
         let text: Arc<str> = record.name.to_string().into();
@@ -155,14 +156,16 @@ impl Directory {
             },
         };
         self.names.insert(record.name.clone(), record.id);
-        self.principals.set(index, Some(Arc::new(principal)));
+        if let Some(slot) = self.principals.entry(index) {
+            *slot = Some(Arc::new(principal));
+        }
     }
 
     /// Removes a principal; its grants and memberships were removed before.
     pub(super) fn remove_principal(&mut self, id: PrincipalId) {
         let index = id.0 as usize;
-        if index < self.principals.len()
-            && let Some(former) = self.principals.set(index, None)
+        if let Some(slot) = self.principals.entry(index)
+            && let Some(former) = slot.take()
         {
             self.names.remove(&former.record.name);
             if let Some(number) = former.power_number {
@@ -176,7 +179,7 @@ impl Directory {
         id: PrincipalId,
         change: impl FnOnce(&mut Principal),
     ) {
-        if let Some(Some(principal)) = self.principals.get_mut(id.0 as usize) {
+        if let Some(Some(principal)) = self.principals.entry(id.0 as usize) {
             change(Arc::make_mut(principal));
         }
     }

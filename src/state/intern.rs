@@ -7,10 +7,12 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
+use super::table::Table;
+
 /// A persistent table of interned values.
 pub(super) struct Interner<K: Clone + Eq + Hash, V: Clone> {
     // The values themselves, so that a reader comes from the number to the value in one step.
-    values: imbl::Vector<Option<V>>,
+    values: Table<Option<V>>,
     contents: imbl::Vector<Option<Arc<K>>>,
     // Beside the values, so that counting copies plain numbers and touches no other count.
     counts: imbl::Vector<u32>,
@@ -34,7 +36,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Clone for Interner<K, V> {
 impl<K: Clone + Eq + Hash, V: Clone> Default for Interner<K, V> {
     fn default() -> Self {
         Self {
-            values: imbl::Vector::new(),
+            values: Table::default(),
             contents: imbl::Vector::new(),
             counts: imbl::Vector::new(),
             numbers: imbl::HashMap::new(),
@@ -56,13 +58,13 @@ impl<K: Clone + Eq + Hash, V: Clone> Interner<K, V> {
         let value = make(content);
         let content = Arc::new(content.clone());
         let number = if let Some(number) = self.free.pop_back() {
-            self.values.set(number as usize, Some(value));
+            self.set_value(number, Some(value));
             self.contents
                 .set(number as usize, Some(Arc::clone(&content)));
             self.counts.set(number as usize, 1);
             number
         } else {
-            self.values.push_back(Some(value));
+            self.values.push(Some(value));
             self.contents.push_back(Some(Arc::clone(&content)));
             self.counts.push_back(1);
             // A process runs out of memory long before it has four thousand million sets.
@@ -82,9 +84,15 @@ impl<K: Clone + Eq + Hash, V: Clone> Interner<K, V> {
             return;
         }
         if let Some(gone) = self.contents.set(number as usize, None) {
-            self.values.set(number as usize, None);
+            self.set_value(number, None);
             self.numbers.remove(&gone);
             self.free.push_back(number);
+        }
+    }
+
+    fn set_value(&mut self, number: u32, value: Option<V>) {
+        if let Some(slot) = self.values.entry(number as usize) {
+            *slot = value;
         }
     }
 

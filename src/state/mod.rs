@@ -23,6 +23,7 @@ mod judge;
 mod power;
 mod radix;
 mod scopeset;
+mod table;
 mod tokens;
 
 use crate::domain::chain::{Head, RevisionNumber};

@@ -6,7 +6,11 @@
 //! have. Records go in and come out whole, so that decide, the State digest and the tables all
 //! speak of the same [`TokenRecord`]. Written by `apply`, read by `check` and `decide`.
 
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+
+use imbl::GenericHashMap;
+use imbl::shared_ptr::DefaultSharedPtr;
 
 use crate::domain::change::{Grace, Issuer, Revoked, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
@@ -144,6 +148,28 @@ fn hash_id(id: u128) -> u64 {
         | 1
 }
 
+/// A persistent map by token id. Ids are made here and half random: mixing is enough.
+type ById<V> = GenericHashMap<TokenId, V, BuildHasherDefault<IdHasher>, DefaultSharedPtr>;
+
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
+    }
+
+    fn write_u128(&mut self, id: u128) {
+        self.0 = hash_id(id);
+    }
+}
+
 /// What few tokens have: limits, lineage, rotation, revocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ext {
@@ -174,10 +200,11 @@ pub(super) struct Found<'s> {
 pub(super) struct Tokens {
     by_key: Radix<Hot>,
     by_id: Radix<IdSlot>,
-    ext: imbl::HashMap<TokenId, Arc<Ext>>,
+    ext: ById<Arc<Ext>>,
     scopes: Interner<PermissionSet, ScopeSet>,
     issuers: Interner<Vec<Issuer>, ()>,
-    resources: Interner<Resource, ()>,
+    // The resource is its own value, so that a Check comes to its text in one step.
+    resources: Interner<Resource, Resource>,
     graces: usize,
 }
 
@@ -256,7 +283,7 @@ impl Tokens {
         if hot.kind() != TokenKind::Resource {
             return None;
         }
-        self.resources.content(hot.subject)
+        self.resources.value(hot.subject)
     }
 
     /// The whole record of a token.
@@ -303,7 +330,7 @@ impl Tokens {
         let former = self.remove(record.id);
         let subject = match &record.subject {
             Subject::Principal(id) => id.0,
-            Subject::Resource(resource) => self.resources.acquire(resource, |_| ()),
+            Subject::Resource(resource) => self.resources.acquire(resource, Resource::clone),
         };
         let ext = ext_of(record);
         let hot = Hot {

@@ -166,8 +166,8 @@ fn terrakube_team_token_is_issued_by_a_member_and_ends_with_the_membership_embed
 #[test]
 fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded() {
     let company = Company::embedded();
-    let alice = company.server.admin();
-    let (id, token) = alice.issue(
+    let admin = company.server.admin();
+    let (id, token) = admin.issue(
         "--kind resource --resource acme/web --scope 'secrets:read,secrets:write@acme/web/staging/**' \
          --scope 'secrets:read@acme/web/prod/*/config' --ttl 1h --name ci --reason ci",
     );
@@ -181,23 +181,23 @@ fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded(
         ("secrets:read", "acme/other", false),
     ] {
         assert_eq!(
-            alice.check(&token, action, resource).0,
+            admin.check(&token, action, resource).0,
             expected,
             "{action} {resource}"
         );
     }
     // It is listed, renamed and deleted by id, without its secret.
-    let listed = alice
+    let listed = admin
         .run("token list --resource-under acme/web --output json")
         .json();
     assert!(listed.to_string().contains(&id), "{listed}");
-    alice
+    admin
         .run(&format!("token update {id} --name ci-old --reason rename"))
         .ok();
-    alice
+    admin
         .run(&format!("token revoke {id} --reason rotated"))
         .ok();
-    let again = alice
+    let again = admin
         .run(&format!("token revoke {id} --reason again --output json"))
         .json();
     assert_eq!(
@@ -205,35 +205,57 @@ fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded(
         "revoking twice is not an error"
     );
     assert_eq!(
-        alice.check(&token, "secrets:read", "acme/web/staging").1,
+        admin.check(&token, "secrets:read", "acme/web/staging").1,
         "revoked"
     );
-    let (_, short) = alice.issue(
+    let (_, short) = admin.issue(
         "--kind resource --resource acme/web --scope 'secrets:read@acme/web' --ttl 1s --name s --reason s",
     );
     // Bounded by the token's own second: asked until the answer changes.
-    let reasons = std::iter::repeat_with(|| alice.check(&short, "secrets:read", "acme/web").1);
+    let reasons = std::iter::repeat_with(|| admin.check(&short, "secrets:read", "acme/web").1);
     let expired = reasons.take(2_000).any(|reason| reason == "expired");
     assert!(expired, "a token of one second expires");
 }
 
 #[test]
-fn infisical_api_key_has_full_access_as_its_user_embedded() {
+fn infisical_api_key_has_full_access_as_its_user_and_no_more_embedded() {
     let company = Company::embedded();
+    let alice = company.login("alice");
+    let (id, key) = company
+        .server
+        .as_bearer(&alice)
+        .issue("--kind user --ttl 24h --name key --reason 'api key'");
+    let with_key = company.server.as_bearer(&key);
+    let me = with_key.run("token whoami --output json").json();
+    assert_eq!(me["subject"], "user:alice");
     let admin = company.server.admin();
-    let (_, key) = admin.issue("--kind user --ttl 24h --name key --reason 'api key'");
-    let me = company
+    for (action, resource, expected) in [
+        ("tokens:issue", "acme/containers/dc1", true),
+        ("checks:insert", "acme/containers/dc1/host7", true),
+        ("secrets:read", "acme/web/prod", false),
+    ] {
+        assert_eq!(admin.check(&key, action, resource).0, expected, "{action}");
+        assert_eq!(
+            admin.check(&alice, action, resource).0,
+            expected,
+            "{action}"
+        );
+    }
+    // It does what she may: issue, list and delete her own.
+    with_key.issue("--kind user --ttl 1h --name second --reason 'by the key'");
+    with_key
+        .run("user create eve --home acme --reason x")
+        .refused("users:write");
+    with_key.run("token revoke --self").ok();
+    assert_eq!(
+        admin.check(&key, "tokens:issue", "acme/containers/dc1").1,
+        "revoked"
+    );
+    let shown = company
         .server
-        .as_bearer(&key)
-        .run("token whoami --output json")
-        .json();
-    assert_eq!(me["subject"], "user:admin");
-    assert!(admin.check(&key, "anything:at-all", "some/where").0);
-    company
-        .server
-        .as_bearer(&key)
-        .run("user create eve --home acme --reason 'as the user'")
-        .ok();
+        .as_bearer(&alice)
+        .run(&format!("token show {id} --output json"));
+    assert_eq!(shown.json()["state"], "revoked");
 }
 
 #[test]
