@@ -12,12 +12,12 @@ use crate::domain::chain::Revision;
 use crate::domain::permission::{Need, Permission, ResourcePattern};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
-use crate::domain::token::Digest;
-use crate::state::State;
+use crate::domain::token::{Digest, TokenId};
 use crate::state::check::check;
 use crate::state::decide::{
     CallAbout, Caller, Command, Envelope, Outcome, UseToken, authenticate, caller_permits,
 };
+use crate::state::{Power, State};
 
 use super::{Authority, Credentials, RequestId};
 
@@ -70,6 +70,63 @@ impl View<'_> {
             decision,
             valid_for_ms,
         })
+    }
+
+    /// Judges whether a caller may ask these needs; an open server asks nobody.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] or [`Refusal::NotPermitted`] with what is missing.
+    #[inline]
+    pub fn may_check(
+        &self,
+        credentials: Credentials<'_>,
+        needs: &[Need<'_>],
+    ) -> Result<(), Refusal> {
+        if self.authority.settings.check_open {
+            return Ok(());
+        }
+        let caller = Authority::caller(credentials)?;
+        let (power, _) = self.authenticate(&caller)?;
+        for need in needs {
+            if !caller_permits(&power, "tokens:check", need) {
+                let pattern = ResourcePattern::parse(need.resource())
+                    .map_err(|error| Refusal::invalid("needs", error))?;
+                return Err(Refusal::NotPermitted(vec![Permission::known(
+                    "tokens:check",
+                    pattern,
+                )]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a caller without needs may learn of the token that a decision is about: it must
+    /// be permitted at the token's home.
+    #[must_use]
+    pub fn may_see(&self, credentials: Credentials<'_>, decision: &Decision<'_>) -> bool {
+        if self.authority.settings.check_open {
+            return true;
+        }
+        let Some(seen) = &decision.token else {
+            return true;
+        };
+        let home = self
+            .state
+            .token(seen.id)
+            .map(|record| self.state.home_of(&record));
+        let power = Authority::caller(credentials).and_then(|caller| {
+            let on = home.map_or_else(ResourcePattern::everything, |home| {
+                ResourcePattern::exactly(&home)
+            });
+            let permission = Permission::known("tokens:check", on);
+            Ok(self.authenticate(&caller)?.0.holds(&permission))
+        });
+        power.unwrap_or(false)
+    }
+
+    fn authenticate(&self, caller: &Caller) -> Result<(Power<'_>, Option<TokenId>), Refusal> {
+        let now = self.authority.replica.clock().now();
+        authenticate(&self.state, caller, now, CallAbout::Anything)
     }
 }
 
@@ -141,58 +198,5 @@ impl Authority {
             }
         };
         Ok((reason, done.revision))
-    }
-
-    /// Judges whether a caller may ask these needs; an open server asks nobody.
-    ///
-    /// # Errors
-    /// [`Refusal::Unauthenticated`] or [`Refusal::NotPermitted`] with what is missing.
-    #[inline]
-    pub fn may_check(
-        &self,
-        credentials: Credentials<'_>,
-        needs: &[Need<'_>],
-    ) -> Result<(), Refusal> {
-        if self.settings.check_open {
-            return Ok(());
-        }
-        let state = self.replica.state();
-        let caller = Self::caller(credentials)?;
-        let (power, _) = authenticate(
-            &state,
-            &caller,
-            self.replica.clock().now(),
-            CallAbout::Anything,
-        )?;
-        for need in needs {
-            if !caller_permits(&power, "tokens:check", need) {
-                let pattern = ResourcePattern::parse(need.resource())
-                    .map_err(|error| Refusal::invalid("needs", error))?;
-                return Err(Refusal::NotPermitted(vec![Permission::known(
-                    "tokens:check",
-                    pattern,
-                )]));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a caller without needs may learn of the token that a decision is about: it must
-    /// be permitted at the token's home.
-    #[must_use]
-    pub fn may_see(&self, credentials: Credentials<'_>, decision: &Decision<'_>) -> bool {
-        if self.settings.check_open {
-            return true;
-        }
-        let Some(seen) = &decision.token else {
-            return true;
-        };
-        self.reader(credentials).is_ok_and(|reader| {
-            let home = reader
-                .state
-                .token(seen.id)
-                .map(|record| reader.state.home_of(&record));
-            home.is_some_and(|home| reader.permits("tokens:check", &home).unwrap_or(false))
-        })
     }
 }

@@ -51,7 +51,10 @@ pub(super) struct Verdict<R> {
 impl CheckRpc {
     pub(super) fn new(authority: Authority, metrics: Metrics) -> Self {
         // Only an open server takes a caller without a token.
-        let open = authority.may_check(Credentials::default(), &[]).is_ok();
+        let open = authority
+            .view()
+            .may_check(Credentials::default(), &[])
+            .is_ok();
         Self {
             authority,
             metrics,
@@ -105,12 +108,11 @@ impl CheckRpc {
         write: impl FnOnce(&Told<'_>) -> R,
     ) -> Result<Verdict<R>, Refusal> {
         if !self.open {
-            self.authority.may_check(caller, request.needs)?;
+            view.may_check(caller, request.needs)?;
         }
         Ok(view.check(request, |answer| {
             let decision = &answer.decision;
-            let hidden =
-                !self.open && request.needs.is_empty() && !self.authority.may_see(caller, decision);
+            let hidden = !self.open && request.needs.is_empty() && !view.may_see(caller, decision);
             let counts = |seen: &Seen<'_>| seen.counts_uses;
             Verdict {
                 reason: if hidden {
@@ -189,7 +191,7 @@ impl CheckRpc {
     ) -> Result<(), Refusal> {
         let (number, chain) = parse_revision(wanted)?;
         // Strangers are not let wait.
-        self.authority.may_check(caller, &[])?;
+        self.view().may_check(caller, &[])?;
         let reached = async {
             match chain {
                 Some(chain) => self.authority.reach(Revision { number, chain }).await,
