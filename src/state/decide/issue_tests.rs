@@ -360,17 +360,9 @@ fn a_widened_token_never_rises_above_what_its_first_issuer_held() {
     let id = world.id_of(&token);
     let update = |scopes: Option<ScopesAsked>, ends_ms: UnixMs| {
         Command::UpdateToken(Box::new(UpdateToken {
-            id,
             scopes,
             expires_ms: Some(Some(ends_ms)),
-            not_before_ms: None,
-            expires_max_ms: None,
-            period_s: None,
-            uses_left: None,
-            networks: None,
-            audience: None,
-            workload: None,
-            display: Display::default(),
+            ..unchanged(id)
         }))
     };
     for (number, caller) in [&alice, &carol].into_iter().enumerate() {

@@ -215,17 +215,8 @@ fn updates_narrow_freely_and_widen_by_the_issue_rule() {
     let id = world.id_of(&token);
     let update = |asked: &[&str]| {
         Command::UpdateToken(Box::new(UpdateToken {
-            id,
             scopes: Some(scopes(asked)),
-            expires_ms: None,
-            not_before_ms: None,
-            expires_max_ms: None,
-            period_s: None,
-            uses_left: None,
-            networks: None,
-            audience: None,
-            workload: None,
-            display: Display::default(),
+            ..unchanged(id)
         }))
     };
     world
@@ -389,17 +380,9 @@ fn no_row_of_updates_makes_a_token_live_longer_than_its_kind_may() {
     let id = world.id_of(&token);
     let update = |expires_ms: Option<UnixMs>, expires_max_ms: UnixMs| {
         Command::UpdateToken(Box::new(UpdateToken {
-            id,
-            scopes: None,
             expires_ms: expires_ms.map(Some),
-            not_before_ms: None,
             expires_max_ms: Some(Some(expires_max_ms)),
-            period_s: None,
-            uses_left: None,
-            networks: None,
-            audience: None,
-            workload: None,
-            display: Display::default(),
+            ..unchanged(id)
         }))
     };
     let longest = T0 + 3_600_000;

@@ -231,3 +231,20 @@ pub(super) fn missing(refusal: &Refusal) -> Vec<String> {
         other => panic!("{other:?}"),
     }
 }
+
+/// An update of a token that changes nothing yet.
+pub(super) fn unchanged(id: TokenId) -> UpdateToken {
+    UpdateToken {
+        id,
+        scopes: None,
+        expires_ms: None,
+        not_before_ms: None,
+        expires_max_ms: None,
+        period_s: None,
+        uses_left: None,
+        networks: None,
+        audience: None,
+        workload: None,
+        display: Display::default(),
+    }
+}
