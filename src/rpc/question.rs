@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use prost_types::{Duration, Timestamp};
+use prost_types::Duration;
 
 use crate::authority::Context;
 use crate::authority::check::{Answer, CheckRequest, STALE_RETRY_AFTER_MS, Seen};
@@ -17,6 +17,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::token::{KindSet, TokenId, TokenKind};
 use crate::proto::v1;
 
+use super::convert::{self, kind_number, reason_number, timestamp};
 use super::errors::invalid;
 
 /// Most needs of one question.
@@ -179,7 +180,7 @@ impl<'s> Told<'s> {
 /// What is told, as a message.
 pub(super) fn answered(told: &Told<'_>) -> v1::CheckResponse {
     let mut response = v1::CheckResponse {
-        revision: Some(sent_revision(told.revision)),
+        revision: Some(convert::revision(told.revision)),
         valid_for: told.valid_for_ms.map(duration),
         retry_after: told.retry_after_ms.map(duration),
         ..v1::CheckResponse::default()
@@ -197,7 +198,7 @@ pub(super) fn counted(
     reason: Reason,
     revision: Revision,
 ) -> v1::CheckResponse {
-    let revision = Some(sent_revision(revision));
+    let revision = Some(convert::revision(revision));
     let mut response = if tells_of_token(reason) {
         v1::CheckResponse {
             revision,
@@ -227,13 +228,13 @@ fn tells_of_token(reason: Reason) -> bool {
 fn set_reason(response: &mut v1::CheckResponse, reason: Reason) {
     let reason = reason.public();
     response.allowed = reason == Reason::Allowed;
-    response.reason = sent_reason(reason) as i32;
+    response.reason = reason_number(reason);
     response.message = reason.message().to_owned();
 }
 
 fn set_token(response: &mut v1::CheckResponse, seen: &Seen<'_>) {
     response.token_id = id_text(seen.id, &mut [0; 36]).to_owned();
-    response.kind = sent_kind(seen.kind) as i32;
+    response.kind = kind_number(seen.kind);
     let subject = seen.subject.to_owned();
     match seen.kind {
         TokenKind::Resource => response.resource = subject,
@@ -259,41 +260,6 @@ pub(super) fn id_text(id: TokenId, text: &mut [u8; 36]) -> &str {
     id.hyphenated().encode_lower(text)
 }
 
-fn sent_revision(revision: Revision) -> v1::Revision {
-    v1::Revision {
-        number: revision.number,
-        chain: revision.chain.to_vec(),
-    }
-}
-
-pub(super) fn sent_kind(kind: TokenKind) -> v1::TokenKind {
-    match kind {
-        TokenKind::User => v1::TokenKind::User,
-        TokenKind::Team => v1::TokenKind::Team,
-        TokenKind::Resource => v1::TokenKind::Resource,
-        TokenKind::Service => v1::TokenKind::Service,
-    }
-}
-
-pub(super) fn sent_reason(reason: Reason) -> v1::Reason {
-    match reason {
-        Reason::Stale => v1::Reason::Stale,
-        Reason::NoToken => v1::Reason::NoToken,
-        Reason::Malformed | Reason::Unknown => v1::Reason::Unknown,
-        Reason::WrongKind => v1::Reason::WrongKind,
-        Reason::Revoked => v1::Reason::Revoked,
-        Reason::SubjectDisabled => v1::Reason::SubjectDisabled,
-        Reason::Expired => v1::Reason::Expired,
-        Reason::NotYetValid => v1::Reason::NotYetValid,
-        Reason::Network => v1::Reason::Network,
-        Reason::Audience => v1::Reason::Audience,
-        Reason::Workload => v1::Reason::Workload,
-        Reason::NotPermitted => v1::Reason::NotPermitted,
-        Reason::UsesExhausted => v1::Reason::UsesExhausted,
-        Reason::Allowed => v1::Reason::Allowed,
-    }
-}
-
 // Both are far below what the wire can hold: expiries are bounded by the longest lifetimes.
 fn duration(ms: u64) -> Duration {
     Duration {
@@ -302,13 +268,10 @@ fn duration(ms: u64) -> Duration {
     }
 }
 
-fn timestamp(unix_ms: u64) -> Timestamp {
-    let Duration { seconds, nanos } = duration(unix_ms);
-    Timestamp { seconds, nanos }
-}
-
 #[cfg(test)]
 mod tests {
+    use prost_types::Timestamp;
+
     use super::*;
     use crate::authority::check::Decision;
 

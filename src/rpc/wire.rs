@@ -12,7 +12,8 @@ use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder
 use crate::domain::reason::Reason;
 use crate::domain::token::TokenKind;
 
-use super::question::{Told, id_text, sent_kind, sent_reason};
+use super::convert::{kind_number, reason_number};
+use super::question::{Told, id_text};
 
 /// Room for a usual request and a usual reply; both grow when they must.
 const BUFFER_BYTES: usize = 256;
@@ -104,11 +105,11 @@ pub(super) fn written(told: &Told<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(BUFFER_BYTES);
     let allowed = told.reason == Reason::Allowed;
     put_number(&mut out, 1, u64::from(allowed));
-    put_number(&mut out, 2, sent_reason(told.reason) as u64);
+    put_number(&mut out, 2, reason_number(told.reason) as u64);
     put_text(&mut out, 3, told.reason.message());
     if let Some(seen) = told.seen {
         put_text(&mut out, 4, id_text(seen.id, &mut [0; 36]));
-        put_number(&mut out, 5, sent_kind(seen.kind) as u64);
+        put_number(&mut out, 5, kind_number(seen.kind) as u64);
         let number = if seen.kind == TokenKind::Resource {
             7
         } else {
