@@ -140,9 +140,17 @@ pub(crate) async fn check(args: CheckArgs, output: Output) -> Result<(), CliErro
     let stale = answer.reason == v1::Reason::Stale as i32;
     let decision = Decision::from(answer);
     output.show(&decision, |page| decision.page(page))?;
-    match (decision.allowed, stale) {
+    ended(decision.allowed, stale)
+}
+
+/// A denial is an answer, which was printed; a stale server has given none.
+fn ended(allowed: bool, stale: bool) -> Result<(), CliError> {
+    match (allowed, stale) {
         (true, _) => Ok(()),
-        (false, true) => Err(CliError::told(Exit::Unavailable)),
+        (false, true) => {
+            let why = "the server is stale: nothing was decided, ask again";
+            Err(CliError::unavailable(why).because("STALE"))
+        }
         (false, false) => Err(CliError::told(Exit::Refused)),
     }
 }
@@ -188,4 +196,20 @@ fn checked_token(file: Option<&Path>, text: Option<String>) -> Result<TokenText,
     }
     notice("warning: a token on the command line can be seen by others; use --token-file");
     Ok(TokenText::new(text.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_answer_is_an_error_and_a_denial_is_none() {
+        assert_eq!(ended(true, false), Ok(()));
+        let denied = ended(false, false).expect_err("denied");
+        assert_eq!((denied.exit(), denied.json()), (Exit::Refused, None));
+        let stale = ended(false, true).expect_err("stale");
+        assert_eq!(stale.exit(), Exit::Unavailable);
+        let said = stale.json().expect("a line");
+        assert!(said.starts_with(r#"{"error":{"reason":"STALE","#), "{said}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Why a command did not do what was asked, as one clear line and an exit code for scripts.
+//! Why a command did not do what was asked: clear lines or one JSON object, and an exit code.
 //!
 //! Every command of `cli` ends in a [`CliError`] or in success; `cli::main` prints it once. A gRPC
 //! status is read here, with its details: the stable reason decides the exit code, and missing
@@ -7,10 +7,14 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::output::clean;
+
+/// The reason of whatever could not be decided, ours and the server's alike.
+const UNAVAILABLE: &str = "UNAVAILABLE";
 
 /// What a script can tell from the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +44,31 @@ impl From<Exit> for ExitCode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CliError {
     exit: Exit,
+    /// Stable, for scripts: the server's own, or one of ours.
+    reason: String,
+    /// People are shown the server's reasons only: they are what its papers speak of.
+    by_server: bool,
+    /// The message, line by line; none when all is told.
     lines: Vec<String>,
+    /// Permissions that the calling token lacks, as ACTION@RESOURCE.
+    missing: Vec<String>,
+    /// How many are missing where a status had no room for all of them.
+    missing_in_all: Option<usize>,
+}
+
+/// One line of JSON on standard error.
+#[derive(Serialize)]
+struct ErrorView<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    reason: &'a str,
+    message: String,
+    missing: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_in_all: Option<usize>,
 }
 
 impl CliError {
@@ -48,32 +76,43 @@ impl CliError {
     #[must_use]
     pub(crate) fn told(exit: Exit) -> Self {
         Self {
-            exit,
             lines: Vec::new(),
+            ..Self::new(exit, "", "")
         }
     }
 
     /// Denied or refused, and why.
     pub(crate) fn refused(message: impl fmt::Display) -> Self {
-        Self::new(Exit::Refused, message)
+        Self::new(Exit::Refused, "REFUSED", message)
     }
 
     /// The command line, a file or the environment is not usable, and why.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
-        Self::new(Exit::Usage, message)
+        Self::new(Exit::Usage, "USAGE", message)
     }
 
     /// Nothing could be decided, and why.
     pub(crate) fn unavailable(message: impl fmt::Display) -> Self {
-        Self::new(Exit::Unavailable, message)
+        Self::new(Exit::Unavailable, UNAVAILABLE, message)
     }
 
-    fn new(exit: Exit, message: impl fmt::Display) -> Self {
+    fn new(exit: Exit, reason: &str, message: impl fmt::Display) -> Self {
         Self {
             exit,
+            reason: reason.to_owned(),
+            by_server: false,
             // A message of several lines, such as a place in a file, keeps them.
             lines: message.to_string().lines().map(clean).collect(),
+            missing: Vec::new(),
+            missing_in_all: None,
         }
+    }
+
+    /// This error with a reason that a script can act on.
+    #[must_use]
+    pub(crate) fn because(mut self, reason: &'static str) -> Self {
+        self.reason = reason.to_owned();
+        self
     }
 
     /// This error with one more line below it.
@@ -89,18 +128,45 @@ impl CliError {
         self.exit
     }
 
-    /// What to print on stderr, line by line; none when all is told.
+    /// What to print on stderr for people, line by line; none when all is told.
     #[must_use]
-    pub(crate) fn lines(&self) -> &[String] {
-        &self.lines
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = self.lines.clone();
+        if let (Some(first), true) = (lines.first_mut(), self.by_server) {
+            *first = format!("{first} [{}]", self.reason);
+        }
+        lines.extend(self.missing.iter().map(|one| format!("missing: {one}")));
+        lines.extend(
+            self.missing_in_all
+                .map(|count| format!("missing in all: {count}")),
+        );
+        lines
+    }
+
+    /// What to print on stderr for scripts, one line; none when all is told.
+    #[must_use]
+    pub(crate) fn json(&self) -> Option<String> {
+        if self.lines.is_empty() {
+            return None;
+        }
+        let view = ErrorView {
+            error: ErrorFields {
+                reason: &self.reason,
+                message: self.lines.join("\n"),
+                missing: &self.missing,
+                missing_in_all: self.missing_in_all,
+            },
+        };
+        // Texts alone: nothing in it can fail to be written.
+        serde_json::to_string(&view).ok()
     }
 
     /// What a gRPC status says, with its details.
     #[must_use]
     pub(crate) fn of_status(status: &Status) -> Self {
         let details = status.get_error_details();
-        let reason = details.error_info().map_or("", |info| info.reason.as_str());
-        let exit = exit_of(reason, status.code());
+        let info = details.error_info();
+        let reason = info.map_or("", |info| info.reason.as_str());
         let message = match status.message() {
             "" => code_words(status.code()),
             text => text,
@@ -114,29 +180,29 @@ impl CliError {
         let missing: Vec<String> = missing
             .iter()
             .filter(|violation| !violation.subject.is_empty())
-            .map(|violation| format!("missing: {}", violation.subject))
+            .map(|violation| clean(&violation.subject))
             .collect();
         // What is missing follows one a line; the message may list it a second time.
         let message = match message.split_once("; missing:") {
             Some((head, _)) if !missing.is_empty() => head,
             _ => message,
         };
-        let mut lines = vec![if reason.is_empty() {
-            message.to_owned()
-        } else {
-            format!("{message} [{reason}]")
-        }];
         let fields = fields
             .iter()
             .filter(|field| !message.contains(&field.description))
-            .map(|field| format!("{}: {}", field.field, field.description));
-        let cut = details
-            .error_info()
-            .and_then(|info| info.metadata.get("missing"));
-        let cut = cut.map(|count| format!("missing in all: {count}"));
-        lines.extend(fields.chain(missing.iter().cloned()).chain(cut));
-        let lines = lines.iter().map(|line| clean(line)).collect();
-        Self { exit, lines }
+            .map(|field| clean(&format!("{}: {}", field.field, field.description)));
+        let in_all = info.and_then(|info| info.metadata.get("missing")?.parse().ok());
+        Self {
+            exit: exit_of(reason, status.code()),
+            reason: match reason {
+                "" => code_reason(status.code()).to_owned(),
+                reason => clean(reason),
+            },
+            by_server: !reason.is_empty(),
+            lines: std::iter::once(clean(message)).chain(fields).collect(),
+            missing,
+            missing_in_all: in_all,
+        }
     }
 }
 
@@ -148,14 +214,14 @@ impl From<Status> for CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.lines.join("\n"))
+        f.write_str(&self.lines().join("\n"))
     }
 }
 
 /// The stable reason decides; the code is what is left for servers and proxies that give none.
 fn exit_of(reason: &str, code: Code) -> Exit {
     match reason {
-        "UNAVAILABLE" | "OUTCOME_UNKNOWN" | "NOT_REACHED" | "HISTORY_DIVERGED" => Exit::Unavailable,
+        UNAVAILABLE | "OUTCOME_UNKNOWN" | "NOT_REACHED" | "HISTORY_DIVERGED" => Exit::Unavailable,
         "INVALID_ARGUMENT" => Exit::Usage,
         "UNAUTHENTICATED"
         | "PERMISSION_DENIED"
@@ -176,6 +242,20 @@ fn exit_of(reason: &str, code: Code) -> Exit {
             | Code::FailedPrecondition => Exit::Refused,
             _ => Exit::Unavailable,
         },
+    }
+}
+
+/// The stable reason of a status that carries none: a proxy made it, or the channel itself.
+fn code_reason(code: Code) -> &'static str {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => "INVALID_ARGUMENT",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        _ => UNAVAILABLE,
     }
 }
 
@@ -250,6 +330,50 @@ mod tests {
                 "missing: a:y@r/**"
             ]
         );
+        assert_eq!(
+            error.json().as_deref(),
+            Some(
+                r#"{"error":{"reason":"BOUNDARY","message":"more than held","missing":["a:x@r","a:y@r/**"]}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn what_a_status_had_no_room_for_is_counted() {
+        let metadata = [("missing".to_owned(), "70".to_owned())];
+        let mut details = ErrorDetails::with_error_info("BOUNDARY", "latchkey", metadata);
+        let violation = PreconditionViolation::new("PERMISSION", "a:x@r", "words");
+        details.set_precondition_failure(vec![violation]);
+        let status = Status::with_error_details(Code::PermissionDenied, "words", details);
+        let error = CliError::from(status);
+        assert_eq!(
+            error.lines().last().map(String::as_str),
+            Some("missing in all: 70")
+        );
+        assert_eq!(
+            error.json().as_deref(),
+            Some(
+                r#"{"error":{"reason":"BOUNDARY","message":"words","missing":["a:x@r"],"missing_in_all":70}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn every_error_has_a_reason_and_what_is_told_has_no_line() {
+        let check = |error: CliError, reason: &str| {
+            let line = error.json().expect("a line");
+            let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            assert_eq!(read["error"]["reason"], reason);
+            assert!(!line.contains('\n'), "{line}");
+        };
+        check(CliError::usage("a\nb"), "USAGE");
+        check(CliError::refused("a"), "REFUSED");
+        check(CliError::refused("a").because("OLDER_COPY"), "OLDER_COPY");
+        check(CliError::unavailable("a"), "UNAVAILABLE");
+        check(Status::deadline_exceeded("a").into(), "UNAVAILABLE");
+        check(Status::not_found("a").into(), "NOT_FOUND");
+        check(Status::unimplemented("a").into(), "UNIMPLEMENTED");
+        assert_eq!(CliError::told(Exit::Done).json(), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod server;
 mod status;
 mod token;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -100,24 +101,44 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if usage(&error) == Exit::Usage && wants_json(std::env::args_os()) => {
+            let text = error.render().to_string();
+            let text = text.trim().trim_start_matches("error: ");
+            return failed(&CliError::usage(text), Output::new(Format::Json));
+        }
         Err(error) => {
             // A closed output is neither an answer nor a mistake.
             let _ = error.print();
             return usage(&error).into();
         }
     };
-    match execute(cli) {
+    let output = Output::new(cli.output);
+    match execute(cli.command, output) {
         Ok(()) => Exit::Done.into(),
-        Err(error) => {
-            for (index, line) in error.lines().iter().enumerate() {
-                notice(&format!(
-                    "{}{line}",
-                    if index == 0 { "error: " } else { "  " }
-                ));
-            }
-            error.exit().into()
+        Err(error) => failed(&error, output),
+    }
+}
+
+/// Prints an error in the form that was asked for.
+fn failed(error: &CliError, output: Output) -> ExitCode {
+    if output.is_json() {
+        error.json().iter().for_each(|line| notice(line));
+    } else {
+        for (index, line) in error.lines().iter().enumerate() {
+            let start = if index == 0 { "error: " } else { "  " };
+            notice(&format!("{start}{line}"));
         }
     }
+    error.exit().into()
+}
+
+/// Whether a command line that cannot be parsed asks for JSON all the same.
+fn wants_json(words: impl Iterator<Item = OsString>) -> bool {
+    let words: Vec<OsString> = words.collect();
+    words.iter().any(|word| word == "--output=json")
+        || words
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
 /// Help and version are answers, all else is a mistake.
@@ -128,9 +149,8 @@ fn usage(error: &clap::Error) -> Exit {
     }
 }
 
-fn execute(cli: Cli) -> Result<(), CliError> {
-    let output = Output::new(cli.output);
-    let serves = matches!(cli.command, Command::Dev(_) | Command::Serve(_));
+fn execute(command: Command, output: Output) -> Result<(), CliError> {
+    let serves = matches!(command, Command::Dev(_) | Command::Serve(_));
     let mut builder = if serves {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -140,7 +160,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::unavailable(format!("cannot start: {error}")))?;
-    runtime.block_on(dispatch(cli.command, output))
+    runtime.block_on(dispatch(command, output))
 }
 
 async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {

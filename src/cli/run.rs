@@ -289,9 +289,13 @@ pub(crate) fn open_failed(error: OpenError) -> CliError {
     match error {
         OpenError::NoDatabase(_) | OpenError::Foreign(_) => CliError::usage(error),
         OpenError::Store(StoreError::OlderCopy { .. }) => {
-            CliError::refused(format!("{error} (--accept-older-copy)"))
+            CliError::refused(format!("{error} (--accept-older-copy)")).because("OLDER_COPY")
         }
-        OpenError::Exists(_) => CliError::refused(error),
+        OpenError::Store(StoreError::Damaged { .. }) => {
+            CliError::unavailable(error).because("DAMAGED")
+        }
+        OpenError::Exists(_) => CliError::refused(error).because("ALREADY_EXISTS"),
+        OpenError::InUse(_) => CliError::unavailable(error).because("IN_USE"),
         _ => CliError::unavailable(error),
     }
 }

@@ -15,7 +15,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::proto::v1;
 
 use super::connect::{ServerArgs, Session, calling_token};
-use super::failure::{CliError, Exit};
+use super::failure::CliError;
 use super::output::{Output, revision};
 
 /// The services whose health is told; empty is the server as a whole.
@@ -121,7 +121,7 @@ pub(crate) async fn status(args: StatusArgs, output: Output) -> Result<(), CliEr
     };
     show(&status, output)?;
     if status.health.iter().any(|one| one.status != "serving") {
-        return Err(CliError::told(Exit::Unavailable));
+        return Err(not_serving());
     }
     refused.map_or(Ok(()), Err)
 }
@@ -163,8 +163,12 @@ pub(crate) async fn health(args: HealthArgs, output: Output) -> Result<(), CliEr
     if health.status == "serving" {
         Ok(())
     } else {
-        Err(CliError::told(Exit::Unavailable))
+        Err(not_serving())
     }
+}
+
+fn not_serving() -> CliError {
+    CliError::unavailable("not everything that was asked about serves").because("NOT_SERVING")
 }
 
 async fn serving(session: &Session, service: &str) -> Result<&'static str, CliError> {

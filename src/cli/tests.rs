@@ -97,3 +97,15 @@ fn what_is_missing_or_contradicts_itself_is_a_usage_error() {
         assert_eq!(usage(&error), Exit::Usage, "{line}");
     }
 }
+
+#[test]
+fn a_line_that_cannot_be_parsed_may_ask_for_json_all_the_same() {
+    let check = |line: &str, expected: bool| {
+        let words = line.split(' ').map(OsString::from);
+        assert_eq!(wants_json(words), expected, "{line}");
+    };
+    check("latchkey token issue --output json", true);
+    check("latchkey --output=json nonsense", true);
+    check("latchkey --output text nonsense", false);
+    check("latchkey nonsense json", false);
+}
