@@ -6,10 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use indicatif::HumanBytes;
 use serde::Serialize;
 
-use crate::domain::chain::Head;
-use crate::store::embedded::{EmbeddedStore, OpenError, restore as restore_file};
+use crate::state::State;
+use crate::store::embedded::{Copied, EmbeddedStore, OpenError, restore as restore_file};
+use crate::store::{Snapshot, StoreError};
 
 use super::failure::CliError;
 use super::output::{Output, progress};
@@ -86,11 +88,14 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(),
     })
 }
 
+/// What was copied, from where to where.
 #[derive(Serialize)]
-struct Copied {
+struct CopiedView {
     file: PathBuf,
     data_dir: PathBuf,
     revision: String,
+    tokens: u64,
+    bytes: u64,
 }
 
 /// Writes a consistent copy of the store to a file, also while a server runs.
@@ -104,31 +109,60 @@ pub(crate) async fn backup(args: BackupArgs, output: Output) -> Result<(), CliEr
         let store = EmbeddedStore::open_read_only(&folder).map_err(open_failed)?;
         with_progress("copying", |told| store.backup_to(&file, Some(told)))
     };
-    let head = blocking(work).await?;
-    show("copied", args.file, data_dir, &head, output)
+    let copied = blocking(work).await?;
+    let view = CopiedView::new(&args.file, data_dir, &copied);
+    output.show(&view, |page| {
+        page.line(format!("Copied {} to {}.", view.content(), view.file()));
+        page.line(format!("The store is {}.", view.data_dir.display()));
+        page.line("To use the copy, `latchkey restore` it into an empty data directory.");
+    })
 }
 
 /// Puts a backup into a data directory that has no database.
 ///
 /// # Errors
-/// Refused when there is one, or the backup is older than what the directory has seen.
+/// Refused when there is one, the backup is older than what the directory has seen, or damaged;
+/// the directory is then as it was.
 pub(crate) async fn restore(args: RestoreArgs, output: Output) -> Result<(), CliError> {
     let data_dir = absolute(&args.config.load(false)?.store.data_dir);
     let (folder, file) = (data_dir.clone(), args.file.clone());
     let accept = args.accept_older_copy;
     let work = move || {
         with_progress("verifying", |told| {
-            restore_file(&file, &folder, accept, Some(told))
+            restore_file(&file, &folder, accept, Some(told), tables_agree)
         })
     };
-    let head = blocking(work).await?;
-    show("restored", args.file, data_dir, &head, output)
+    let copied = blocking(work).await?;
+    let view = CopiedView::new(&args.file, data_dir, &copied);
+    output.show(&view, |page| {
+        let data_dir = view.data_dir.display();
+        page.line(format!("Restored {} from {}.", view.content(), view.file()));
+        page.line(format!(
+            "The store is {data_dir}; its log and its tables are whole."
+        ));
+        page.line(format!("To serve it: latchkey serve --data-dir {data_dir}"));
+    })
 }
 
-fn with_progress(
+/// Holds the tables against the digest that the log's head carries, as a start does.
+fn tables_agree(mut snapshot: Snapshot) -> Result<(), StoreError> {
+    let mut state = State::default();
+    while let Some(rows) = snapshot.rows.blocking_recv() {
+        for row in rows? {
+            state.load(row);
+        }
+    }
+    let finished = state.finish(snapshot.head, snapshot.instant_ms, snapshot.state_digest);
+    finished.map_err(|error| StoreError::Damaged {
+        revision: snapshot.head.revision,
+        what: format!("the tables do not agree with the log: {error}"),
+    })
+}
+
+fn with_progress<T>(
     what: &'static str,
-    work: impl FnOnce(&(dyn Fn(u64, u64) + Send + Sync)) -> Result<Head, OpenError>,
-) -> Result<Head, CliError> {
+    work: impl FnOnce(&(dyn Fn(u64, u64) + Send + Sync)) -> Result<T, OpenError>,
+) -> Result<T, CliError> {
     let bar = progress(what);
     let shown = bar.clone();
     let told = move |done: u64, of: u64| {
@@ -140,24 +174,26 @@ fn with_progress(
     done.map_err(open_failed)
 }
 
-fn show(
-    what: &str,
-    file: PathBuf,
-    data_dir: PathBuf,
-    head: &Head,
-    output: Output,
-) -> Result<(), CliError> {
-    let view = Copied {
-        file,
-        data_dir,
-        revision: head.revision().to_string(),
-    };
-    let shown = |path: &Path| path.display().to_string();
-    output.show(&view, |page| {
-        let (file, data_dir) = (shown(&view.file), shown(&view.data_dir));
-        let revision = &view.revision;
-        page.line(format!(
-            "{what}: {file}, {data_dir}, at revision {revision}"
-        ));
-    })
+impl CopiedView {
+    fn new(file: &Path, data_dir: PathBuf, copied: &Copied) -> Self {
+        Self {
+            file: absolute(file),
+            data_dir,
+            revision: copied.head.revision().to_string(),
+            tokens: copied.tokens,
+            bytes: copied.bytes,
+        }
+    }
+
+    fn content(&self) -> String {
+        let tokens = match self.tokens {
+            1 => "1 token".to_owned(),
+            tokens => format!("{tokens} tokens"),
+        };
+        format!("revision {} with {tokens}", self.revision)
+    }
+
+    fn file(&self) -> String {
+        format!("{} ({})", self.file.display(), HumanBytes(self.bytes))
+    }
 }

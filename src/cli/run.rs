@@ -295,6 +295,7 @@ pub(crate) fn open_failed(error: OpenError) -> CliError {
             CliError::unavailable(error).because("DAMAGED")
         }
         OpenError::Exists(_) => CliError::refused(error).because("ALREADY_EXISTS"),
+        OpenError::Remains(_) => CliError::refused(error).because("REMAINS"),
         OpenError::InUse(_) => CliError::unavailable(error).because("IN_USE"),
         _ => CliError::unavailable(error),
     }

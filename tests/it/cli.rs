@@ -3,6 +3,8 @@
 //!
 //! Through the program alone. What is issued, checked and audited has files of its own.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::program::{Ran, Server, fresh, latchkey, run, words};
@@ -96,4 +98,90 @@ fn local_commands_tell_scripts_their_errors_embedded() {
     check("restore no/such/file --output json", 2, "USAGE");
     server.terminate();
     check("bootstrap --output json", 1, "ALREADY_EXISTS");
+}
+
+/// A local command on a data directory.
+fn local(line: &str, dir: &Path) -> Ran {
+    let mut command = latchkey();
+    command.args(words(line)).arg("--data-dir").arg(dir);
+    run(command, "")
+}
+
+#[test]
+fn backup_and_restore_say_what_was_copied_and_where_embedded() {
+    let (dir, away) = (fresh(), fresh());
+    let server = Server::start(dir.path());
+    server
+        .admin()
+        .issue("--kind user --ttl 1h --name a --reason a");
+    let head = server.admin().run("status --output json").json()["head"].clone();
+    let head = head.as_str().expect("a head");
+    let (file, to) = (away.path().join("copy.db"), away.path().join("restored"));
+
+    let said = local(&format!("backup {}", file.display()), dir.path())
+        .ok()
+        .stdout;
+    let bytes = std::fs::metadata(&file).expect("there").len();
+    let size = indicatif::HumanBytes(bytes);
+    let content = format!("revision {head} with 2 tokens");
+    let first = format!("Copied {content} to {} ({size}).\n", file.display());
+    assert!(said.starts_with(&first), "{said} is not {first}");
+    assert!(
+        said.contains(&format!("The store is {}.", dir.path().display())),
+        "{said}"
+    );
+
+    let said = local(&format!("restore {}", file.display()), &to)
+        .ok()
+        .stdout;
+    let first = format!("Restored {content} from {} ({size}).\n", file.display());
+    assert!(said.starts_with(&first), "{said} is not {first}");
+    let second = format!(
+        "The store is {}; its log and its tables are whole.",
+        to.display()
+    );
+    assert!(said.contains(&second), "{said}");
+
+    let again = away.path().join("again");
+    let view = local(&format!("restore {} --output json", file.display()), &again).json();
+    let expected = json!({
+        "file": file, "data_dir": again, "revision": head, "tokens": 2, "bytes": bytes,
+    });
+    assert_eq!(view, expected);
+}
+
+#[test]
+fn a_refused_restore_leaves_the_directory_as_it_was_embedded() {
+    let (dir, away) = (fresh(), fresh());
+    let _server = Server::start(dir.path());
+    let file = away.path().join("copy.db");
+    local(&format!("backup {}", file.display()), dir.path()).ok();
+    // Whole by its log, but a token in the tables is not what the log made it.
+    let database = rusqlite::Connection::open(&file).expect("opened");
+    let changed = database
+        .execute("UPDATE tokens SET kind = 2", [])
+        .expect("changed");
+    assert_eq!(changed, 1);
+    drop(database);
+    let to = away.path().join("not/yet");
+    let line = format!("restore {}", file.display());
+    let refused = local(&line, &to);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("do not agree with the log"),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        !away.path().join("not").exists(),
+        "made by a restore that was refused"
+    );
+    std::fs::create_dir_all(&to).expect("made");
+    assert_eq!(local(&line, &to).code, 3);
+    assert_eq!(std::fs::read_dir(&to).expect("read").count(), 0);
+
+    // What a restore that was killed has left is no empty directory.
+    std::fs::rename(&file, to.join("latchkey.db.1.part")).expect("moved");
+    let said = Server::start_with(&to, &[]).err().expect("refused");
+    assert!(said.contains("latchkey.db.1.part is left of"), "{said}");
 }

@@ -49,6 +49,14 @@ pub enum OpenError {
     /// Something is in the way: move it aside, nothing is overwritten.
     #[error("{} exists already and is not overwritten", .0.display())]
     Exists(PathBuf),
+    /// Parts of a database without the database: restore a backup, or move them aside.
+    #[error(
+        "{} is left of a database that is gone or of a restore that did not finish: restore a \
+         backup into {}, or move the file aside to begin with an empty store",
+        .0.display(),
+        .0.parent().unwrap_or(Path::new("")).display()
+    )]
+    Remains(PathBuf),
     /// A file or directory cannot be used.
     #[error("{}: {source}", path.display())]
     Files {

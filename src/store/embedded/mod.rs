@@ -47,7 +47,7 @@ use crate::store::list::{
 };
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
 
-pub use backup::{ReadOnly, restore};
+pub use backup::{Copied, ReadOnly, restore};
 pub use error::OpenError;
 
 use place::Place;
@@ -105,9 +105,14 @@ impl EmbeddedStore {
         let lock = place.lock()?;
         let failed = |source| OpenError::files(&place.witness(), source);
         let seen = Witness::seen(&place.witness()).map_err(failed)?;
-        if !place.database().exists() && seen.revision > 0 && !options.accept_older {
-            // Refused before an empty database is made, which would stand in a restore's way.
-            return Err(older(0, &seen));
+        // Refused before an empty database is made, which would stand in a restore's way.
+        if !place.database().exists() {
+            if let Some(path) = place.remains().map_err(failed)?.into_iter().next() {
+                return Err(OpenError::Remains(path));
+            }
+            if seen.revision > 0 && !options.accept_older {
+                return Err(older(0, &seen));
+            }
         }
         place.prepare_database()?;
         let opened = schema::open_writer(&place.database(), options.pages_max);
@@ -153,7 +158,7 @@ impl EmbeddedStore {
         reading.verify_all(progress)
     }
 
-    /// Writes a consistent copy of the database to a new file while serving; returns its head.
+    /// Writes a consistent copy of the database to a new file while serving; tells what is in it.
     /// Blocks.
     ///
     /// # Errors
@@ -162,7 +167,7 @@ impl EmbeddedStore {
         &self,
         file: &Path,
         progress: Option<Progress<'_>>,
-    ) -> Result<Head, OpenError> {
+    ) -> Result<Copied, OpenError> {
         ReadOnly::open(self.place.folder())?.backup_to(file, progress)
     }
 

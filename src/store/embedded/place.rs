@@ -10,7 +10,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
@@ -18,6 +20,10 @@ use super::OpenError;
 /// What only the owner may read and write.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
+
+const DATABASE: &str = "latchkey.db";
+/// How often a lock is tried whose file others withdraw meanwhile.
+const LOCK_TRIES_MAX: usize = 16;
 
 /// File systems by the magic number of statfs(2).
 const NETWORK_MAGICS: &[(u64, &str)] = &[
@@ -64,7 +70,23 @@ pub(super) struct Place {
 
 /// The right to serve from a data directory; ends when dropped, also by the death of the process.
 #[derive(Debug)]
-pub(super) struct Lock(#[allow(dead_code, reason = "held, never read")] File);
+pub(super) struct Lock {
+    /// Held, and never read.
+    _file: File,
+    path: PathBuf,
+    made: bool,
+}
+
+impl Lock {
+    /// Takes the lock's file away if this process made it: who gives up a directory that it has
+    /// not used leaves it as it was.
+    pub(super) fn withdraw(self) {
+        if self.made {
+            // Still held here. Whoever has opened this file already finds it without its name.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
 
 impl Place {
     /// The directory as it is; it must exist.
@@ -99,7 +121,7 @@ impl Place {
     }
 
     pub(super) fn database(&self) -> PathBuf {
-        self.folder.join("latchkey.db")
+        self.folder.join(DATABASE)
     }
 
     pub(super) fn witness(&self) -> PathBuf {
@@ -110,18 +132,63 @@ impl Place {
     pub(super) fn lock(&self) -> Result<Lock, OpenError> {
         let path = self.folder.join("lock");
         let failed = |source| OpenError::files(&path, source);
-        let mut options = OpenOptions::new();
-        options
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(FILE_MODE);
-        let file = options.open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(self.folder.clone())),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
+        for _ in 0..LOCK_TRIES_MAX {
+            let made = match create_private(&path) {
+                Ok(file) => Some((file, true)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+                Err(error) => return Err(failed(error)),
+            };
+            let opened = made.map_or_else(
+                || {
+                    OpenOptions::new()
+                        .write(true)
+                        .open(&path)
+                        .map(|file| (file, false))
+                },
+                Ok,
+            );
+            let (file, made) = match opened {
+                Ok(opened) => opened,
+                // Withdrawn between the two.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OpenError::InUse(self.folder.clone()));
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            // A lock on a file that was withdrawn keeps nobody out.
+            if same_file(&file, &path).map_err(failed)? {
+                return Ok(Lock {
+                    _file: file,
+                    path,
+                    made,
+                });
+            }
         }
+        Err(OpenError::InUse(self.folder.clone()))
+    }
+
+    /// What stands in the way of a new database: the log of writes of one that is gone, which
+    /// SQLite would throw away or replay, or what a restore has left that did not finish.
+    pub(super) fn remains(&self) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(suffix) = name.to_str().and_then(|name| name.strip_prefix(DATABASE)) else {
+                continue;
+            };
+            let written = matches!(suffix, "-wal" | "-journal") && entry.metadata()?.len() > 0;
+            if written || is_part(suffix) {
+                found.push(entry.path());
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// Makes the database file for the owner alone before SQLite opens it; SQLite gives its
@@ -186,6 +253,23 @@ fn mounted_type<'m>(mounts: &'m str, folder: &Path) -> Option<&'m str> {
         // The last of equals hides those before it.
         .max_by_key(|(point, _)| point.len())
         .map(|(_, kind)| kind)
+}
+
+/// The end of a name that a restore writes under, before its process id and `.part`.
+fn is_part(suffix: &str) -> bool {
+    let number = suffix
+        .strip_prefix('.')
+        .and_then(|rest| rest.strip_suffix(".part"));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+fn same_file(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((open.dev(), open.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes a file for the owner alone; it must not exist.
@@ -254,5 +338,45 @@ mod tests {
         assert!(matches!(place.lock(), Err(OpenError::InUse(_))));
         drop(first);
         place.lock().expect("free again");
+    }
+
+    #[test]
+    fn a_withdrawn_lock_leaves_no_file_and_is_no_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Place::prepare(folder.path()).expect("there");
+        let path = folder.path().join("lock");
+        let first = place.lock().expect("free");
+        let late = File::open(&path).expect("there");
+        first.withdraw();
+        assert!(!path.exists());
+        // Who had opened the file before may lock it, and is alone with it.
+        late.try_lock().expect("free");
+        assert!(!same_file(&late, &path).expect("compared"));
+        let second = place.lock().expect("another file");
+        assert!(matches!(place.lock(), Err(OpenError::InUse(_))));
+        drop(second);
+        place.lock().expect("free").withdraw();
+        assert!(path.exists(), "made by another");
+    }
+
+    #[test]
+    fn remains_are_logs_of_writes_and_parts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Place::prepare(folder.path()).expect("there");
+        let check = |name: &str, text: &str, counts: bool| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).expect("written");
+            let expected = if counts { vec![path.clone()] } else { vec![] };
+            assert_eq!(place.remains().expect("read"), expected, "{name}");
+            fs::remove_file(path).expect("there");
+        };
+        check("latchkey.db-wal", "frames", true);
+        check("latchkey.db-journal", "pages", true);
+        check("latchkey.db.4711.part", "", true);
+        check("latchkey.db-wal", "", false);
+        check("latchkey.db-shm", "index", false);
+        check("latchkey.db.old.part", "kept", false);
+        check("latchkey.db.backup", "kept", false);
+        check("head", "seen", false);
     }
 }

@@ -26,27 +26,44 @@ type HeadReply = oneshot::Sender<Result<HeadRow, StoreError>>;
 pub(super) fn stream(turn: Turn, head: HeadReply, chunks: &Chunks) {
     let mut head = Some(head);
     let result = turn.run(|connection| {
-        let transaction = connection.transaction()?;
-        let found = log::read_head(&transaction)?;
-        if let Some(reply) = head.take() {
-            // A caller that is gone drops its receiver, too: the first chunk ends it.
-            let _ = reply.send(Ok(found.clone()));
-        }
-        let mut sink = Sink {
-            chunk: Vec::with_capacity(CHUNK_ROWS),
-            chunks,
-        };
-        let sent = send_rows(&transaction, &found, &mut sink);
-        match sent.and_then(|()| sink.flush()) {
-            Err(Ended::Gone) | Ok(()) => Ok(()),
-            Err(Ended::Fault(fault)) => Err(fault),
-        }
+        send(connection, chunks, |found| {
+            if let Some(reply) = head.take() {
+                // A caller that is gone drops its receiver, too: the first chunk ends it.
+                let _ = reply.send(Ok(found.clone()));
+            }
+        })
     });
     if let Err(error) = result {
         match head {
             Some(reply) => drop(reply.send(Err(error))),
             None => drop(chunks.blocking_send(Err(error))),
         }
+    }
+}
+
+/// Sends the rows of a database that nobody else has; blocks.
+pub(super) fn stream_alone(connection: &mut Connection, chunks: &Chunks) {
+    if let Err(fault) = send(connection, chunks, |_| {}) {
+        drop(chunks.blocking_send(Err(fault.at(0))));
+    }
+}
+
+fn send(
+    connection: &mut Connection,
+    chunks: &Chunks,
+    found: impl FnOnce(&HeadRow),
+) -> Result<(), Fault> {
+    let transaction = connection.transaction()?;
+    let head = log::read_head(&transaction)?;
+    found(&head);
+    let mut sink = Sink {
+        chunk: Vec::with_capacity(CHUNK_ROWS),
+        chunks,
+    };
+    let sent = send_rows(&transaction, &head, &mut sink);
+    match sent.and_then(|()| sink.flush()) {
+        Err(Ended::Gone) | Ok(()) => Ok(()),
+        Err(Ended::Fault(fault)) => Err(fault),
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! An older copy forgets revocations: only an operator who says so may serve it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use latchkey::domain::chain::Head;
-use latchkey::store::embedded::{EmbeddedStore, OpenError, restore};
+use latchkey::store::embedded::{self, Copied, EmbeddedStore, OpenError, Progress};
 use latchkey::store::{Store, StoreError};
 use tempfile::TempDir;
 
@@ -119,8 +120,11 @@ async fn embedded_backup_is_consistent_while_serving_and_restores() {
     let file = away.path().join("latchkey.backup");
     let told = Mutex::new(Vec::new());
     let tell = |done, of| told.lock().expect("whole").push((done, of));
-    let head = one.store.backup_to(&file, Some(&tell)).expect("copied");
+    let copied = one.store.backup_to(&file, Some(&tell)).expect("copied");
+    let head = copied.head;
     assert_eq!(head, scribe.head);
+    assert_eq!(copied.tokens, 0);
+    assert_eq!(copied.bytes, fs::metadata(&file).expect("there").len());
     let last = *told.lock().expect("whole").last().expect("told");
     assert_eq!(last.0, last.1);
     let mode = fs::metadata(&file).expect("there").permissions().mode() & 0o777;
@@ -133,7 +137,7 @@ async fn embedded_backup_is_consistent_while_serving_and_restores() {
     let folder = to.path().join("new/data");
     assert_eq!(
         restore(&file, &folder, false, None).expect("restored"),
-        head
+        copied
     );
     let store = open(&folder).expect("opened");
     assert_eq!(
@@ -169,7 +173,37 @@ async fn embedded_backup_overwrites_nothing() {
 /// A backup of the folder's database.
 fn backup(folder: &Path, to: &Path) -> Head {
     let reading = EmbeddedStore::open_read_only(folder).expect("a database");
-    reading.backup_to(to, None).expect("copied")
+    reading.backup_to(to, None).expect("copied").head
+}
+
+/// Restores, without a State to hold the tables against.
+fn restore(
+    file: &Path,
+    folder: &Path,
+    accept_older: bool,
+    progress: Option<Progress<'_>>,
+) -> Result<Copied, OpenError> {
+    embedded::restore(file, folder, accept_older, progress, |_| Ok(()))
+}
+
+/// Names and contents of all files of a folder, and whether it is there.
+fn listing(folder: &Path) -> Option<BTreeMap<PathBuf, Vec<u8>>> {
+    let entries = fs::read_dir(folder).ok()?;
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    Some(
+        paths
+            .map(|path| (path.clone(), fs::read(path).expect("read")))
+            .collect(),
+    )
+}
+
+/// A refused restore, which must change nothing; why it was refused.
+#[track_caller]
+fn refused(file: &Path, folder: &Path) -> OpenError {
+    let before = listing(folder);
+    let error = restore(file, folder, false, None).expect_err("refused");
+    assert_eq!(listing(folder), before, "{error}");
+    error
 }
 
 #[tokio::test]
@@ -200,9 +234,9 @@ async fn embedded_restore_of_an_older_backup_must_be_accepted() {
     backup(folder.path(), &three);
     fs::remove_file(database(folder.path())).expect("lost");
 
-    let refused = restore(&two, folder.path(), false, None);
-    let Err(OpenError::Store(StoreError::OlderCopy { found: 2, seen: 3 })) = refused else {
-        panic!("{refused:?}");
+    let error = refused(&two, folder.path());
+    let OpenError::Store(StoreError::OlderCopy { found: 2, seen: 3 }) = error else {
+        panic!("{error:?}");
     };
     assert!(!database(folder.path()).exists());
     let again = copy_folder(folder.path());
@@ -223,27 +257,72 @@ async fn embedded_restore_refuses_damage_and_foreign_files() {
     );
     let file = away.path().join("damaged");
     backup(folder.path(), &file);
-    let refused = restore(&file, to.path(), false, None);
-    assert!(
-        matches!(
-            refused,
-            Err(OpenError::Store(StoreError::Damaged { revision: 2, .. }))
-        ),
-        "{refused:?}"
-    );
+    let new = away.path().join("not/yet/there");
+    for folder in [to.path(), &new] {
+        let error = refused(&file, folder);
+        let OpenError::Store(StoreError::Damaged { revision: 2, .. }) = error else {
+            panic!("{error:?}");
+        };
+    }
+    assert!(!away.path().join("not").exists());
     let file = away.path().join("foreign");
     fs::write(&file, "this is no database, whatever its name may be").expect("written");
-    let refused = restore(&file, to.path(), false, None);
-    assert!(matches!(refused, Err(OpenError::Foreign(_))), "{refused:?}");
+    let error = refused(&file, to.path());
+    assert!(matches!(error, OpenError::Foreign(_)), "{error:?}");
     fs::write(&file, "").expect("emptied");
-    let refused = restore(&file, to.path(), false, None);
-    assert!(
-        matches!(refused, Err(OpenError::NoDatabase(_))),
-        "{refused:?}"
-    );
-    // Nothing of the attempts is left but the lock.
-    let left: Vec<_> = fs::read_dir(to.path()).expect("read").collect();
-    assert_eq!(left.len(), 1, "{left:?}");
+    let error = refused(&file, to.path());
+    assert!(matches!(error, OpenError::NoDatabase(_)), "{error:?}");
+    assert_eq!(listing(to.path()).map(|files| files.len()), Some(0));
+}
+
+#[tokio::test]
+async fn embedded_restore_refuses_tables_that_do_not_agree() {
+    let (_, folder) = two_and_three().await;
+    let away = tempfile::tempdir().expect("a folder");
+    let file = away.path().join("backup");
+    backup(folder.path(), &file);
+    let to = away.path().join("to");
+    let mut given = 0;
+    let refused = embedded::restore(&file, &to, false, None, |snapshot| {
+        given = snapshot.head.revision;
+        Err(StoreError::Unavailable("as the test wants it".to_owned()))
+    });
+    assert!(matches!(refused, Err(OpenError::Store(_))), "{refused:?}");
+    assert_eq!((given, to.exists()), (3, false));
+}
+
+#[tokio::test]
+async fn embedded_leftovers_of_a_half_restore_start_no_empty_store() {
+    let (_, folder) = two_and_three().await;
+    let away = tempfile::tempdir().expect("a folder");
+    let file = away.path().join("backup");
+    backup(folder.path(), &file);
+    // As a restore leaves it that was killed while it verified.
+    let half = tempfile::tempdir().expect("a folder");
+    let part = half.path().join("latchkey.db.4711.part");
+    fs::copy(&file, &part).expect("copied");
+    fs::write(half.path().join("lock"), "").expect("written");
+    for opened in [open(half.path()), accept_older(half.path())] {
+        let Err(error @ OpenError::Remains(_)) = opened else {
+            panic!("an empty store was begun");
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("latchkey.db.4711.part") && text.contains("restore"),
+            "{text}"
+        );
+    }
+    assert!(!database(half.path()).exists());
+    restore(&file, half.path(), false, None).expect("restored");
+    assert!(!part.exists(), "swept");
+    open(half.path()).expect("opened");
+
+    // A log of writes whose database is gone, in a place that has seen nothing.
+    let gone = tempfile::tempdir().expect("a folder");
+    fs::write(gone.path().join("latchkey.db-wal"), "frames").expect("written");
+    assert!(matches!(open(gone.path()), Err(OpenError::Remains(_))));
+    let error = refused(&file, gone.path());
+    assert!(matches!(error, OpenError::Exists(_)), "{error:?}");
 }
 
 #[tokio::test]
