@@ -3,6 +3,8 @@
 //!
 //! On the company of `examples/acme.yaml`, each scene on a server of its own.
 
+use serde_json::json;
+
 use crate::program::{Server, fresh};
 
 struct Company {
@@ -168,8 +170,17 @@ fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded(
     let company = Company::embedded();
     let admin = company.server.admin();
     let (id, token) = admin.issue(
-        "--kind resource --resource acme/web --scope 'secrets:read,secrets:write@acme/web/staging/**' \
+        "--kind service --subject service:ci-runner \
+         --scope 'secrets:read,secrets:write@acme/web/staging/**' \
          --scope 'secrets:read@acme/web/prod/*/config' --ttl 1h --name ci --reason ci",
+    );
+    assert!(token.starts_with("lks_"), "the prefix of its kind");
+    let said = admin
+        .run_with_input("check --token-file - --output json", &token)
+        .json();
+    assert_eq!(
+        (&said["kind"], &said["subject"]),
+        (&json!("service"), &json!("service:ci-runner"))
     );
     for (action, resource, expected) in [
         ("secrets:read", "acme/web/staging/db/password", true),
@@ -186,9 +197,26 @@ fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded(
             "{action} {resource}"
         );
     }
+    // It speaks for its account: what the account loses, its token loses at once.
+    let grants = "grant list --principal service:ci-runner --role secrets-reader --output json";
+    let grant = admin.run(grants).json()["grants"][0]["grant_id"].clone();
+    let grant = grant.as_str().expect("an id");
+    admin
+        .run(&format!("grant delete {grant} --reason moved"))
+        .ok();
+    let lost = admin.check(&token, "secrets:read", "acme/web/prod/api/config");
+    assert_eq!(lost, (false, "not_permitted".to_owned()));
+    let kept = "grant create --principal service:ci-runner --role secrets-reader \
+                --resource acme/web/prod/** --reason back";
+    admin.run(kept).ok();
+    assert!(
+        admin
+            .check(&token, "secrets:read", "acme/web/prod/api/config")
+            .0
+    );
     // It is listed, renamed and deleted by id, without its secret.
     let listed = admin
-        .run("token list --resource-under acme/web --output json")
+        .run("token list --subject service:ci-runner --output json")
         .json();
     assert!(listed.to_string().contains(&id), "{listed}");
     admin
@@ -209,10 +237,11 @@ fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded(
         "revoked"
     );
     let (_, short) = admin.issue(
-        "--kind resource --resource acme/web --scope 'secrets:read@acme/web' --ttl 1s --name s --reason s",
+        "--kind service --subject service:ci-runner --scope 'secrets:read@acme/web/prod' --ttl 1s \
+         --name s --reason s",
     );
     // Bounded by the token's own second: asked until the answer changes.
-    let reasons = std::iter::repeat_with(|| admin.check(&short, "secrets:read", "acme/web").1);
+    let reasons = std::iter::repeat_with(|| admin.check(&short, "secrets:read", "acme/web/prod").1);
     let expired = reasons.take(2_000).any(|reason| reason == "expired");
     assert!(expired, "a token of one second expires");
 }
