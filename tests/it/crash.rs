@@ -17,7 +17,8 @@ use crate::wire::{bearer, channel};
 const WRITERS: usize = 8;
 const ACKNOWLEDGED: usize = 150;
 
-fn issue(n: usize) -> v1::IssueTokenRequest {
+/// A token of its own resource.
+pub(crate) fn issue(n: usize) -> v1::IssueTokenRequest {
     v1::IssueTokenRequest {
         kind: v1::TokenKind::Resource as i32,
         resource: format!("crash/{n}"),

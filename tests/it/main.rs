@@ -6,6 +6,7 @@
 mod cli;
 mod clients;
 mod crash;
+mod disk;
 mod leaks;
 mod model;
 mod program;

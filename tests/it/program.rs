@@ -104,9 +104,14 @@ impl Server {
 
     /// Ends it as a power cut would, as far as a process can tell.
     pub(crate) fn kill(mut self) -> String {
+        self.cut();
+        self.finish()
+    }
+
+    /// The same, to put another server in its place.
+    pub(crate) fn cut(&mut self) {
         self.child.kill().expect("running");
         let _ = self.child.wait();
-        self.finish()
     }
 
     /// Ends it as an operator would.

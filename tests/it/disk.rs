@@ -1,0 +1,198 @@
+//! A full disk under a running server: what is refused is said, what was answered stays, and
+//! checks go on.
+//!
+//! A file system that can be full belongs to the test alone: the test runs itself once more in a
+//! mount namespace of its own (and a user namespace, so that it need not be root) with a tmpfs
+//! on its directory. Nothing of it is seen outside, and it goes when the processes end. Every
+//! loop has a bound, every call a deadline, and the whole has two minutes.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use latchkey::proto::v1;
+use serde_json::Value;
+use tonic::{Request, Status};
+use tonic_types::StatusExt as _;
+use v1::check_service_client::CheckServiceClient;
+use v1::token_service_client::TokenServiceClient;
+
+use crate::crash::issue;
+use crate::program::{Server, fresh};
+use crate::wire::{bearer, channel};
+
+/// Tells the test that it runs on the small disk, and where that is.
+const SMALL_DISK: &str = "IT_SMALL_DISK";
+const DISK: &str = "16m";
+/// More tokens than the disk has room for.
+const ISSUES_MAX: usize = 20_000;
+/// What a write may be answered with: nothing was written; or the commit failed, and so did the
+/// write that was to tell what became of it.
+const REASONS: [&str; 2] = ["UNAVAILABLE", "OUTCOME_UNKNOWN"];
+/// How long one call may take.
+const CALL_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Runs the named test of this binary again, with a file system of its own on `dir`.
+fn on_a_small_disk(test: &str, dir: &Path) {
+    let missing = |error| panic!("unshare of util-linux is missing: {error}");
+    let mut unshare = Command::new("unshare");
+    let allowed = Command::new("unshare").args(["--mount", "true"]).output();
+    if !allowed.unwrap_or_else(missing).status.success() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let mount = "mount -t tmpfs -o size=\"$1\" tmpfs \"$2\" && shift 2 && \
+                 exec timeout --signal=KILL 120 \"$@\"";
+    let ran = unshare
+        .args(["--mount", "sh", "-c", mount, "sh", DISK])
+        .arg(dir)
+        .arg(std::env::current_exe().expect("this binary"))
+        .args(["--exact", test, "--nocapture"])
+        .env(SMALL_DISK, dir)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(missing);
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    assert!(
+        ran.status.success() && said.contains("1 passed"),
+        "{said}\nThis test needs a mount namespace with a tmpfs in it: `unshare --mount` as root \
+         (in a container with CAP_SYS_ADMIN), or as a user `unshare --user --map-root-user \
+         --mount`, which the kernel must allow (user.max_user_namespaces, \
+         kernel.apparmor_restrict_unprivileged_userns, the container's seccomp profile)."
+    );
+}
+
+/// Takes all that is left of the disk, until it is dropped.
+struct Ballast<'a>(&'a Path);
+
+impl<'a> Ballast<'a> {
+    fn fill(path: &'a Path) -> Self {
+        let mut file = File::create(path).expect("a file");
+        let page = [0x55; 4096];
+        loop {
+            match file.write_all(&page) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Self(path),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+impl Drop for Ballast<'_> {
+    fn drop(&mut self) {
+        fs::remove_file(self.0).expect("removed");
+    }
+}
+
+/// A server, its administrator's token, and the secrets of all issues that were answered.
+struct Answered {
+    server: Server,
+    admin: String,
+    secrets: Vec<String>,
+    tried: usize,
+}
+
+impl Answered {
+    /// Issues up to so many tokens; the first failure ends it.
+    async fn issue(&mut self, most: usize, time_max: Duration) -> Result<(), Status> {
+        let mut tokens = TokenServiceClient::new(channel(&self.server.address).await);
+        for _ in 0..most {
+            self.tried += 1;
+            let mut request = bearer(&self.admin, issue(self.tried));
+            request.set_timeout(time_max);
+            let issued = tokens.issue_token(request).await?.into_inner();
+            self.secrets.push(issued.secret);
+        }
+        Ok(())
+    }
+
+    /// What a full disk refuses, and says so: to scripts too, and of a revocation too.
+    fn a_revocation_is_refused(&mut self) {
+        let doomed = self.secrets.pop().expect("issued");
+        let revoke = "token revoke --secret-file - --reason r --output json";
+        let admin = self.server.as_bearer(&self.admin);
+        let ran = admin.run_with_input(revoke, &doomed);
+        assert_eq!((ran.code, ran.stdout.as_str()), (3, ""), "{}", ran.stderr);
+        let said: Value = serde_json::from_str(ran.stderr.trim()).expect("one JSON line");
+        let reason = said["error"]["reason"].as_str().expect("a reason");
+        assert!(REASONS.contains(&reason), "{said}");
+        let logged = self.server.logged();
+        assert!(logged.contains("the disk is full"), "{logged}");
+    }
+
+    /// What a full disk does not touch.
+    async fn reads_go_on(&self) {
+        self.all_are_allowed().await;
+        let admin = self.server.as_bearer(&self.admin);
+        admin.run("status").ok();
+        admin.run("token list").ok();
+        admin.run("audit verify").ok();
+    }
+
+    async fn all_are_allowed(&self) {
+        let mut checks = CheckServiceClient::new(channel(&self.server.address).await);
+        for secret in &self.secrets {
+            let mut request = Request::new(v1::CheckRequest {
+                token: secret.clone(),
+                ..v1::CheckRequest::default()
+            });
+            request.set_timeout(CALL_TIME_MAX);
+            let answer = checks.check(request).await.expect("answered").into_inner();
+            assert_eq!(answer.reason(), v1::Reason::Allowed);
+        }
+    }
+}
+
+async fn fill_free_kill_and_restart(disk: &Path) {
+    let (data, ballast) = (disk.join("data"), disk.join("ballast"));
+    let server = Server::start(&data);
+    let admin = server.admin.clone().expect("fresh");
+    let mut answered = Answered {
+        server,
+        admin,
+        secrets: Vec::new(),
+        tried: 0,
+    };
+    answered.issue(20, CALL_TIME_MAX).await.expect("room");
+    let full = Ballast::fill(&ballast);
+    let status = answered.issue(ISSUES_MAX, CALL_TIME_MAX).await;
+    let status = status.expect_err("a full disk takes no more tokens");
+    let reason = status.get_details_error_info().map(|info| info.reason);
+    let reason = reason.expect("a reason of the server");
+    assert!(REASONS.contains(&reason.as_str()), "{status:?}");
+    answered.a_revocation_is_refused();
+    answered.reads_go_on().await;
+
+    // Room again: the same process goes on.
+    drop(full);
+    answered.issue(20, CALL_TIME_MAX).await.expect("room again");
+    answered.reads_go_on().await;
+
+    // Full again, and the process dies while it tries to write.
+    let full = Ballast::fill(&ballast);
+    let hasty = Duration::from_millis(500);
+    let status = answered.issue(ISSUES_MAX, hasty).await;
+    status.expect_err("a full disk takes no more tokens");
+    let Answered { server, .. } = &mut answered;
+    server.cut();
+    drop(full);
+    *server = Server::start(&data);
+    answered.issue(20, CALL_TIME_MAX).await.expect("goes on");
+    answered.reads_go_on().await;
+    answered.server.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_and_loses_none_that_was_answered_embedded() {
+    let name = "disk::a_full_disk_refuses_writes_and_loses_none_that_was_answered_embedded";
+    match std::env::var_os(SMALL_DISK) {
+        Some(disk) => fill_free_kill_and_restart(Path::new(&disk)).await,
+        None => on_a_small_disk(name, fresh().path()),
+    }
+}
