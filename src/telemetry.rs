@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal as _};
 
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Why logging cannot start.
@@ -20,17 +21,21 @@ pub enum TelemetryError {
     Started,
 }
 
-/// Starts logging for the rest of the process.
+/// Starts logging for the rest of the process, to what `writer` makes: standard error, or what
+/// stands before it.
 ///
 /// # Errors
 /// [`TelemetryError`] when the filter is not understood, or logging was started before.
-pub fn start(json: bool, filter: &str) -> Result<(), TelemetryError> {
+pub fn start<W>(json: bool, filter: &str, writer: W) -> Result<(), TelemetryError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter =
         EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter(filter.to_owned()))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
+        .with_writer(writer);
     let started = if json {
         lines.json().flatten_event(true).finish().try_init()
     } else {
@@ -46,7 +51,7 @@ mod tests {
     #[test]
     fn a_filter_that_is_not_understood_is_refused() {
         assert!(matches!(
-            start(true, "latchkey=loud"),
+            start(true, "latchkey=loud", io::stderr),
             Err(TelemetryError::Filter(_))
         ));
     }

@@ -15,7 +15,8 @@ use crate::proto::v1::watch_changes_response::Event as Watched;
 use super::connect::CallerArgs;
 use super::failure::{CliError, Exit};
 use super::output::change::{ChangeView, Verified};
-use super::output::{Output, instant, json, notice, progress, revision, write};
+use super::output::meter::Meter;
+use super::output::{Output, instant, json, notice, revision, write};
 use super::{parse, run as local};
 
 const PAGE_SIZE_MAX: u32 = 1_000;
@@ -243,15 +244,14 @@ async fn verify_by_server(args: VerifyArgs) -> Result<Verified, CliError> {
         until: args.until,
     };
     let mut stream = audit.verify_chain(request).await?.into_inner();
-    let bar = progress("verifying");
+    let meter = Meter::start("verifying the log");
     while let Some(message) = stream.message().await? {
         match message.event {
             Some(Verification::Progress(at)) => {
-                bar.set_length(at.until);
-                bar.set_position(at.verified);
+                meter.told(at.verified, at.until);
             }
             Some(Verification::Result(result)) => {
-                bar.finish_and_clear();
+                meter.end();
                 return Ok(Verified::from(result));
             }
             None => {}

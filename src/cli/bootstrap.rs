@@ -10,11 +10,12 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::state::State;
-use crate::store::embedded::{Copied, EmbeddedStore, OpenError, restore as restore_file};
+use crate::store::embedded::{Copied, EmbeddedStore, restore as restore_file};
 use crate::store::{Snapshot, StoreError};
 
 use super::failure::CliError;
-use super::output::{Output, progress};
+use super::output::Output;
+use super::output::meter::Meter;
 use super::run::{OpenArgs, assemble, blocking, open_failed};
 use super::server::{ConfigArgs, absolute, start_logs};
 
@@ -107,7 +108,10 @@ pub(crate) async fn backup(args: BackupArgs, output: Output) -> Result<(), CliEr
     let (folder, file) = (data_dir.clone(), args.file.clone());
     let work = move || {
         let store = EmbeddedStore::open_read_only(&folder).map_err(open_failed)?;
-        with_progress("copying", |told| store.backup_to(&file, Some(told)))
+        let meter = Meter::start("copying the store");
+        let copied = store.backup_to(&file, Some(&|done, of| meter.told(done, of)));
+        meter.end();
+        copied.map_err(open_failed)
     };
     let copied = blocking(work).await?;
     let view = CopiedView::new(&args.file, data_dir, &copied);
@@ -128,9 +132,15 @@ pub(crate) async fn restore(args: RestoreArgs, output: Output) -> Result<(), Cli
     let (folder, file) = (data_dir.clone(), args.file.clone());
     let accept = args.accept_older_copy;
     let work = move || {
-        with_progress("verifying", |told| {
-            restore_file(&file, &folder, accept, Some(told), tables_agree)
-        })
+        let meter = Meter::start("verifying the backup");
+        let told = |done, of| meter.told(done, of);
+        let agrees = |tables| {
+            meter.goes_on("comparing the tables");
+            tables_agree(tables)
+        };
+        let restored = restore_file(&file, &folder, accept, Some(&told), agrees);
+        meter.end();
+        restored.map_err(open_failed)
     };
     let copied = blocking(work).await?;
     let view = CopiedView::new(&args.file, data_dir, &copied);
@@ -157,21 +167,6 @@ fn tables_agree(mut snapshot: Snapshot) -> Result<(), StoreError> {
         revision: snapshot.head.revision,
         what: format!("the tables do not agree with the log: {error}"),
     })
-}
-
-fn with_progress<T>(
-    what: &'static str,
-    work: impl FnOnce(&(dyn Fn(u64, u64) + Send + Sync)) -> Result<T, OpenError>,
-) -> Result<T, CliError> {
-    let bar = progress(what);
-    let shown = bar.clone();
-    let told = move |done: u64, of: u64| {
-        shown.set_length(of);
-        shown.set_position(done);
-    };
-    let done = work(&told);
-    bar.finish_and_clear();
-    done.map_err(open_failed)
 }
 
 impl CopiedView {

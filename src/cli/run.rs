@@ -30,7 +30,7 @@ use crate::store::embedded::{EmbeddedStore, OpenError, OpenOptions, Verify};
 
 use super::failure::CliError;
 use super::output::change::Verified;
-use super::output::progress;
+use super::output::meter::Meter;
 use super::ready::Ready;
 
 /// How to open the store.
@@ -63,13 +63,10 @@ pub(crate) async fn assemble(
     open: OpenArgs,
 ) -> Result<(Authority, WriterTask), CliError> {
     let data_dir = config.store.data_dir.clone();
-    let bar = progress("verifying");
-    let shown = bar.clone();
+    let meter = Meter::start("verifying the store");
+    let shown = meter.clone();
     let opening = move || {
-        let told = move |done: u64, of: u64| {
-            shown.set_length(of);
-            shown.set_position(done);
-        };
+        let told = move |done: u64, of: u64| shown.told(done, of);
         let options = OpenOptions {
             accept_older: open.accept_older_copy,
             verify: if open.verify_all {
@@ -82,13 +79,13 @@ pub(crate) async fn assemble(
         };
         EmbeddedStore::open(&data_dir, options).map_err(open_failed)
     };
-    let opened = blocking(opening).await;
-    bar.finish_and_clear();
+    let store = Arc::new(blocking(opening).await?);
+    meter.goes_on("loading the store");
     let clock = Arc::new(SystemClock::start());
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
     let settings = replica_settings(config);
-    let store = Arc::new(opened?);
     let started = Replica::start(store, clock, Arc::clone(&entropy), settings).await;
+    meter.end();
     let (replica, writer) = started.map_err(CliError::unavailable)?;
     let settings = authority::Settings {
         check_open: config.check_is_open(),
@@ -258,14 +255,9 @@ pub(crate) async fn verify_offline(data_dir: &Path) -> Result<Verified, CliError
     let data_dir = data_dir.to_owned();
     let work = move || {
         let store = EmbeddedStore::open_read_only(&data_dir).map_err(open_failed)?;
-        let bar = progress("verifying");
-        let shown = bar.clone();
-        let told = move |done: u64, of: u64| {
-            shown.set_length(of);
-            shown.set_position(done);
-        };
-        let verified = store.verify_all(Some(&told));
-        bar.finish_and_clear();
+        let meter = Meter::start("verifying the log");
+        let verified = store.verify_all(Some(&|done, of| meter.told(done, of)));
+        meter.end();
         Verified::of_store(verified).map_err(CliError::unavailable)
     };
     blocking(work).await

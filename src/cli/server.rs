@@ -12,6 +12,7 @@ use crate::config::{Config, KEYS, LogFormat, Sources};
 use crate::telemetry;
 
 use super::failure::CliError;
+use super::output::meter::AboveMeter;
 use super::output::{Output, write};
 use super::ready;
 use super::run::{First, OpenArgs, run};
@@ -155,7 +156,7 @@ fn print_config(config: &Config, output: Output) -> Result<(), CliError> {
 pub(super) fn start_logs(config: &Config, output: Output) -> Result<(), CliError> {
     // Who reads one JSON document reads JSON lines too.
     let json = config.log.format == LogFormat::Json || output.is_json();
-    telemetry::start(json, &config.log.level).map_err(CliError::usage)
+    telemetry::start(json, &config.log.level, || AboveMeter).map_err(CliError::usage)
 }
 
 /// A mistyped variable is said, not refused: Kubernetes sets some for a service of this name.

@@ -185,3 +185,75 @@ fn a_refused_restore_leaves_the_directory_as_it_was_embedded() {
     let said = Server::start_with(&to, &[]).err().expect("refused");
     assert!(said.contains("latchkey.db.1.part is left of"), "{said}");
 }
+
+/// Runs a local command with all of its output on a terminal; what that was sent, and the code.
+fn on_a_terminal(line: &str, dir: &Path) -> (String, i32) {
+    let program = env!("CARGO_BIN_EXE_latchkey");
+    let line = format!("{program} {line} --data-dir {}", dir.display());
+    let mut script = std::process::Command::new("script");
+    script
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(std::process::Stdio::null());
+    let ran = script
+        .output()
+        .unwrap_or_else(|error| panic!("script of util-linux (bsdutils) is missing: {error}"));
+    let sent = String::from_utf8(ran.stdout).expect("text");
+    (sent, ran.status.code().unwrap_or(-1))
+}
+
+#[test]
+fn a_terminal_sees_progress_and_a_pipe_does_not_embedded() {
+    let (dir, away) = (fresh(), fresh());
+    let file = away.path().join("copy.db");
+    let check = |line: &str, dir: &Path, said: &[&str], answer: &str| {
+        let (sent, code) = on_a_terminal(line, dir);
+        assert_eq!(code, 0, "{line}: {sent}");
+        for text in said {
+            assert!(sent.contains(text), "{line} shows no {text:?}: {sent:?}");
+        }
+        // What is left on the screen: of every line what follows the last time it was cleared.
+        let left = sent
+            .lines()
+            .map(|line| line.rsplit("\u{1b}[2K").next().unwrap_or(line));
+        let left: Vec<&str> = left.collect();
+        for text in said {
+            let stays = left.iter().any(|line| line.contains(text));
+            assert!(!stays, "{line} leaves {text:?}: {left:?}");
+        }
+        assert!(
+            left.iter().any(|line| line.starts_with(answer)),
+            "{line}: {left:?}"
+        );
+    };
+    check(
+        "bootstrap",
+        dir.path(),
+        &["verifying the store", "loading the store"],
+        "data directory",
+    );
+    let backup = format!("backup {}", file.display());
+    check(&backup, dir.path(), &["copying the store"], "Copied");
+    let restore = format!("restore {}", file.display());
+    let to = away.path().join("one");
+    check(&restore, &to, &["verifying the backup"], "Restored");
+    check(
+        "audit verify",
+        &to,
+        &["verifying the log", "4/4"],
+        "intact: 4 changes",
+    );
+
+    // The same without a terminal: the answer alone.
+    std::fs::remove_file(&file).expect("removed");
+    let to = away.path().join("two");
+    for (line, dir) in [
+        (backup.as_str(), dir.path()),
+        (&restore, &to),
+        ("audit verify", &to),
+    ] {
+        let ran = local(line, dir).ok();
+        assert_eq!(ran.stderr, "", "{line}");
+        assert!(!ran.stdout.contains('\u{1b}'), "{line}: {}", ran.stdout);
+    }
+}

@@ -23,7 +23,8 @@ use serde::Serialize;
 use super::connect::CallerArgs;
 use super::directory::calls::{Directory, Why};
 use super::failure::CliError;
-use super::output::{Output, Page, confirm, spinner, write};
+use super::output::meter::Meter;
+use super::output::{Output, Page, confirm, write};
 use plan::{Plan, Step};
 
 /// What to apply, and how.
@@ -76,9 +77,9 @@ pub(crate) async fn run(args: ApplyArgs, output: Output) -> Result<(), CliError>
         return Err(CliError::usage(why));
     }
     let mut directory = Directory::new(&args.caller.session().await?);
-    let spinner = spinner("reading the directory");
+    let meter = Meter::start("reading the directory");
     let found = carry_out::find(&mut directory, &wanted).await?;
-    spinner.finish_and_clear();
+    meter.end();
     let plan = plan::plan(&wanted, &found, args.prune).map_err(CliError::refused)?;
 
     let mut report = Report {
@@ -97,6 +98,7 @@ pub(crate) async fn run(args: ApplyArgs, output: Output) -> Result<(), CliError>
     }
     agree(&args, plan.steps.len())?;
     let total = plan.steps.len();
+    let meter = Meter::start("applying");
     for step in plan.steps {
         let line = step.line();
         let why = Why {
@@ -110,7 +112,9 @@ pub(crate) async fn run(args: ApplyArgs, output: Output) -> Result<(), CliError>
                 .with_line(format!("{} of {total} steps were done", report.applied))
         })?);
         report.applied += 1;
+        meter.told(report.applied as u64, total as u64);
     }
+    meter.end();
     finish(&report, output)
 }
 

@@ -6,6 +6,7 @@
 //! except in the answer that created it.
 
 pub(crate) mod change;
+pub(crate) mod meter;
 pub(crate) mod record;
 pub(crate) mod token;
 
@@ -14,7 +15,6 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -171,32 +171,6 @@ pub(crate) fn confirm(question: &str) -> Option<bool> {
         return Some(false);
     }
     Some(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// A progress bar on standard error, drawn only on a terminal.
-#[must_use]
-pub(crate) fn progress(what: &'static str) -> ProgressBar {
-    let target = if io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr_with_hz(5)
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::with_draw_target(Some(0), target).with_style(style);
-    bar.set_message(what);
-    bar
-}
-
-/// A spinner on standard error for work of unknown length, drawn only on a terminal.
-#[must_use]
-pub(crate) fn spinner(what: &'static str) -> ProgressBar {
-    let bar = progress(what);
-    let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
-        .unwrap_or_else(|_| ProgressStyle::default_spinner());
-    bar.set_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 /// `text` with its control characters replaced, so that it cannot move a cursor or set a title.
