@@ -1,27 +1,54 @@
 //! The admin port: `/metrics`, `/healthz` and `/readyz` over plain HTTP.
 //!
-//! Used by `cli`, which binds it to loopback unless told otherwise: it has no limits of its own
-//! and asks nobody who they are. Metrics are OpenMetrics text. Absent on purpose: anything that
-//! changes something.
+//! Used by `cli`, which binds it to loopback unless told otherwise: it asks nobody who they are.
+//! Metrics are OpenMetrics text. Connections are few and have deadlines, so that whoever reaches
+//! the port cannot take the process's descriptors; axum has neither of its own. Absent on
+//! purpose: anything that changes something, and settings for limits that no scraper meets.
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::authority::Authority;
 
 use super::metrics::Metrics;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Some scrapers and probes, and a person.
+const LIMITS: AdminLimits = AdminLimits {
+    connections_max: 64,
+    request_time_max: Duration::from_secs(5),
+    rest_time_max: Duration::from_secs(120),
+};
+
+/// What the port bears.
+#[derive(Clone, Copy, Debug)]
+struct AdminLimits {
+    /// Connections at a time; more are closed at once.
+    connections_max: usize,
+    /// From the first byte of a request, or from the connection itself, to the whole request.
+    request_time_max: Duration,
+    /// From the beginning of an answer to the next request.
+    rest_time_max: Duration,
+}
 
 #[derive(Clone)]
 struct Admin {
@@ -48,7 +75,7 @@ pub async fn serve_admin(
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readiness))
         .with_state(admin);
-    axum::serve(listener, router)
+    axum::serve(Places::new(listener, LIMITS), router)
         .with_graceful_shutdown(shutdown)
         .await
 }
@@ -66,5 +93,254 @@ async fn readiness(State(admin): State<Admin>) -> (StatusCode, &'static str) {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
+
+/// A listener that accepts only so many connections.
+struct Places {
+    listener: TcpListener,
+    limits: AdminLimits,
+    free: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(listener: TcpListener, limits: AdminLimits) -> Self {
+        Self {
+            listener,
+            limits,
+            free: Arc::new(Semaphore::new(limits.connections_max)),
+        }
+    }
+}
+
+impl Listener for Places {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            let (io, peer) = Listener::accept(&mut self.listener).await;
+            // Without a place the connection is dropped: to wait for one would be to hold it.
+            let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
+                tracing::debug!(%peer, "the admin port has no place left");
+                continue;
+            };
+            let connection = Connection {
+                io,
+                limits: self.limits,
+                deadline: Box::pin(sleep(self.limits.request_time_max)),
+                rests: false,
+                _place: place,
+            };
+            return (connection, peer);
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection under its deadline.
+struct Connection {
+    io: TcpStream,
+    limits: AdminLimits,
+    deadline: Pin<Box<Sleep>>,
+    /// Between an answer's first byte and the next request's.
+    rests: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// A byte more does not move the deadline of a request, so it cannot be sent drop by drop.
+    fn heard(&mut self) {
+        if self.rests {
+            self.rests = false;
+            self.ends_in(self.limits.request_time_max);
+        }
+    }
+
+    fn answers(&mut self) {
+        if !self.rests {
+            self.rests = true;
+            self.ends_in(self.limits.rest_time_max);
+        }
+    }
+
+    fn ends_in(&mut self, time: Duration) {
+        self.deadline.as_mut().reset(Instant::now() + time);
+    }
+
+    /// For whoever has to wait: until the deadline.
+    fn waits<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        ready!(self.deadline.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Ready(read) => {
+                self.heard();
+                Poll::Ready(read)
+            }
+            Poll::Pending => self.waits(cx),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.answers();
+        match Pin::new(&mut self.io).poll_write(cx, bytes) {
+            Poll::Pending => self.waits(cx),
+            written => written,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const PATIENT: AdminLimits = AdminLimits {
+        connections_max: 2,
+        request_time_max: Duration::from_secs(600),
+        rest_time_max: Duration::from_secs(600),
+    };
+
+    /// A port that answers `alive`; its task ends with the test's runtime.
+    async fn port(limits: AdminLimits) -> (SocketAddr, JoinHandle<io::Result<()>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/healthz", get(|| async { "alive\n" }));
+        let serving = axum::serve(Places::new(listener, limits), router);
+        (address, tokio::spawn(serving.into_future()))
+    }
+
+    const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    async fn ask(client: &mut TcpStream) {
+        client.write_all(REQUEST).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"alive\n") {
+            let read = client.read_buf(&mut answer).await.unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+        }
+    }
+
+    async fn in_time<T>(work: impl Future<Output = T>) -> T {
+        let done = timeout(Duration::from_secs(30), work).await;
+        done.expect("the port cuts it")
+    }
+
+    /// Reads to the end, which a reset is, too.
+    async fn is_closed(client: &mut TcpStream) {
+        let mut rest = Vec::new();
+        let _ = in_time(client.read_to_end(&mut rest)).await;
+        assert!(!rest.starts_with(b"HTTP/1.1 200"), "it was answered");
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_places_are_closed_and_places_given_back() {
+        let (address, _port) = port(PATIENT).await;
+        let mut held = Vec::new();
+        for _ in 0..PATIENT.connections_max {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            ask(&mut client).await;
+            held.push(client);
+        }
+        is_closed(&mut TcpStream::connect(address).await.unwrap()).await;
+        ask(&mut held[1]).await;
+        drop(held.pop());
+        // The place is free once the server has seen the end of its connection.
+        loop {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(REQUEST).await.unwrap();
+            let mut first = [0; 12];
+            if client.read_exact(&mut first).await.is_ok() {
+                assert_eq!(&first, b"HTTP/1.1 200");
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_come_to_its_end_is_cut() {
+        let limits = AdminLimits {
+            request_time_max: Duration::from_millis(50),
+            ..PATIENT
+        };
+        let (address, _port) = port(limits).await;
+        is_closed(&mut TcpStream::connect(address).await.unwrap()).await;
+        let mut half = TcpStream::connect(address).await.unwrap();
+        half.write_all(&REQUEST[..10]).await.unwrap();
+        is_closed(&mut half).await;
+    }
+
+    #[tokio::test]
+    async fn bytes_do_not_move_the_deadline_of_their_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = AdminLimits {
+            rest_time_max: 2 * PATIENT.request_time_max,
+            ..PATIENT
+        };
+        let mut places = Places::new(listener, limits);
+        let (client, accepted) =
+            tokio::join!(TcpStream::connect(address), Listener::accept(&mut places));
+        let (mut client, mut connection) = (client.unwrap(), accepted.0);
+        let mut byte = [0; 1];
+        let begun = connection.deadline.deadline();
+        for _ in 0..3 {
+            client.write_all(b"G").await.unwrap();
+            connection.read_exact(&mut byte).await.unwrap();
+            assert_eq!(connection.deadline.deadline(), begun);
+        }
+        connection.write_all(b"answer").await.unwrap();
+        let rest = connection.deadline.deadline();
+        assert!(rest > begun + PATIENT.request_time_max / 2);
+        client.write_all(b"G").await.unwrap();
+        connection.read_exact(&mut byte).await.unwrap();
+        let next = connection.deadline.deadline();
+        assert!(next < rest && next >= begun, "the next request has its own");
+    }
+
+    #[tokio::test]
+    async fn who_rests_too_long_is_cut_and_who_asks_again_is_not() {
+        let limits = AdminLimits {
+            rest_time_max: Duration::from_millis(50),
+            ..PATIENT
+        };
+        let (address, _port) = port(limits).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        ask(&mut client).await;
+        is_closed(&mut client).await;
+        let (address, _port) = port(PATIENT).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        for _ in 0..3 {
+            ask(&mut client).await;
+        }
     }
 }
