@@ -16,7 +16,7 @@ use super::connect::CallerArgs;
 use super::failure::{CliError, Exit};
 use super::output::change::{ChangeView, Verified};
 use super::output::meter::Meter;
-use super::output::{Output, instant, json, notice, revision, write};
+use super::output::{Output, clean, instant, json, notice, revision, write};
 use super::{parse, run as local};
 
 const PAGE_SIZE_MAX: u32 = 1_000;
@@ -221,7 +221,7 @@ async fn watch(args: WatchArgs, output: Output) -> Result<(), CliError> {
 
 /// One line of a list without end: no column can be measured.
 fn line(cells: &[String]) -> Result<(), CliError> {
-    write(&format!("{}\n", super::output::clean(&cells.join("  "))))
+    write(&format!("{}\n", clean(&cells.join("  "))))
 }
 
 async fn verify(args: VerifyArgs, output: Output) -> Result<(), CliError> {

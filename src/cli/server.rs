@@ -4,6 +4,8 @@
 //! the first administrator too, shows its token once and says how to go on. The server itself is
 //! put together in `run`, what it prints when it serves is in `ready`.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -13,7 +15,8 @@ use crate::telemetry;
 
 use super::failure::CliError;
 use super::output::meter::AboveMeter;
-use super::output::{Output, write};
+use super::output::{Output, json, write};
+use super::parse::label;
 use super::ready;
 use super::run::{First, OpenArgs, run};
 
@@ -44,7 +47,7 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// Any other setting, by its key in the file; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::parse::label)]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = label)]
     set: Vec<(String, String)>,
 }
 
@@ -146,7 +149,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<(), CliErro
 
 fn print_config(config: &Config, output: Output) -> Result<(), CliError> {
     if output.is_json() {
-        return super::output::json(config);
+        return json(config);
     }
     let text = toml::to_string(config)
         .map_err(|error| CliError::refused(format!("cannot write the settings: {error}")))?;
@@ -155,8 +158,8 @@ fn print_config(config: &Config, output: Output) -> Result<(), CliError> {
 
 pub(super) fn start_logs(config: &Config, output: Output) -> Result<(), CliError> {
     // Who reads one JSON document reads JSON lines too.
-    let json = config.log.format == LogFormat::Json || output.is_json();
-    telemetry::start(json, &config.log.level, || AboveMeter).map_err(CliError::usage)
+    let as_json = config.log.format == LogFormat::Json || output.is_json();
+    telemetry::start(as_json, &config.log.level, || AboveMeter).map_err(CliError::usage)
 }
 
 /// A mistyped variable is said, not refused: Kubernetes sets some for a service of this name.
@@ -176,10 +179,9 @@ fn warn_of_unknown_variables() {
 }
 
 fn read(file: &Path) -> Result<String, CliError> {
-    use std::io::Read as _;
     let shown = file.display();
     let mut text = String::new();
-    std::fs::File::open(file)
+    File::open(file)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
         .map_err(|error| CliError::usage(format!("cannot read {shown}: {error}")))?;
     if text.len() as u64 > FILE_BYTES_MAX {

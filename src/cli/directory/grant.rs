@@ -11,7 +11,7 @@ use crate::cli::output::{Output, revision};
 use crate::proto::v1;
 
 use super::calls::{Directory, PAGE_SIZE_MAX, Why, pages};
-use super::{PageArgs, WriteArgs, Written, done, listed};
+use super::{PageArgs, WriteArgs, directory, done, listed, shown, written};
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -98,35 +98,30 @@ pub(crate) struct DeleteArgs {
 pub(crate) async fn run(command: GrantCommand, output: Output) -> Result<(), CliError> {
     match command {
         GrantCommand::Create(args) => {
-            let mut directory = Directory::new(&args.write.caller.session().await?);
+            let mut directory = args.write.directory().await?;
             let why = args.write.why();
-            let (record, revision) = directory
+            let created = directory
                 .create_grant(args.principal, args.role, args.resource, why)
                 .await?;
-            let written = Written { record, revision };
-            output.show(&written, |page| {
-                page.line(format!("granted at revision {}", written.revision));
-                written.record.fields(page);
-            })
+            written("granted", created, output)
         }
         GrantCommand::Get(args) => {
-            let mut directory = Directory::new(&args.caller.session().await?);
-            let grant = directory.grant(args.grant_id).await?;
-            output.show(&grant, |page| grant.fields(page))
+            let grant = directory(&args.caller).await?.grant(args.grant_id).await?;
+            shown(&grant, output)
         }
         GrantCommand::List(args) => {
-            let mut directory = Directory::new(&args.page.caller.session().await?);
             let filter = v1::ListGrantsRequest {
                 principal: args.principal,
                 role: args.role,
                 resource_under: args.resource_under,
                 ..v1::ListGrantsRequest::default()
             };
+            let mut directory = args.page.directory().await?;
             let found = directory.grants(filter, args.page.limit).await?;
-            listed("grants", &GrantView::HEADER, found, GrantView::row, output)
+            listed("grants", found, output)
         }
         GrantCommand::Delete(args) => {
-            let mut directory = Directory::new(&args.write.caller.session().await?);
+            let mut directory = args.write.directory().await?;
             let why = args.write.why();
             let at = directory.delete_grant(args.grant_id, why).await?;
             done("deleted", at, output)

@@ -1,7 +1,8 @@
 //! `latchkey user|team|service|role|grant`: the directory from the command line.
 //!
 //! `calls` speaks to the server and is shared with `apply`; `principal`, `role` and `grant` are the
-//! verbs. The three kinds of principals have the same verbs and differ only in the call.
+//! verbs. The three kinds of principals have the same verbs and differ only in the call. What verbs
+//! take and how they show records is here, once.
 
 pub(crate) mod calls;
 pub(crate) mod grant;
@@ -13,7 +14,9 @@ use serde::Serialize;
 
 use super::connect::CallerArgs;
 use super::failure::CliError;
+use super::output::record::{Listed, Record};
 use super::output::{Output, notice};
+use calls::{Directory, Why};
 
 /// What every write of the directory takes.
 #[derive(Args, Clone, Debug)]
@@ -30,11 +33,15 @@ pub(crate) struct WriteArgs {
 }
 
 impl WriteArgs {
-    fn why(&self) -> calls::Why {
-        calls::Why {
+    fn why(&self) -> Why {
+        Why {
             reason: self.reason.clone(),
             request_id: self.request_id.clone(),
         }
+    }
+
+    async fn directory(&self) -> Result<Directory, CliError> {
+        directory(&self.caller).await
     }
 }
 
@@ -47,6 +54,49 @@ pub(crate) struct PageArgs {
     /// The server and the caller.
     #[command(flatten)]
     pub caller: CallerArgs,
+}
+
+impl PageArgs {
+    async fn directory(&self) -> Result<Directory, CliError> {
+        directory(&self.caller).await
+    }
+}
+
+/// Which one.
+#[derive(Args, Debug)]
+pub(crate) struct GetArgs {
+    /// Its name.
+    name: String,
+    #[command(flatten)]
+    caller: CallerArgs,
+}
+
+/// Which ones.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Only those whose home is this path or below it.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "",
+        hide_default_value = true
+    )]
+    home_under: String,
+    #[command(flatten)]
+    page: PageArgs,
+}
+
+/// Which one, to be written.
+#[derive(Args, Debug)]
+pub(crate) struct NamedArgs {
+    /// Its name.
+    name: String,
+    #[command(flatten)]
+    write: WriteArgs,
+}
+
+async fn directory(caller: &CallerArgs) -> Result<Directory, CliError> {
+    Ok(Directory::new(&caller.session().await?))
 }
 
 /// A record after a write.
@@ -70,12 +120,28 @@ fn done(what: &str, revision: String, output: Output) -> Result<(), CliError> {
     })
 }
 
+/// Shows one record.
+fn shown(record: &impl Record, output: Output) -> Result<(), CliError> {
+    output.show(record, |page| record.fields(page))
+}
+
+/// Shows a record after a write, and the change.
+fn written<R: Record>(
+    what: &str,
+    (record, revision): (R, String),
+    output: Output,
+) -> Result<(), CliError> {
+    let written = Written { record, revision };
+    output.show(&written, |page| {
+        page.line(format!("{what} at revision {}", written.revision));
+        written.record.fields(page);
+    })
+}
+
 /// Shows a list with one name for JSON and a table for people.
-fn listed<T: Serialize>(
+fn listed<L: Listed>(
     name: &'static str,
-    header: &[&str],
-    (records, more): (Vec<T>, bool),
-    row: fn(&T) -> Vec<String>,
+    (records, more): (Vec<L>, bool),
     output: Output,
 ) -> Result<(), CliError> {
     let mut document = serde_json::Map::new();
@@ -86,7 +152,7 @@ fn listed<T: Serialize>(
         document.insert("more".to_owned(), more.into());
     }
     output.show(&document, |page| {
-        page.table(header, records.iter().map(row));
+        page.table(L::HEADER, records.iter().map(L::row));
     })?;
     if more {
         notice("there are more; raise --limit to see them");

@@ -5,16 +5,17 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::cli::connect::CallerArgs;
 use crate::cli::failure::CliError;
 use crate::cli::output::Output;
-use crate::cli::output::record::{MemberView, PrincipalView};
+use crate::cli::output::record::PrincipalView;
 use crate::cli::output::token::TokenView;
 use crate::cli::parse;
 use crate::domain::principal::PrincipalKind;
 
-use super::calls::{Directory, Texts};
-use super::{PageArgs, WriteArgs, Written, done, listed};
+use super::calls::Texts;
+use super::{
+    GetArgs, ListArgs, NamedArgs, PageArgs, WriteArgs, directory, done, listed, shown, written,
+};
 
 /// The verbs that every kind has.
 #[derive(Debug, Subcommand)]
@@ -107,30 +108,6 @@ impl From<NoteArgs> for Texts {
     }
 }
 
-/// Which one.
-#[derive(Args, Debug)]
-pub(crate) struct GetArgs {
-    /// Its name.
-    name: String,
-    #[command(flatten)]
-    caller: CallerArgs,
-}
-
-/// Which ones.
-#[derive(Args, Debug)]
-pub(crate) struct ListArgs {
-    /// Only those whose home is this path or below it.
-    #[arg(
-        long,
-        value_name = "PATH",
-        default_value = "",
-        hide_default_value = true
-    )]
-    home_under: String,
-    #[command(flatten)]
-    page: PageArgs,
-}
-
 /// What to change.
 #[derive(Args, Debug)]
 pub(crate) struct UpdateArgs {
@@ -138,15 +115,6 @@ pub(crate) struct UpdateArgs {
     name: String,
     #[command(flatten)]
     texts: TextArgs,
-    #[command(flatten)]
-    write: WriteArgs,
-}
-
-/// Which one, to be written.
-#[derive(Args, Debug)]
-pub(crate) struct NamedArgs {
-    /// Its name.
-    name: String,
     #[command(flatten)]
     write: WriteArgs,
 }
@@ -193,22 +161,20 @@ pub(crate) async fn run(
     match command {
         PrincipalCommand::Create(args) => create(kind, args, output).await,
         PrincipalCommand::Get(args) => {
-            let mut directory = Directory::new(&args.caller.session().await?);
             let name = parse::principal_of(kind, &args.name);
-            let record = directory.principal(kind, name).await?;
-            output.show(&record, |page| record.fields(page))
+            let mut directory = directory(&args.caller).await?;
+            shown(&directory.principal(kind, name).await?, output)
         }
         PrincipalCommand::List(args) => {
-            let mut directory = Directory::new(&args.page.caller.session().await?);
+            let mut directory = args.page.directory().await?;
             let found = directory
                 .principals(kind, &args.home_under, args.page.limit)
                 .await?;
-            let (header, row) = (&PrincipalView::HEADER, PrincipalView::row);
-            listed(plural(kind), header, found, row, output)
+            listed(plural(kind), found, output)
         }
         PrincipalCommand::Update(args) => update(kind, args, output).await,
         PrincipalCommand::Delete(args) => {
-            let mut directory = Directory::new(&args.write.caller.session().await?);
+            let mut directory = args.write.directory().await?;
             let name = parse::principal_of(kind, &args.name);
             let at = directory.delete(kind, name, args.write.why()).await?;
             done("deleted", at, output)
@@ -226,15 +192,14 @@ pub(crate) async fn run_team(command: TeamCommand, output: Output) -> Result<(),
     match command {
         TeamCommand::Principal(command) => run(PrincipalKind::Team, command, output).await,
         TeamCommand::Members(args) => {
-            let mut directory = Directory::new(&args.page.caller.session().await?);
+            let mut directory = args.page.directory().await?;
             let found = directory
                 .members(&team(&args.name), args.page.limit)
                 .await?;
-            let (header, row) = (&MemberView::HEADER, MemberView::row);
-            listed("members", header, found, row, output)
+            listed("members", found, output)
         }
         TeamCommand::AddMember(args) => {
-            let mut directory = Directory::new(&args.write.caller.session().await?);
+            let mut directory = args.write.directory().await?;
             let why = args.write.why();
             let at = directory
                 .add_member(team(&args.name), args.member, why)
@@ -258,7 +223,7 @@ fn plural(kind: PrincipalKind) -> &'static str {
 }
 
 async fn create(kind: PrincipalKind, args: CreateArgs, output: Output) -> Result<(), CliError> {
-    let mut directory = Directory::new(&args.write.caller.session().await?);
+    let mut directory = args.write.directory().await?;
     let texts = Texts::from(args.texts);
     let record = PrincipalView {
         name: parse::principal_of(kind, &args.name),
@@ -268,8 +233,8 @@ async fn create(kind: PrincipalKind, args: CreateArgs, output: Output) -> Result
         labels: texts.labels.unwrap_or_default(),
         ..PrincipalView::default()
     };
-    let (record, revision) = directory.create(kind, record, args.write.why()).await?;
-    written("created", record, revision, output)
+    let created = directory.create(kind, record, args.write.why()).await?;
+    written("created", created, output)
 }
 
 async fn update(kind: PrincipalKind, args: UpdateArgs, output: Output) -> Result<(), CliError> {
@@ -277,11 +242,11 @@ async fn update(kind: PrincipalKind, args: UpdateArgs, output: Output) -> Result
     if texts.mask().is_empty() {
         return Err(CliError::usage("nothing to change was given"));
     }
-    let mut directory = Directory::new(&args.write.caller.session().await?);
+    let mut directory = args.write.directory().await?;
     let name = parse::principal_of(kind, &args.name);
     let why = args.write.why();
-    let (record, revision) = directory.update(kind, name, texts, why).await?;
-    written("updated", record, revision, output)
+    let updated = directory.update(kind, name, texts, why).await?;
+    written("updated", updated, output)
 }
 
 async fn pause(
@@ -290,25 +255,12 @@ async fn pause(
     paused: bool,
     output: Output,
 ) -> Result<(), CliError> {
-    let mut directory = Directory::new(&args.write.caller.session().await?);
+    let mut directory = args.write.directory().await?;
     let name = parse::principal_of(kind, &args.name);
     let why = args.write.why();
-    let (record, revision) = directory.pause(kind, name, paused, why).await?;
+    let done = directory.pause(kind, name, paused, why).await?;
     let what = if paused { "disabled" } else { "enabled" };
-    written(what, record, revision, output)
-}
-
-fn written(
-    what: &str,
-    record: PrincipalView,
-    revision: String,
-    output: Output,
-) -> Result<(), CliError> {
-    let written = Written { record, revision };
-    output.show(&written, |page| {
-        page.line(format!("{what} at revision {}", written.revision));
-        written.record.fields(page);
-    })
+    written(what, done, output)
 }
 
 #[derive(Serialize)]
@@ -325,7 +277,7 @@ async fn remove_member(args: RemoveMemberArgs, output: Output) -> Result<(), Cli
         member,
         revoke_tokens,
     } = args;
-    let mut directory = Directory::new(&member.write.caller.session().await?);
+    let mut directory = member.write.directory().await?;
     let why = member.write.why();
     let (tokens, more, revision) = directory
         .remove_member(team(&member.name), member.member, revoke_tokens, why)

@@ -6,7 +6,6 @@ use clap::{Args, Subcommand};
 use prost_types::FieldMask;
 use tonic::Status;
 
-use crate::cli::connect::CallerArgs;
 use crate::cli::failure::CliError;
 use crate::cli::output::record::RoleView;
 use crate::cli::output::{Output, revision};
@@ -14,7 +13,7 @@ use crate::proto::v1;
 
 use super::calls::{Directory, PAGE_SIZE_MAX, Texts, Why, if_any, pages};
 use super::principal::NoteArgs;
-use super::{PageArgs, WriteArgs, Written, done, listed};
+use super::{GetArgs, ListArgs, NamedArgs, WriteArgs, directory, done, listed, shown, written};
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -28,7 +27,7 @@ pub(crate) enum RoleCommand {
     /// Change the actions or the texts of a role; its grants follow at once.
     Update(UpdateArgs),
     /// Delete a role that is granted nowhere.
-    Delete(DeleteArgs),
+    Delete(NamedArgs),
 }
 
 /// What to create.
@@ -48,30 +47,6 @@ pub(crate) struct CreateArgs {
     write: WriteArgs,
 }
 
-/// Which role.
-#[derive(Args, Debug)]
-pub(crate) struct GetArgs {
-    /// Its name.
-    name: String,
-    #[command(flatten)]
-    caller: CallerArgs,
-}
-
-/// Which roles.
-#[derive(Args, Debug)]
-pub(crate) struct ListArgs {
-    /// Only those whose home is this path or below it.
-    #[arg(
-        long,
-        value_name = "PATH",
-        default_value = "",
-        hide_default_value = true
-    )]
-    home_under: String,
-    #[command(flatten)]
-    page: PageArgs,
-}
-
 /// What to change.
 #[derive(Args, Debug)]
 pub(crate) struct UpdateArgs {
@@ -86,15 +61,6 @@ pub(crate) struct UpdateArgs {
     write: WriteArgs,
 }
 
-/// Which role, to be deleted.
-#[derive(Args, Debug)]
-pub(crate) struct DeleteArgs {
-    /// Its name.
-    name: String,
-    #[command(flatten)]
-    write: WriteArgs,
-}
-
 /// Runs one verb.
 ///
 /// # Errors
@@ -102,7 +68,6 @@ pub(crate) struct DeleteArgs {
 pub(crate) async fn run(command: RoleCommand, output: Output) -> Result<(), CliError> {
     match command {
         RoleCommand::Create(args) => {
-            let mut directory = Directory::new(&args.write.caller.session().await?);
             let texts = Texts::from(args.texts);
             let role = RoleView {
                 name: args.name,
@@ -112,18 +77,18 @@ pub(crate) async fn run(command: RoleCommand, output: Output) -> Result<(), CliE
                 labels: texts.labels.unwrap_or_default(),
                 ..RoleView::default()
             };
-            let (record, revision) = directory.create_role(role, args.write.why()).await?;
-            written("created", record, revision, output)
+            let mut directory = args.write.directory().await?;
+            let created = directory.create_role(role, args.write.why()).await?;
+            written("created", created, output)
         }
         RoleCommand::Get(args) => {
-            let mut directory = Directory::new(&args.caller.session().await?);
-            let role = directory.role(args.name).await?;
-            output.show(&role, |page| role.fields(page))
+            let role = directory(&args.caller).await?.role(args.name).await?;
+            shown(&role, output)
         }
         RoleCommand::List(args) => {
-            let mut directory = Directory::new(&args.page.caller.session().await?);
+            let mut directory = args.page.directory().await?;
             let found = directory.roles(&args.home_under, args.page.limit).await?;
-            listed("roles", &RoleView::HEADER, found, RoleView::row, output)
+            listed("roles", found, output)
         }
         RoleCommand::Update(args) => {
             let texts = Texts::from(args.texts);
@@ -131,27 +96,19 @@ pub(crate) async fn run(command: RoleCommand, output: Output) -> Result<(), CliE
             if actions.is_none() && texts.mask().is_empty() {
                 return Err(CliError::usage("nothing to change was given"));
             }
-            let mut directory = Directory::new(&args.write.caller.session().await?);
+            let mut directory = args.write.directory().await?;
             let why = args.write.why();
-            let (record, revision) = directory
+            let updated = directory
                 .update_role(args.name, actions, texts, why)
                 .await?;
-            written("updated", record, revision, output)
+            written("updated", updated, output)
         }
         RoleCommand::Delete(args) => {
-            let mut directory = Directory::new(&args.write.caller.session().await?);
+            let mut directory = args.write.directory().await?;
             let at = directory.delete_role(args.name, args.write.why()).await?;
             done("deleted", at, output)
         }
     }
-}
-
-fn written(what: &str, record: RoleView, revision: String, output: Output) -> Result<(), CliError> {
-    let written = Written { record, revision };
-    output.show(&written, |page| {
-        page.line(format!("{what} at revision {}", written.revision));
-        written.record.fields(page);
-    })
 }
 
 impl Directory {

@@ -184,19 +184,13 @@ pub(crate) fn clean(text: &str) -> String {
 /// A revision as `NUMBER-HEX`; empty for none.
 #[must_use]
 pub(crate) fn revision(revision: Option<&v1::Revision>) -> String {
-    use std::fmt::Write as _;
     let Some(revision) = revision else {
         return String::new();
     };
-    let mut text = revision.number.to_string();
-    if !revision.chain.is_empty() {
-        text.push('-');
+    match revision.chain.as_slice() {
+        [] => revision.number.to_string(),
+        chain => format!("{}-{}", revision.number, hex(chain)),
     }
-    for byte in &revision.chain {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// Bytes as lower-case hexadecimal digits.

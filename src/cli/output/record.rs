@@ -11,6 +11,21 @@ use crate::proto::v1;
 
 use super::{Page, instant, labels};
 
+/// What lists show, one line each.
+pub(crate) trait Listed: Serialize {
+    /// The names of the columns.
+    const HEADER: &'static [&'static str];
+
+    /// One line of a list.
+    fn row(&self) -> Vec<String>;
+}
+
+/// What is shown by itself, too.
+pub(crate) trait Record: Listed {
+    /// Everything, name by name.
+    fn fields(&self, page: &mut Page);
+}
+
 /// A user, a team or a service account.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct PrincipalView {
@@ -55,14 +70,10 @@ principal_view!(v1::User);
 principal_view!(v1::Team);
 principal_view!(v1::ServiceAccount);
 
-impl PrincipalView {
-    /// The header of [`PrincipalView::row`].
-    pub(crate) const HEADER: [&'static str; 5] =
-        ["NAME", "HOME", "STATE", "DISPLAY NAME", "CREATED"];
+impl Listed for PrincipalView {
+    const HEADER: &'static [&'static str] = &["NAME", "HOME", "STATE", "DISPLAY NAME", "CREATED"];
 
-    /// One line of a list.
-    #[must_use]
-    pub(crate) fn row(&self) -> Vec<String> {
+    fn row(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             self.home.clone(),
@@ -71,9 +82,10 @@ impl PrincipalView {
             self.created_at.clone().unwrap_or_default(),
         ]
     }
+}
 
-    /// Everything, name by name.
-    pub(crate) fn fields(&self, page: &mut Page) {
+impl Record for PrincipalView {
+    fn fields(&self, page: &mut Page) {
         page.fields(&[
             ("name", self.name.clone()),
             ("home", self.home.clone()),
@@ -85,7 +97,9 @@ impl PrincipalView {
             ("changed at revision", self.changed_at_revision.to_string()),
         ]);
     }
+}
 
+impl PrincipalView {
     fn state(&self) -> &'static str {
         if self.disabled { "disabled" } else { "active" }
     }
@@ -112,13 +126,10 @@ impl From<v1::TeamMember> for MemberView {
     }
 }
 
-impl MemberView {
-    /// The header of [`MemberView::row`].
-    pub(crate) const HEADER: [&'static str; 3] = ["MEMBER", "ADDED", "BY"];
+impl Listed for MemberView {
+    const HEADER: &'static [&'static str] = &["MEMBER", "ADDED", "BY"];
 
-    /// One line of a list.
-    #[must_use]
-    pub(crate) fn row(&self) -> Vec<String> {
+    fn row(&self) -> Vec<String> {
         vec![
             self.member.clone(),
             self.added_at.clone().unwrap_or_default(),
@@ -160,13 +171,10 @@ impl From<v1::Role> for RoleView {
     }
 }
 
-impl RoleView {
-    /// The header of [`RoleView::row`].
-    pub(crate) const HEADER: [&'static str; 4] = ["NAME", "HOME", "ACTIONS", "DESCRIPTION"];
+impl Listed for RoleView {
+    const HEADER: &'static [&'static str] = &["NAME", "HOME", "ACTIONS", "DESCRIPTION"];
 
-    /// One line of a list.
-    #[must_use]
-    pub(crate) fn row(&self) -> Vec<String> {
+    fn row(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             self.home.clone(),
@@ -174,9 +182,10 @@ impl RoleView {
             self.description.clone(),
         ]
     }
+}
 
-    /// Everything, name by name.
-    pub(crate) fn fields(&self, page: &mut Page) {
+impl Record for RoleView {
+    fn fields(&self, page: &mut Page) {
         page.fields(&[
             ("name", self.name.clone()),
             ("home", self.home.clone()),
@@ -219,14 +228,11 @@ impl From<v1::Grant> for GrantView {
     }
 }
 
-impl GrantView {
-    /// The header of [`GrantView::row`].
-    pub(crate) const HEADER: [&'static str; 5] =
-        ["GRANT ID", "PRINCIPAL", "ROLE", "RESOURCE", "CREATED"];
+impl Listed for GrantView {
+    const HEADER: &'static [&'static str] =
+        &["GRANT ID", "PRINCIPAL", "ROLE", "RESOURCE", "CREATED"];
 
-    /// One line of a list.
-    #[must_use]
-    pub(crate) fn row(&self) -> Vec<String> {
+    fn row(&self) -> Vec<String> {
         vec![
             self.grant_id.clone(),
             self.principal.clone(),
@@ -235,9 +241,10 @@ impl GrantView {
             self.created_at.clone().unwrap_or_default(),
         ]
     }
+}
 
-    /// Everything, name by name.
-    pub(crate) fn fields(&self, page: &mut Page) {
+impl Record for GrantView {
+    fn fields(&self, page: &mut Page) {
         page.fields(&[
             ("grant id", self.grant_id.clone()),
             ("principal", self.principal.clone()),
