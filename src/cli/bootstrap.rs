@@ -73,8 +73,10 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(),
     let secret = made
         .map_err(|refusal| CliError::unavailable(format!("no administrator was made: {refusal}")))?
         .ok_or_else(|| {
-            CliError::refused("there is an administrator already; --recover makes another token")
-                .because("ALREADY_EXISTS")
+            CliError::refused(
+                "this store had its first administrator before; --recover makes another token",
+            )
+            .because("ALREADY_EXISTS")
         })?;
     let view = Administrator {
         data_dir: absolute(&config.store.data_dir),

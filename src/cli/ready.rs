@@ -76,11 +76,11 @@ pub(crate) fn with_next_steps(
                 page.line(format!("  export LATCHKEY_TOKEN={token}"));
             }
             None => {
-                page.line("This directory has an administrator already; its tokens go on working.");
-                page.line("Without one of them: stop this and run `latchkey bootstrap --recover`.");
+                page.line("This directory had its first administrator before; no other is made by itself.");
+                page.line("Without a token of one: stop this and run `latchkey bootstrap --recover`.");
                 page.line("Next, in another terminal:");
                 page.line("");
-                page.line("  export LATCHKEY_TOKEN=...   # one of its tokens");
+                page.line("  export LATCHKEY_TOKEN=...   # an administrator's token");
             }
         }
         if listen != "127.0.0.1:7421" {

@@ -257,3 +257,26 @@ fn a_terminal_sees_progress_and_a_pipe_does_not_embedded() {
         assert!(!ran.stdout.contains('\u{1b}'), "{line}: {}", ran.stdout);
     }
 }
+
+#[test]
+fn a_store_whose_administrator_is_gone_is_not_said_to_have_one_embedded() {
+    for gone in ["disable", "delete"] {
+        let dir = fresh();
+        let server = Server::start(dir.path());
+        server
+            .admin()
+            .run(&format!("user {gone} admin --reason r"))
+            .ok();
+        server.terminate();
+        let refused = local("bootstrap", dir.path()).refused("--recover makes another token");
+        assert!(
+            !refused.stderr.contains("is an administrator"),
+            "{}",
+            refused.stderr
+        );
+        let made = local("bootstrap --recover --output json", dir.path()).json();
+        let token = made["admin_token"].as_str().expect("a token");
+        let server = Server::start(dir.path());
+        assert!(server.as_bearer(token).check(token, "a:b", "c").0, "{gone}");
+    }
+}
