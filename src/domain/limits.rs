@@ -16,7 +16,7 @@ const THUMBPRINT_PREFIX: &str = "x5t#S256:";
 const THUMBPRINT_CHARS: usize = 43;
 
 /// Client networks in CIDR form; a token without them may be used from anywhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Networks(Box<[IpNet]>);
 
 impl Networks {
@@ -81,7 +81,7 @@ fn parse_network(text: &str) -> Option<IpNet> {
 }
 
 /// Whom a token is meant for: 1 to 256 printable ASCII characters without blanks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Audience(Box<str>);
 
 impl Audience {
@@ -103,7 +103,7 @@ impl Audience {
 
 /// The mTLS peer that must present a token: a SPIFFE ID, or a certificate's SHA-256 thumbprint
 /// as `x5t#S256:` and 43 base64url characters (RFC 8705).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Workload(Box<str>);
 
 impl Workload {

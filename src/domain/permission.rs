@@ -9,73 +9,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use thiserror::Error;
+use super::grammar::{ActionHashes, ResourceHashes, is_action_part, read_action, read_resource};
 
-/// Most parts of an action, a final `*` included.
-pub const ACTION_PARTS_MAX: usize = 4;
-/// Most bytes of an action or action pattern.
-pub const ACTION_BYTES_MAX: usize = 128;
-/// Most segments of a resource (a final `**` not counted).
-pub const RESOURCE_SEGMENTS_MAX: usize = 16;
-/// Most bytes of a resource or of a resource pattern.
-pub const RESOURCE_BYTES_MAX: usize = 1024;
-/// Most bytes of one segment.
-pub const SEGMENT_BYTES_MAX: usize = 128;
-
-/// Why a text is not an action, a resource or a pattern of one.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum GrammarError {
-    /// Not 1 to 4 parts of `[a-z0-9_-]+` joined by `:`.
-    #[error("an action is 1 to 4 parts of [a-z0-9_-] joined by ':', at most 128 bytes")]
-    Action,
-    /// Not an action with at most a final `*`.
-    #[error("an action pattern is an action, or one whose last part is '*', or '*'")]
-    ActionPattern,
-    /// Not 1 to 16 valid segments in at most 1,024 bytes.
-    #[error(
-        "a resource is 1 to 16 segments of [A-Za-z0-9._~@:+-] (1 to 128 bytes, not '.' or '..') \
-         joined by '/', at most 1024 bytes"
-    )]
-    Resource,
-    /// Not a resource with `*` segments and at most a final `**`.
-    #[error("a resource pattern is a resource in which a segment may be '*' and the last '**'")]
-    ResourcePattern,
-}
-
-fn is_action_part(part: &str) -> bool {
-    !part.is_empty() && part.bytes().all(is_action_byte)
-}
-
-fn is_action_byte(byte: u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-')
-}
-
-/// Whether `segment` may stand in a resource.
-#[must_use]
-pub fn is_segment(segment: &str) -> bool {
-    !segment.is_empty()
-        && segment.len() <= SEGMENT_BYTES_MAX
-        && segment != "."
-        && segment != ".."
-        && segment.bytes().all(is_segment_byte)
-}
-
-// A table: one load a byte, on the path of every Check.
-const SEGMENT_BYTES: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'.' | b'_' | b'~' | b'@' | b':' | b'+' | b'-');
-        byte += 1;
-    }
-    table
+pub use super::grammar::{
+    ACTION_BYTES_MAX, ACTION_PARTS_MAX, GrammarError, RESOURCE_BYTES_MAX, RESOURCE_SEGMENTS_MAX,
+    SEGMENT_BYTES_MAX, is_segment,
 };
-
-#[inline]
-fn is_segment_byte(byte: u8) -> bool {
-    SEGMENT_BYTES[usize::from(byte)]
-}
 
 /// A concrete resource: a path such as `acme/web/prod`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,7 +26,7 @@ impl Resource {
     /// # Errors
     /// [`GrammarError::Resource`] for anything outside the grammar.
     pub fn parse(text: &str) -> Result<Self, GrammarError> {
-        resource_ends(text)?;
+        read_resource(text, &mut ResourceHashes::default())?;
         Ok(Self(text.into()))
     }
 
@@ -113,75 +52,13 @@ impl fmt::Display for Resource {
     }
 }
 
-// One pass over the bytes: a Check parses its needs, so this is on the hot path.
-fn resource_ends(text: &str) -> Result<Ends<RESOURCE_SEGMENTS_MAX>, GrammarError> {
-    let ends = Ends::of(text, b'/', is_segment_byte).ok_or(GrammarError::Resource)?;
-    let valid = text.len() <= RESOURCE_BYTES_MAX
-        && ends.parts(text).all(|segment| {
-            let dots = matches!(segment, "." | "..");
-            !segment.is_empty() && segment.len() <= SEGMENT_BYTES_MAX && !dots
-        });
-    valid.then_some(ends).ok_or(GrammarError::Resource)
-}
-
-fn action_ends(text: &str) -> Result<Ends<ACTION_PARTS_MAX>, GrammarError> {
-    let ends = Ends::of(text, b':', is_action_byte).ok_or(GrammarError::Action)?;
-    let valid = text.len() <= ACTION_BYTES_MAX && ends.parts(text).all(|part| !part.is_empty());
-    valid.then_some(ends).ok_or(GrammarError::Action)
-}
-
-/// Where the parts of a text end; found once, used by every evaluator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ends<const MAX: usize> {
-    ends: [u16; MAX],
-    count: u8,
-}
-
-impl<const MAX: usize> Ends<MAX> {
-    #[inline]
-    fn of(text: &str, separator: u8, is_part: impl Fn(u8) -> bool) -> Option<Self> {
-        let mut ends = [0; MAX];
-        let mut count = 0;
-        // Longer texts are refused by their length; here it only must not wrap.
-        let bytes = text
-            .as_bytes()
-            .get(..text.len().min(usize::from(u16::MAX)))?;
-        for (place, byte) in bytes.iter().enumerate() {
-            if *byte == separator {
-                *ends.get_mut(count)? = place as u16;
-                count += 1;
-            } else if !is_part(*byte) {
-                return None;
-            }
-        }
-        *ends.get_mut(count)? = bytes.len() as u16;
-        Some(Self {
-            ends,
-            count: count as u8 + 1,
-        })
-    }
-
-    #[inline]
-    fn parts<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
-        let mut start = 0;
-        self.ends
-            .into_iter()
-            .take(usize::from(self.count))
-            .map(move |end| {
-                let part = &text[start..usize::from(end)];
-                start = usize::from(end) + 1;
-                part
-            })
-    }
-}
-
 /// An action on a resource that a Check asks about. Borrowed: parsing allocates nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need<'a> {
     action: &'a str,
     resource: &'a str,
-    action_ends: Ends<ACTION_PARTS_MAX>,
-    resource_ends: Ends<RESOURCE_SEGMENTS_MAX>,
+    action_hashes: ActionHashes,
+    resource_hashes: ResourceHashes,
 }
 
 impl<'a> Need<'a> {
@@ -189,13 +66,17 @@ impl<'a> Need<'a> {
     ///
     /// # Errors
     /// [`GrammarError`] naming the part that is outside the grammar.
+    #[inline]
     pub fn parse(action: &'a str, resource: &'a str) -> Result<Self, GrammarError> {
-        Ok(Self {
+        let mut need = Self {
             action,
             resource,
-            action_ends: action_ends(action)?,
-            resource_ends: resource_ends(resource)?,
-        })
+            action_hashes: ActionHashes::default(),
+            resource_hashes: ResourceHashes::default(),
+        };
+        read_action(action, &mut need.action_hashes)?;
+        read_resource(resource, &mut need.resource_hashes)?;
+        Ok(need)
     }
 
     /// A need for something that the server itself names.
@@ -203,16 +84,18 @@ impl<'a> Need<'a> {
         Self::parse(action, resource.as_str()).expect("an action of our own on a parsed resource")
     }
 
-    /// The parts of the action.
+    /// The hash of the first `parts` parts of the action; 0 if it has not so many.
     #[inline]
-    pub(crate) fn action_parts(&self) -> impl Iterator<Item = &'a str> {
-        self.action_ends.parts(self.action)
+    pub(crate) fn action_hash(&self, parts: u8) -> u32 {
+        let hash = self.action_hashes.get(usize::from(parts));
+        hash.copied().unwrap_or_default()
     }
 
-    /// The segments of the resource.
+    /// The hash of the first `segments` segments of the resource; 0 if it has not so many.
     #[inline]
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &'a str> {
-        self.resource_ends.parts(self.resource)
+    pub(crate) fn resource_hash(&self, segments: u8) -> u32 {
+        let hash = self.resource_hashes.get(usize::from(segments));
+        hash.copied().unwrap_or_default()
     }
 
     /// The action.

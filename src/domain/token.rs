@@ -9,6 +9,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 use zeroize::Zeroize;
 
 use super::entropy::Entropy;
@@ -17,6 +18,7 @@ use super::entropy::Entropy;
 pub const SECRET_BYTES: usize = 53;
 const PREFIX_BYTES: usize = 4;
 const CRC_CHARS: usize = 6;
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 const BODY_BYTES: usize = SECRET_BYTES - CRC_CHARS;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -72,10 +74,10 @@ impl TokenKind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    fn from_prefix(prefix: &[u8]) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.prefix().as_bytes() == prefix)
+    #[inline]
+    fn from_prefix(prefix: [u8; PREFIX_BYTES]) -> Option<Self> {
+        let of_kind = |kind: &Self| *kind.prefix().as_bytes() == prefix;
+        Self::ALL.into_iter().find(of_kind)
     }
 }
 
@@ -124,11 +126,25 @@ impl TokenId {
     /// Reads the hyphenated text form; `None` if it is anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != uuid::fmt::Hyphenated::LENGTH {
+        if text.len() != Hyphenated::LENGTH {
             return None;
         }
         let id = Uuid::try_parse(text).ok()?;
         Some(Self(id.as_u128()))
+    }
+
+    /// The hyphenated text form, as bytes of ASCII.
+    #[must_use]
+    #[inline]
+    pub fn text(self) -> [u8; Hyphenated::LENGTH] {
+        // Where the two digits of each byte stand.
+        const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+        let mut text = [b'-'; Hyphenated::LENGTH];
+        for (byte, place) in self.to_bytes().into_iter().zip(PLACES) {
+            text[place] = HEX_DIGITS[usize::from(byte >> 4)];
+            text[place + 1] = HEX_DIGITS[usize::from(byte & 0xf)];
+        }
+        text
     }
 
     /// The id as stored: 16 bytes, big-endian, so that order in bytes is order in time.
@@ -164,7 +180,7 @@ impl TokenId {
 
 impl fmt::Display for TokenId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let mut text = [0; Hyphenated::LENGTH];
         f.write_str(
             Uuid::from_u128(self.0)
                 .as_hyphenated()
@@ -292,9 +308,13 @@ pub fn recognise(presented: &str) -> Option<TokenKind> {
     if bytes.len() != SECRET_BYTES {
         return None;
     }
-    let kind = TokenKind::from_prefix(&bytes[..PREFIX_BYTES])?;
     let (body, crc) = bytes.split_at(BODY_BYTES);
-    let in_alphabet = body[PREFIX_BYTES..].iter().all(u8::is_ascii_alphanumeric);
+    let (prefix, random) = body.split_first_chunk()?;
+    let kind = TokenKind::from_prefix(*prefix)?;
+    // Not `all`: without a way out, many bytes are compared at once.
+    let in_alphabet = random
+        .iter()
+        .fold(true, |so_far, byte| so_far & byte.is_ascii_alphanumeric());
     (in_alphabet && checksum(body) == crc).then_some(kind)
 }
 

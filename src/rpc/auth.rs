@@ -8,8 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tonic::Request;
-use tonic::codegen::http::HeaderMap;
-use tonic::metadata::MetadataMap;
+use tonic::codegen::http::{Extensions, HeaderMap};
 
 use crate::authority::Credentials;
 use crate::domain::refusal::Refusal;
@@ -28,14 +27,25 @@ pub(super) struct Peer {
 /// # Errors
 /// [`Refusal::Unauthenticated`] for more than one token or another scheme.
 pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials<'_>, Refusal> {
+    credentials_in(request.metadata().as_ref(), request.extensions())
+}
+
+/// Who calls, by the parts of the request.
+///
+/// # Errors
+/// As [`credentials`].
+pub(super) fn credentials_in<'a>(
+    headers: &'a HeaderMap,
+    extensions: &Extensions,
+) -> Result<Credentials<'a>, Refusal> {
     Ok(Credentials {
-        token: bearer(request.metadata())?,
-        client_ip: request.extensions().get::<Peer>().map(|peer| peer.address),
+        token: bearer(headers)?,
+        client_ip: extensions.get::<Peer>().map(|peer| peer.address),
     })
 }
 
-fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Refusal> {
-    let mut values = metadata.get_all("authorization").iter();
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut values = headers.get_all("authorization").iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
@@ -93,11 +103,11 @@ mod tests {
     use super::*;
 
     fn check(values: &[&'static str], expected: Result<Option<&str>, Refusal>) {
-        let mut metadata = MetadataMap::new();
+        let mut headers = HeaderMap::new();
         for value in values {
-            metadata.append("authorization", value.parse().unwrap());
+            headers.append("authorization", HeaderValue::from_static(value));
         }
-        assert_eq!(bearer(&metadata), expected, "{values:?}");
+        assert_eq!(bearer(&headers), expected, "{values:?}");
     }
 
     #[test]

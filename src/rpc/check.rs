@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tokio::time::timeout;
+use tonic::codegen::http::{Extensions, HeaderMap};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority::check::{CheckRequest, Seen, View};
@@ -19,7 +20,7 @@ use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 use crate::proto::v1::check_service_server::CheckService;
 
-use super::auth::{budget, credentials};
+use super::auth::{budget, credentials_in};
 use super::errors::{invalid, status};
 use super::metrics::Metrics;
 use super::question::{Needs, Told, answered, asked, counted, parse_revision};
@@ -67,15 +68,27 @@ impl CheckRpc {
     /// # Errors
     /// [`Refusal::Unauthenticated`] for more than one token or another scheme.
     #[inline]
-    pub(super) fn caller<'a, T>(
+    pub(super) fn caller<'a>(
         &self,
-        request: &'a Request<T>,
+        headers: &'a HeaderMap,
+        extensions: &Extensions,
     ) -> Result<Credentials<'a>, Refusal> {
         if self.open {
             Ok(Credentials::default())
         } else {
-            credentials(request)
+            credentials_in(headers, extensions)
         }
+    }
+
+    /// As [`CheckRpc::caller`], of a decoded request.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn caller_of<'a, T>(
+        &self,
+        request: &'a Request<T>,
+    ) -> Result<Credentials<'a>, Refusal> {
+        self.caller(request.metadata().as_ref(), request.extensions())
     }
 
     /// The published State of this moment.
@@ -260,7 +273,7 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
-        let caller = self.caller(&request).map_err(status)?;
+        let caller = self.caller_of(&request).map_err(status)?;
         let message = request.get_ref();
         if message.at_least.is_none() {
             let verdict = self
@@ -280,7 +293,7 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<v1::BatchCheckRequest>,
     ) -> Result<Response<v1::BatchCheckResponse>, Status> {
-        let caller = self.caller(&request).map_err(status)?;
+        let caller = self.caller_of(&request).map_err(status)?;
         let wait = wait_of(&request);
         let answer = self.batch(caller, request.get_ref(), wait).await;
         answer.map(Response::new).map_err(status)

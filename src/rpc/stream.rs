@@ -91,7 +91,7 @@ pub(super) fn answers(
     rpc: CheckRpc,
     request: Request<Streaming<v1::StreamCheckRequest>>,
 ) -> Result<Answers, Refusal> {
-    let caller = rpc.caller(&request)?;
+    let caller = rpc.caller_of(&request)?;
     let (token, client_ip) = (caller.token.map(str::to_owned), caller.client_ip);
     let drain = Drain::of(&request);
     let asking = Asking {

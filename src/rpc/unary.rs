@@ -1,47 +1,53 @@
 //! The straight way of the unary Check, before the generated service.
 //!
 //! ```text
-//! /…/Check ─► usual shape? ─┬─► read in place, decide, write: no suspension, one allocation
-//!                           └─► prost, then as every other Check
+//! /…/Check ─► one message in one piece, of the usual shape? ─┬─► read in place, decide, write
+//!                                                            └─► generated service, as read so far
 //! the other methods ─► generated service
 //! ```
 //!
-//! Used by `server` as the direct service. Decoding and encoding by prost cost more than the
-//! decision itself; this path is why a Check costs little more than an empty RPC. It decides
-//! nothing: what is asked and told is `question`'s and `check`'s.
+//! Used by `server` as the direct service. Decoding and encoding by prost and tonic's general
+//! machinery cost more than the decision itself; this path is why a Check costs little more than
+//! an empty RPC. It decides nothing: what is asked and told is `question`'s and `check`'s, and
+//! whatever is unusual (compression, several frames, fields out of the way, a wait) is given to
+//! the generated service byte for byte, so that there is no second opinion on it.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::future::Either;
-use prost::Message as _;
+use http_body::{Body as _, Frame};
 use prost::bytes::Bytes;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http;
-use tonic::codegen::{BoxFuture, Service};
-use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::{Request, Response, Status};
+use tonic::codegen::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use tonic::codegen::{BoxFuture, Service, http};
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::server::NamedService;
 
 use crate::authority::check::CheckRequest;
 use crate::domain::permission::Need;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::KindSet;
-use crate::proto::v1;
 use crate::proto::v1::check_service_server::{CheckServiceServer, SERVICE_NAME};
 
-use super::check::{CheckRpc, wait_of};
+use super::check::CheckRpc;
 use super::errors::{invalid, status};
 use super::question::parsed_context;
-use super::wire::{AsBytes, Usual, written};
+use super::wire::{Usual, message_in, written};
 
 const CHECK: &str = "/latchkey.v1.CheckService/Check";
-
-type Reply = Result<Response<Vec<u8>>, Status>;
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// CheckService, its unary Check first.
 #[derive(Clone)]
-pub(super) struct CheckFront {
+pub(super) struct CheckFront(Arc<Services>);
+
+struct Services {
     check: CheckRpc,
     all: CheckServiceServer<CheckRpc>,
     message_bytes_max: usize,
@@ -50,11 +56,11 @@ pub(super) struct CheckFront {
 impl CheckFront {
     pub(super) fn new(check: CheckRpc, message_bytes_max: usize) -> Self {
         let all = CheckServiceServer::new(check.clone());
-        Self {
+        Self(Arc::new(Services {
             check,
             all: all.max_decoding_message_size(message_bytes_max),
             message_bytes_max,
-        }
+        }))
     }
 }
 
@@ -73,42 +79,47 @@ impl Service<http::Request<Body>> for CheckFront {
 
     #[inline]
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != CHECK {
-            return self.all.call(request);
+        if request.uri().path() != CHECK || request.headers().contains_key(GRPC_ENCODING) {
+            return self.0.all.clone().call(request);
         }
-        let unary = Unary(self.check.clone());
-        let most = self.message_bytes_max;
+        let services = Arc::clone(&self.0);
         Box::pin(async move {
-            let mut grpc = Grpc::new(AsBytes).apply_max_message_size_config(Some(most), None);
-            Ok(grpc.unary(unary, request).await)
+            let (parts, mut body) = request.into_parts();
+            let read = Read::all(&mut body).await;
+            if let Read::Whole(bytes) = &read
+                && let Some(answer) = services.at_once(&parts, bytes)
+            {
+                return Ok(match answer {
+                    Ok(message) => replied(message),
+                    Err(refusal) => status(refusal).into_http(),
+                });
+            }
+            let body = Body::new(read.rewound(body));
+            let request = http::Request::from_parts(parts, body);
+            services.all.clone().call(request).await
         })
     }
 }
 
-struct Unary(CheckRpc);
-
-impl UnaryService<Bytes> for Unary {
-    type Response = Vec<u8>;
-    type Future = Either<Ready<Reply>, BoxFuture<Response<Vec<u8>>, Status>>;
-
+impl Services {
+    /// The answer to a usual question that needs no wait; none if there is more to it.
     #[inline]
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        match self.at_once(&request) {
-            Ok(Some(reply)) => Either::Left(ready(Ok(Response::new(reply)))),
-            Ok(None) => Either::Right(Box::pin(later(self.0.clone(), request))),
-            Err(refusal) => Either::Left(ready(Err(status(refusal)))),
-        }
+    fn at_once(
+        &self,
+        parts: &http::request::Parts,
+        bytes: &Bytes,
+    ) -> Option<Result<Bytes, Refusal>> {
+        let usual = Usual::read(message_in(bytes, self.message_bytes_max)?)?;
+        self.decided(parts, &usual).transpose()
     }
-}
 
-impl Unary {
-    /// The reply to a usual question that needs no wait; none if there is more to it.
     #[inline]
-    fn at_once(&self, request: &Request<Bytes>) -> Result<Option<Vec<u8>>, Refusal> {
-        let Some(usual) = Usual::read(request.get_ref()) else {
-            return Ok(None);
-        };
-        let caller = self.0.caller(request)?;
+    fn decided(
+        &self,
+        parts: &http::request::Parts,
+        usual: &Usual<'_>,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let caller = self.check.caller(&parts.headers, &parts.extensions)?;
         let need = match usual.need {
             None => None,
             Some((action, resource)) => {
@@ -122,22 +133,193 @@ impl Unary {
             context: parsed_context(usual.client_ip, usual.workload, usual.audience)?,
             kinds: KindSet::ALL,
         };
-        let verdict = self.0.verdict(&self.0.view(), caller, &question, written)?;
+        let view = self.check.view();
+        let verdict = self.check.verdict(&view, caller, &question, written)?;
         if verdict.counts_use {
             return Ok(None);
         }
-        Ok(Some(self.0.done(verdict)))
+        Ok(Some(self.check.done(verdict).into()))
     }
 }
 
-/// As every other Check: by prost, with whatever it has to wait for.
-async fn later(check: CheckRpc, request: Request<Bytes>) -> Reply {
-    let message = v1::CheckRequest::decode(request.get_ref().clone());
-    let message = message.map_err(|_| status(invalid("request", "is not a CheckRequest")))?;
-    let answer = async {
-        let caller = check.caller(&request)?;
-        check.answer(caller, &message, wait_of(&request)).await
-    };
-    let answer = answer.await.map_err(status)?;
-    Ok(Response::new(answer.encode_to_vec()))
+/// What was read of a request's body.
+enum Read {
+    /// All of it, in one piece.
+    Whole(Bytes),
+    /// Frames, and perhaps there are more.
+    Begun(VecDeque<Result<Frame<Bytes>, Status>>),
+}
+
+impl Read {
+    #[inline]
+    async fn all(body: &mut Body) -> Self {
+        let mut whole = None;
+        loop {
+            let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
+            let frame = match (frame, &whole) {
+                (None, _) => return Self::Whole(whole.unwrap_or_default()),
+                (Some(Ok(frame)), None) if frame.is_data() => {
+                    whole = frame.into_data().ok();
+                    if body.is_end_stream() {
+                        return Self::Whole(whole.unwrap_or_default());
+                    }
+                    continue;
+                }
+                // Some clients end the stream by a frame of its own.
+                (Some(Ok(frame)), _) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
+                (Some(frame), _) => frame,
+            };
+            let former = whole.map(Frame::data).map(Ok);
+            return Self::Begun(former.into_iter().chain([frame]).collect());
+        }
+    }
+
+    /// A body that yields again what was read, and then the rest.
+    fn rewound(self, rest: Body) -> Rewound {
+        let read = match self {
+            Self::Whole(bytes) => VecDeque::from([Ok(Frame::data(bytes))]),
+            Self::Begun(frames) => frames,
+        };
+        Rewound { read, rest }
+    }
+}
+
+struct Rewound {
+    read: VecDeque<Result<Frame<Bytes>, Status>>,
+    rest: Body,
+}
+
+impl http_body::Body for Rewound {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.read.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+}
+
+fn replied(message: Bytes) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::new(Reply::Message(message)));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
+/// The body of a reply: one message, then the status OK.
+enum Reply {
+    Message(Bytes),
+    Status,
+    Ended,
+}
+
+impl http_body::Body for Reply {
+    type Data = Bytes;
+    type Error = Status;
+
+    #[inline]
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let (frame, next) = match std::mem::replace(&mut *self, Self::Ended) {
+            Self::Message(message) => (Frame::data(message), Self::Status),
+            Self::Status => {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+                (Frame::trailers(trailers), Self::Ended)
+            }
+            Self::Ended => return Poll::Ready(None),
+        };
+        *self = next;
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body of these frames; `ended` says at the last that it is the last.
+    struct Script {
+        frames: VecDeque<Frame<Bytes>>,
+        ended: bool,
+    }
+
+    impl http_body::Body for Script {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.frames.pop_front().map(Ok))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.ended && self.frames.is_empty()
+        }
+    }
+
+    fn data(text: &'static str) -> Frame<Bytes> {
+        Frame::data(Bytes::from_static(text.as_bytes()))
+    }
+
+    async fn bytes_of(mut body: impl http_body::Body<Data = Bytes> + Unpin) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+        {
+            all.extend(frame.into_data().unwrap_or_default());
+        }
+        all
+    }
+
+    async fn check(texts: &[&'static str], whole: bool) {
+        for ended in [false, true] {
+            let frames = texts.iter().map(|text| data(text)).collect();
+            let mut body = Body::new(Script { frames, ended });
+            let read = Read::all(&mut body).await;
+            assert_eq!(matches!(read, Read::Whole(_)), whole, "{texts:?}");
+            let again = bytes_of(read.rewound(body)).await;
+            assert_eq!(again, texts.concat().as_bytes(), "{texts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_in_one_piece_is_whole_and_any_other_loses_nothing() {
+        check(&[], true).await;
+        check(&["abc"], true).await;
+        check(&["abc", ""], true).await;
+        check(&["", "abc", ""], false).await;
+        check(&["abc", "def"], false).await;
+        check(&["abc", "", "def", "ghi"], false).await;
+    }
+
+    #[tokio::test]
+    async fn a_reply_is_one_message_and_the_status() {
+        let message = Bytes::from_static(b"message");
+        let mut body = replied(message.clone()).into_body();
+        let mut frames = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            frames.push(frame.unwrap());
+        }
+        let [first, second] = &*frames else {
+            panic!("{frames:?}");
+        };
+        assert_eq!(first.data_ref(), Some(&message));
+        let trailers = second.trailers_ref().unwrap();
+        assert_eq!(trailers.get("grpc-status").unwrap(), "0");
+        assert!(body.is_end_stream());
+    }
 }

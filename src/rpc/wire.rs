@@ -5,18 +5,27 @@
 //! no second opinion on unusual input. The writer makes the bytes that prost would; tests compare
 //! both directions with it. Absent on purpose: errors; what cannot be read here is just not usual.
 
-use prost::bytes::{Buf as _, BufMut as _, Bytes};
-use tonic::Status;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-
 use crate::domain::reason::Reason;
 use crate::domain::token::TokenKind;
 
 use super::convert::{kind_number, reason_number};
-use super::question::{Told, id_text};
+use super::question::Told;
 
-/// Room for a usual request and a usual reply; both grow when they must.
-const BUFFER_BYTES: usize = 256;
+/// Room for a usual reply; it grows when it must.
+const REPLY_BYTES: usize = 256;
+/// What stands before a message: whether it is compressed, and its length.
+const HEAD_BYTES: usize = 5;
+
+/// The message in the body of a unary call; none when it is compressed, longer than `most`, or
+/// not all that is there.
+#[inline]
+pub(super) fn message_in(body: &[u8], most: usize) -> Option<&[u8]> {
+    let ([0, length @ ..], message) = body.split_first_chunk::<HEAD_BYTES>()? else {
+        return None;
+    };
+    let length = u32::from_be_bytes(*length) as usize;
+    (length == message.len() && length <= most).then_some(message)
+}
 
 /// A request whose shape is the usual one.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,7 +42,7 @@ impl<'a> Usual<'a> {
     #[inline]
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut usual = Self::default();
-        let (mut fields, mut seen) = (Fields(bytes), 0_u8);
+        let (mut fields, mut seen) = (Fields(Span::of(bytes)), 0_u8);
         while let Some((number, body)) = fields.next()? {
             // A field that comes twice has rules of its own.
             if seen & (1 << number) != 0 {
@@ -41,7 +50,7 @@ impl<'a> Usual<'a> {
             }
             seen |= 1 << number;
             match number {
-                1 => usual.token = text(body)?,
+                1 => usual.token = body.text()?,
                 2 => {
                     let [action, resource, _] = texts(body, 2)?;
                     usual.need = Some((action.unwrap_or_default(), resource.unwrap_or_default()));
@@ -56,59 +65,90 @@ impl<'a> Usual<'a> {
 
 /// The fields 1 to `most` of a message that has only texts, each at most once.
 #[inline]
-fn texts(bytes: &[u8], most: usize) -> Option<[Option<&str>; 3]> {
+fn texts(message: Span<'_>, most: usize) -> Option<[Option<&str>; 3]> {
     let mut texts = [None; 3];
-    let mut fields = Fields(bytes);
+    let mut fields = Fields(message);
     while let Some((number, body)) = fields.next()? {
         let place = texts[..most].get_mut(usize::from(number).checked_sub(1)?)?;
-        if place.replace(text(body)?).is_some() {
+        if place.replace(body.text()?).is_some() {
             return None;
         }
     }
     Some(texts)
 }
 
-#[inline]
-fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok()
+/// Bytes of the request, and what they are as text if the whole request is text: lengths below
+/// 128 are ASCII, so that one look at it all spares one at each field.
+#[derive(Clone, Copy)]
+struct Span<'a> {
+    bytes: &'a [u8],
+    text: Option<&'a str>,
+}
+
+impl<'a> Span<'a> {
+    #[inline]
+    fn of(bytes: &'a [u8]) -> Self {
+        let text = std::str::from_utf8(bytes).ok();
+        Self { bytes, text }
+    }
+
+    #[inline]
+    fn text(self) -> Option<&'a str> {
+        self.text.or_else(|| std::str::from_utf8(self.bytes).ok())
+    }
+
+    /// None where there are not so many bytes, or where a character would be cut.
+    #[inline]
+    fn split_at(self, place: usize) -> Option<(Self, Self)> {
+        let bytes = self.bytes.split_at_checked(place)?;
+        let text = match self.text {
+            Some(text) => text
+                .split_at_checked(place)
+                .map(|(a, b)| (Some(a), Some(b)))?,
+            None => (None, None),
+        };
+        let span = |bytes, text| Self { bytes, text };
+        Some((span(bytes.0, text.0), span(bytes.1, text.1)))
+    }
 }
 
 /// Length-delimited fields with numbers below 8.
-struct Fields<'a>(&'a [u8]);
+struct Fields<'a>(Span<'a>);
 
 impl<'a> Fields<'a> {
     /// The next field; `Some(None)` at the end, none for what is not usual.
     #[inline]
-    fn next(&mut self) -> Option<Option<(u8, &'a [u8])>> {
-        let [key, rest @ ..] = self.0 else {
+    fn next(&mut self) -> Option<Option<(u8, Span<'a>)>> {
+        let [key, rest @ ..] = self.0.bytes else {
             return Some(None);
         };
-        let (length, rest) = match rest {
-            [length @ ..0x80, rest @ ..] => (usize::from(*length), rest),
-            [low, high @ 1..0x80, rest @ ..] => {
-                (usize::from(*low & 0x7f) | usize::from(*high) << 7, rest)
-            }
+        let (head, length) = match rest {
+            [length @ ..0x80, ..] => (2, usize::from(*length)),
+            [low, high @ 1..0x80, ..] => (3, usize::from(*low & 0x7f) | usize::from(*high) << 7),
             _ => return None,
         };
         if key & 0b111 != 2 || *key >= 8 << 3 {
             return None;
         }
-        let (body, rest) = rest.split_at_checked(length)?;
+        let (_, body) = self.0.split_at(head)?;
+        let (body, rest) = body.split_at(length)?;
         self.0 = rest;
         Some(Some((key >> 3, body)))
     }
 }
 
-/// What is told, as the bytes of a CheckResponse.
+/// What is told, as the body of a unary reply: a CheckResponse with its head.
 #[inline]
 pub(super) fn written(told: &Told<'_>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(BUFFER_BYTES);
+    let mut out = Vec::with_capacity(REPLY_BYTES);
+    out.extend_from_slice(&[0; HEAD_BYTES]);
     let allowed = told.reason == Reason::Allowed;
     put_number(&mut out, 1, u64::from(allowed));
     put_number(&mut out, 2, reason_number(told.reason) as u64);
     put_text(&mut out, 3, told.reason.message());
     if let Some(seen) = told.seen {
-        put_text(&mut out, 4, id_text(seen.id, &mut [0; 36]));
+        out.extend_from_slice(&[4 << 3 | 2, seen.id.text().len() as u8]);
+        out.extend_from_slice(&seen.id.text());
         put_number(&mut out, 5, kind_number(seen.kind) as u64);
         let number = if seen.kind == TokenKind::Resource {
             7
@@ -129,6 +169,8 @@ pub(super) fn written(told: &Told<'_>) -> Vec<u8> {
         out.extend_from_slice(&told.revision.chain);
     });
     put_time(&mut out, 12, told.retry_after_ms);
+    let length = (out.len() - HEAD_BYTES) as u32;
+    out[1..HEAD_BYTES].copy_from_slice(&length.to_be_bytes());
     out
 }
 
@@ -177,57 +219,6 @@ fn put_time(out: &mut Vec<u8>, field: u8, ms: Option<u64>) {
             put_number(out, 2, ms % 1_000 * 1_000_000);
         });
     }
-}
-
-/// Hands bytes on as they are.
-pub(super) struct AsBytes;
-
-impl Codec for AsBytes {
-    type Encode = Vec<u8>;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for AsBytes {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    #[inline]
-    fn encode(&mut self, item: Vec<u8>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put_slice(&item);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        settings()
-    }
-}
-
-impl Decoder for AsBytes {
-    type Item = Bytes;
-    type Error = Status;
-
-    #[inline]
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(bytes.copy_to_bytes(bytes.remaining())))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        settings()
-    }
-}
-
-fn settings() -> BufferSettings {
-    BufferSettings::new(BUFFER_BYTES, 32 << 10)
 }
 
 #[cfg(test)]
@@ -290,6 +281,23 @@ mod tests {
         )
     }
 
+    #[test]
+    fn a_message_is_plain_whole_and_not_too_long() {
+        assert_eq!(message_in(&[0, 0, 0, 0, 0], 0), Some(&[][..]));
+        assert_eq!(message_in(&[0, 0, 0, 0, 1, 7], 1), Some(&[7][..]));
+        for other in [
+            &[][..],
+            &[0, 0, 0, 0],
+            &[1, 0, 0, 0, 1, 7],
+            &[0, 0, 0, 0, 1],
+            &[0, 0, 0, 0, 1, 7, 0],
+            &[0, 0, 0, 0, 2, 7, 7],
+            &[0, 255, 255, 255, 255, 7],
+        ] {
+            assert_eq!(message_in(other, 1), None, "{other:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_read_in_place_is_what_prost_reads(message in request()) {
@@ -349,8 +357,9 @@ mod tests {
                 retry_after_ms: times.1,
                 revision: Revision { number, chain },
             };
-            let message = answered(&told);
-            prop_assert_eq!(written(&told), message.encode_to_vec());
+            let message = answered(&told).encode_to_vec();
+            let body = written(&told);
+            prop_assert_eq!(message_in(&body, message.len()), Some(&*message));
         }
     }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{GrantRecord, PrincipalRecord, RoleRecord};
-use crate::domain::permission::Permission;
+use crate::domain::permission::{Need, Permission};
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 
 use super::intern::Interner;
-use super::scopeset::{Question, ScopeSet};
+use super::scopeset::ScopeSet;
 use super::table::Table;
 
 /// Most grants of one principal.
@@ -103,9 +103,8 @@ impl Directory {
 
     /// Whether the principal's own grants or those of its enabled teams permit the need.
     #[inline]
-    pub(super) fn permits(&self, principal: &Principal, question: &Question<'_>) -> bool {
-        self.live_powers(principal)
-            .any(|power| power.permits(question))
+    pub(super) fn permits(&self, principal: &Principal, need: &Need<'_>) -> bool {
+        self.live_powers(principal).any(|power| power.permits(need))
     }
 
     /// Whether one live permission covers `permission`.

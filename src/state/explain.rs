@@ -12,7 +12,7 @@ use crate::domain::token::{Digest, KindSet, TokenId, TokenKind, recognise};
 use super::State;
 use super::check::{CheckRequest, Context, Lineage};
 use super::judge::{Observer, Step, judge};
-use super::scopeset::Question;
+use super::scopeset::ScopeSet;
 use super::tokens::Found;
 
 /// What to explain.
@@ -182,12 +182,9 @@ fn missing(state: &State, lineage: &Lineage<'_>, needs: &[Need<'_>]) -> Vec<Miss
     let tokens = &state.tokens;
     let mut missing = Vec::new();
     for need in needs {
-        let question = Question::new(*need);
         let mut layers = Vec::new();
         for (depth, link) in lineage.iter().enumerate() {
-            let refuses = |set: Option<&super::scopeset::ScopeSet>| {
-                set.is_some_and(|set| !set.permits(&question))
-            };
+            let refuses = |set: Option<&ScopeSet>| set.is_some_and(|set| !set.permits(need));
             let (scopes, ceiling) = (
                 refuses(tokens.scopes(link.hot)),
                 refuses(tokens.ceiling(link.hot)),
@@ -204,7 +201,7 @@ fn missing(state: &State, lineage: &Lineage<'_>, needs: &[Need<'_>]) -> Vec<Miss
             .next()
             .and_then(|link| link.hot.principal())
             .and_then(|id| state.directory.principal(id));
-        if principal.is_some_and(|one| !state.directory.permits(one, &question)) {
+        if principal.is_some_and(|one| !state.directory.permits(one, need)) {
             layers.insert(0, Layer::Subject);
         }
         if !layers.is_empty() {

@@ -16,7 +16,7 @@ use crate::domain::token::{TokenId, TokenKind};
 use super::State;
 use super::check::{CheckRequest, Lineage, Link};
 use super::directory::Principal;
-use super::scopeset::{Question, ScopeSet};
+use super::scopeset::ScopeSet;
 use super::tokens::Found;
 
 /// A step of the decision, in order.
@@ -172,27 +172,32 @@ impl Case<'_, '_> {
     /// May it do this, from there?
     #[inline]
     fn request_steps<O: Observer>(&self, course: &mut Course<'_, O>) -> ControlFlow<()> {
-        let limits = || self.lineage.iter().filter_map(|link| link.ext);
+        let tokens = &self.state.tokens;
+        let limits = || {
+            self.lineage
+                .iter()
+                .filter_map(|link| tokens.limits(link.hot))
+        };
         let context = &self.request.context;
-        let outside = limits().any(|ext| !ext.networks.allow(context.client_ip));
+        let outside = limits().any(|limits| !limits.networks.allow(context.client_ip));
         course.step(Step::Network, outside, || {
             let address = context.client_ip.map(|ip| ip.to_string());
             address.unwrap_or_else(|| "no address".to_owned())
         })?;
         let other = limits()
-            .filter_map(|ext| ext.audience.as_ref())
+            .filter_map(|limits| limits.audience.as_ref())
             .any(|audience| context.audience != Some(audience.as_str()));
         course.step(Step::Audience, other, || {
             context.audience.unwrap_or("no audience").to_owned()
         })?;
         let other = limits()
-            .filter_map(|ext| ext.workload.as_ref())
+            .filter_map(|limits| limits.workload.as_ref())
             .any(|workload| context.workload != Some(workload.as_str()));
         course.step(Step::Workload, other, || {
             context.workload.unwrap_or("no workload").to_owned()
         })?;
         let needs = self.request.needs;
-        let missing = !needs.iter().all(|need| self.permits(*need));
+        let missing = !needs.iter().all(|need| self.permits(need));
         course.step(Step::Permission, missing, || self.describe_missing())?;
         // A token with a use limit has no children: what was derived before it got one is over.
         let spent = self.lineage.iter().enumerate().any(|(depth, link)| {
@@ -228,29 +233,28 @@ impl Case<'_, '_> {
     fn has_not_begun(&self) -> bool {
         self.lineage
             .iter()
-            .filter_map(|link| link.ext?.not_before_ms)
+            .filter_map(|link| self.state.tokens.limits(link.hot)?.not_before_ms)
             .any(|at| at > self.now.earliest)
     }
 
     /// Whether the live permissions, the scopes and the ceilings of the whole lineage cover a
     /// need.
     #[inline]
-    fn permits(&self, need: Need<'_>) -> bool {
-        let question = Question::new(need);
+    fn permits(&self, need: &Need<'_>) -> bool {
         let tokens = &self.state.tokens;
-        let allows = |set: Option<&ScopeSet>| set.is_none_or(|set| set.permits(&question));
+        let allows = |set: Option<&ScopeSet>| set.is_none_or(|set| set.permits(need));
         let principal = self.subject.and_then(|(_, principal)| principal);
         self.lineage
             .iter()
             .all(|link| allows(tokens.scopes(link.hot)) && allows(tokens.ceiling(link.hot)))
-            && principal.is_none_or(|one| self.state.directory.permits(one, &question))
+            && principal.is_none_or(|one| self.state.directory.permits(one, need))
     }
 
     fn describe_missing(&self) -> String {
         let needs = self.request.needs;
         let missing: Vec<String> = needs
             .iter()
-            .filter(|need| !self.permits(**need))
+            .filter(|need| !self.permits(need))
             .map(|need| need.to_permission().to_string())
             .collect();
         if missing.is_empty() {

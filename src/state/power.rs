@@ -11,7 +11,7 @@ use crate::domain::scopes::{PermissionSet, Scopes, SetTooLarge};
 use super::State;
 use super::check::Lineage;
 use super::directory::Principal;
-use super::scopeset::{Question, ScopeSet};
+use super::scopeset::ScopeSet;
 use super::tokens::Hot;
 
 /// What a caller holds, on one State.
@@ -68,9 +68,8 @@ impl<'s> Power<'s> {
         match &self.holder {
             Holder::Local => true,
             Holder::Token { lineage, principal } => {
-                let question = Question::new(need);
-                self.cuts(lineage).all(|cut| cut.permits(&question))
-                    && principal.is_none_or(|one| self.state.directory.permits(one, &question))
+                self.cuts(lineage).all(|cut| cut.permits(&need))
+                    && principal.is_none_or(|one| self.state.directory.permits(one, &need))
             }
         }
     }

@@ -1,19 +1,18 @@
 //! Compiled sets of permissions: the evaluator that answers a need in a few dozen nanoseconds.
 //!
-//! A need is hashed once ([`Question`]): one hash for each action pattern that could match it,
-//! one for each resource prefix. A set is a row of small rules that are compared with those
-//! hashes without branching on text; only a rule whose hashes fit is verified against the text,
-//! so a collision costs time and never gives anything. Patterns with an inner `*` take the slow
-//! way. Used for the scopes and ceilings of tokens and for the live power of principals.
+//! A parsed [`Need`] carries a hash for each prefix of its action and of its resource. A set is a
+//! row of small rules that are compared with those hashes without looking at text; only a rule
+//! whose hashes fit is verified against the text, so a collision costs time and never gives
+//! anything. Patterns with an inner `*` take the slow way. Used for the scopes and ceilings of
+//! tokens and for the live power of principals.
 
 use std::sync::Arc;
 
-use crate::domain::permission::{ACTION_PARTS_MAX, Need, Permission, RESOURCE_SEGMENTS_MAX};
+use crate::domain::grammar::prefix_hash;
+use crate::domain::permission::{Need, Permission};
 use crate::domain::scopes::PermissionSet;
 
 const SUMMARY_BYTES_MAX: usize = 128;
-const EXACT_ACTION: usize = ACTION_PARTS_MAX;
-const HASH_SEED: u64 = 0x51_7C_C1_B7_27_22_0A_95;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -35,8 +34,8 @@ struct Rule {
     resource_bytes: u16,
     permission: u16,
     action_bytes: u8,
-    // Which of a question's action hashes to compare with: parts before a `*`, or exact.
-    action_slot: u8,
+    // How many parts or segments there are before a `*` or `**`: which prefix to compare with.
+    action_parts: u8,
     depth: u8,
     reach: Reach,
 }
@@ -50,11 +49,18 @@ impl Rule {
         packed[12..14].copy_from_slice(&self.resource_bytes.to_le_bytes());
         packed[14..16].copy_from_slice(&self.permission.to_le_bytes());
         let reach = self.reach as u8;
-        packed[16..].copy_from_slice(&[self.action_bytes, self.action_slot, self.depth, reach]);
+        packed[16..].copy_from_slice(&[self.action_bytes, self.action_parts, self.depth, reach]);
         packed
     }
 
+    // Nearly all that a Check asks of a rule: is the hash of what the need begins with the same?
     #[inline]
+    fn may_fit(packed: &[u8; RULE_BYTES], need: &Need<'_>) -> bool {
+        let [a0, a1, a2, a3, r0, r1, r2, r3, .., action_parts, depth, _] = *packed;
+        need.resource_hash(depth) == u32::from_le_bytes([r0, r1, r2, r3])
+            && need.action_hash(action_parts) == u32::from_le_bytes([a0, a1, a2, a3])
+    }
+
     fn unpack(packed: &[u8; RULE_BYTES]) -> Self {
         let word = |at: usize| {
             u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]])
@@ -67,7 +73,7 @@ impl Rule {
             resource_bytes: half(12),
             permission: half(14),
             action_bytes: packed[16],
-            action_slot: packed[17],
+            action_parts: packed[17],
             depth: packed[18],
             reach: match packed[19] {
                 0 => Reach::Exact,
@@ -76,77 +82,6 @@ impl Rule {
             },
         }
     }
-}
-
-/// A need with the hashes that rules are compared with.
-#[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
-    need: Need<'a>,
-    actions: [u32; ACTION_PARTS_MAX + 1],
-    resources: [u32; RESOURCE_SEGMENTS_MAX + 1],
-    depth: u8,
-}
-
-impl<'a> Question<'a> {
-    /// Hashes `need` once for every set that it is put to.
-    #[must_use]
-    pub fn new(need: Need<'a>) -> Self {
-        let mut actions = [0; ACTION_PARTS_MAX + 1];
-        let mut hash = HASH_SEED;
-        for (parts, part) in need.action_parts().enumerate() {
-            actions[parts] = fold(hash);
-            hash = mix(hash, part.as_bytes());
-        }
-        actions[EXACT_ACTION] = fold(hash);
-        let mut resources = [0; RESOURCE_SEGMENTS_MAX + 1];
-        let mut depth: u8 = 0;
-        let mut hash = HASH_SEED;
-        resources[0] = fold(hash);
-        for segment in need.segments() {
-            hash = mix(hash, segment.as_bytes());
-            depth += 1;
-            resources[usize::from(depth)] = fold(hash);
-        }
-        // A wildcard slot that this action cannot match must fit no rule: rules with so many
-        // parts before the `*` are longer than the action, and verification would refuse them.
-        Self {
-            need,
-            actions,
-            resources,
-            depth,
-        }
-    }
-
-    /// The need.
-    #[must_use]
-    pub fn need(&self) -> &Need<'a> {
-        &self.need
-    }
-}
-
-#[inline]
-fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
-    const K: u64 = 0x9E37_79B9_7F4A_7C15;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        hash = (hash ^ u64::from_le_bytes(word))
-            .wrapping_mul(K)
-            .rotate_left(29);
-    }
-    let mut word = 0_u64;
-    for byte in chunks.remainder() {
-        word = word << 8 | u64::from(*byte);
-    }
-    // The length keeps `ab`+`c` apart from `a`+`bc`.
-    (hash ^ word).wrapping_mul(K).rotate_left(29) ^ bytes.len() as u64
-}
-
-#[inline]
-fn fold(hash: u64) -> u32 {
-    let hash = hash.wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    (hash >> 32) as u32
 }
 
 /// A set of permissions, compiled. Immutable; a clone shares it.
@@ -198,24 +133,14 @@ impl ScopeSet {
     /// Whether one permission covers the need.
     #[must_use]
     #[inline]
-    pub fn permits(&self, question: &Question<'_>) -> bool {
+    pub fn permits(&self, need: &Need<'_>) -> bool {
         let (rules, texts) = self.parts();
-        rules.iter().any(|packed| {
-            let rule = Rule::unpack(packed);
-            let prefix = question.resources[usize::from(rule.depth)] == rule.resource;
-            let resource_fits = match rule.reach {
-                Reach::Exact => prefix && rule.depth == question.depth,
-                Reach::Subtree => prefix && rule.depth <= question.depth,
-                Reach::Wild => true,
-            };
-            question.actions[usize::from(rule.action_slot)] == rule.action
-                && resource_fits
-                && self.verify(&rule, texts, &question.need)
-        })
+        rules
+            .iter()
+            .any(|rule| Rule::may_fit(rule, need) && self.verify(&Rule::unpack(rule), texts, need))
     }
 
     // The hashes fit: now the text has to, so that a collision gives nothing.
-    #[inline]
     fn verify(&self, rule: &Rule, texts: &[u8], need: &Need<'_>) -> bool {
         let text = &texts[rule.text as usize..];
         let (action, rest) = text.split_at(usize::from(rule.action_bytes));
@@ -291,56 +216,40 @@ impl ScopeSet {
 }
 
 fn compile_rule(permission: &Permission, index: u16, texts: &mut String) -> Rule {
-    let (action_slot, action) = match permission.action.wildcard_prefix() {
-        Some(prefix) => {
-            let mut hash = HASH_SEED;
-            let mut parts = 0;
-            for part in prefix.split(':').filter(|part| !part.is_empty()) {
-                hash = mix(hash, part.as_bytes());
-                parts += 1;
-            }
-            (parts, fold(hash))
-        }
-        None => {
-            let parts = permission.action.as_str().split(':');
-            let hash = parts.fold(HASH_SEED, |hash, part| mix(hash, part.as_bytes()));
-            (EXACT_ACTION as u8, fold(hash))
-        }
+    let action = match permission.action.wildcard_prefix() {
+        Some(prefix) => prefix.strip_suffix(':').unwrap_or(prefix),
+        None => permission.action.as_str(),
     };
     let pattern = permission.resource.as_str();
-    let (fixed, tail) = match pattern.strip_suffix("**") {
-        Some(head) => (head.strip_suffix('/').unwrap_or(head), true),
-        None => (pattern, false),
+    // What every resource begins with that the pattern matches.
+    let (fixed, reach) = match pattern.split_once('*') {
+        None => (pattern, Reach::Exact),
+        Some((before, "*")) => (before, Reach::Subtree),
+        Some((before, _)) => (before, Reach::Wild),
     };
-    let mut hash = HASH_SEED;
-    let mut depth = 0;
-    let mut wild = false;
-    for segment in fixed.split('/').filter(|segment| !segment.is_empty()) {
-        wild |= segment == "*";
-        hash = mix(hash, segment.as_bytes());
-        depth += 1;
-    }
-    let reach = match (wild, tail) {
-        (true, _) => Reach::Wild,
-        (false, true) => Reach::Subtree,
-        (false, false) => Reach::Exact,
-    };
+    let fixed = fixed.strip_suffix('/').unwrap_or(fixed);
     let action_text = permission.action.as_str();
     let text = texts.len() as u32;
     texts.push_str(action_text);
     texts.push_str(pattern);
     Rule {
-        action,
-        resource: fold(hash),
+        action: prefix_hash(action),
+        resource: prefix_hash(fixed),
         text,
         // Within the limits of the grammar: 128 bytes of action, 1,027 of pattern.
         action_bytes: action_text.len() as u8,
         resource_bytes: pattern.len() as u16,
         permission: index,
-        action_slot,
-        depth,
+        action_parts: count_parts(action, ':'),
+        depth: count_parts(fixed, '/'),
         reach,
     }
+}
+
+// At most 17, by the grammar.
+fn count_parts(prefix: &str, separator: char) -> u8 {
+    let separators = prefix.matches(separator).count() as u8;
+    if prefix.is_empty() { 0 } else { separators + 1 }
 }
 
 fn summarise(permissions: &[Permission]) -> String {
@@ -397,7 +306,7 @@ mod tests {
             let need = Need::parse(&action, &resource).expect("in the grammar");
             let plain = permissions.iter().any(|p| p.covers(&need.to_permission()));
             let compiled = ScopeSet::compile(permissions);
-            prop_assert_eq!(compiled.permits(&Question::new(need)), plain);
+            prop_assert_eq!(compiled.permits(&need), plain);
         }
     }
 

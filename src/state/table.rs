@@ -2,8 +2,9 @@
 //!
 //! Chunks behind one array of pointers. A clone shares both; a change copies the array (a
 //! pointer for each 256 entries) and the one chunk that it touches, once a batch. Used where a
-//! Check comes from a number to what it stands for. Deliberately absent: removal, which is a
-//! value that says *gone*.
+//! Check comes from a number to what it stands for. Chunks are whole from the start, filled with
+//! defaults, so that nothing but the two pointers lies between. Deliberately absent: removal,
+//! which is a value that says *gone*.
 
 use std::sync::Arc;
 
@@ -12,7 +13,8 @@ const CHUNK: usize = 256;
 /// The table.
 #[derive(Debug)]
 pub(super) struct Table<V> {
-    chunks: Arc<Vec<Arc<Vec<V>>>>,
+    // Doubled when full: the rest are empty chunks.
+    chunks: Arc<[Arc<[V]>]>,
     len: usize,
 }
 
@@ -29,41 +31,60 @@ impl<V> Clone for Table<V> {
 impl<V> Default for Table<V> {
     fn default() -> Self {
         Self {
-            chunks: Arc::new(Vec::new()),
+            chunks: Arc::default(),
             len: 0,
         }
     }
 }
 
-impl<V: Clone> Table<V> {
+impl<V: Clone + Default> Table<V> {
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
     #[inline]
     pub(super) fn get(&self, index: usize) -> Option<&V> {
-        self.chunks.get(index / CHUNK)?.get(index % CHUNK)
+        if index < self.len {
+            self.chunks.get(index / CHUNK)?.get(index % CHUNK)
+        } else {
+            None
+        }
     }
 
     /// The value at an index, to be changed.
     pub(super) fn entry(&mut self, index: usize) -> Option<&mut V> {
+        if index >= self.len {
+            return None;
+        }
         let chunk = Arc::make_mut(&mut self.chunks).get_mut(index / CHUNK)?;
         Arc::make_mut(chunk).get_mut(index % CHUNK)
     }
 
     pub(super) fn push(&mut self, value: V) {
-        let chunks = Arc::make_mut(&mut self.chunks);
         if self.len.is_multiple_of(CHUNK) {
-            chunks.push(Arc::new(Vec::with_capacity(CHUNK)));
+            self.add_chunk();
         }
-        if let Some(last) = chunks.last_mut() {
-            Arc::make_mut(last).push(value);
-            self.len += 1;
+        let index = self.len;
+        self.len += 1;
+        if let Some(slot) = self.entry(index) {
+            *slot = value;
+        }
+    }
+
+    fn add_chunk(&mut self) {
+        let index = self.len / CHUNK;
+        if index == self.chunks.len() {
+            let empty = std::iter::repeat_with(Arc::default).take(index.max(1));
+            self.chunks = self.chunks.iter().cloned().chain(empty).collect();
+        }
+        if let Some(chunk) = Arc::make_mut(&mut self.chunks).get_mut(index) {
+            *chunk = std::iter::repeat_n(V::default(), CHUNK).collect();
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &V> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
+        let all = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        all.take(self.len)
     }
 }
 

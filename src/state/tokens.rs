@@ -1,10 +1,10 @@
 //! The token index: every live token in one cache line, and beside it what few tokens have.
 //!
 //! A plain token is a [`Hot`] entry of 64 bytes, found by the first 128 bits of its secret's
-//! digest, and 16 bytes more to find it by its public id. Scopes, ceilings, issuers and
-//! resources are interned; limits, lineage and revocation live in [`Ext`], which few tokens
-//! have. Records go in and come out whole, so that decide, the State digest and the tables all
-//! speak of the same [`TokenRecord`]. Written by `apply`, read by `check` and `decide`.
+//! digest, and 16 bytes more to find it by its public id. Scopes, ceilings, issuers, resources
+//! and limits are interned; lineage, uses, rotation and revocation live in [`Ext`], which few
+//! tokens have. Records go in and come out whole, so that decide, the State digest and the tables
+//! all speak of the same [`TokenRecord`]. Written by `apply`, read by `check` and `decide`.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -26,10 +26,14 @@ use super::scopeset::ScopeSet;
 
 const NONE: u32 = 0;
 const HAS_EXT: u64 = 1;
-const IS_GRACE: u64 = 2;
-const KIND_SHIFT: u32 = 8;
-const EXPIRY_SHIFT: u32 = 16;
-/// The last expiry that an entry can hold, in Unix milliseconds: some 8,900 years from now.
+const IS_GRACE: u64 = 1 << 1;
+const KIND_SHIFT: u32 = 2;
+const KIND_BITS: u32 = 3;
+const LIMITS_HIGH_SHIFT: u32 = 5;
+const LIMITS_HIGH_BITS: u32 = 13;
+const EXPIRY_SHIFT: u32 = LIMITS_HIGH_SHIFT + LIMITS_HIGH_BITS;
+const LIMITS_LOW_BITS: u32 = 16;
+/// The last expiry that an entry can hold, in Unix milliseconds: in the year 4199.
 pub(super) const EXPIRY_MS_MAX: UnixMs = (1 << (u64::BITS - EXPIRY_SHIFT)) - 1;
 
 /// A token as a Check reads it: one cache line.
@@ -44,9 +48,12 @@ pub(super) struct Hot {
     scopes: u32,
     ceiling: u32,
     issuers: u32,
-    // Expiry in ms (48 bits, 0 for never), kind (8 bits), flags (8 bits).
+    // Expiry in ms (46 bits, 0 for never), the high half of the number of the limits (13), kind
+    // (3), flags (2).
     packed: u64,
-    made_at: u64,
+    // The revision it was made at (48 bits: a hundred thousand changes a second for 89 years),
+    // the low half of the number of the limits (16).
+    made: u64,
 }
 
 const _: () = assert!(size_of::<Hot>() == 64, "a token is one cache line");
@@ -60,7 +67,7 @@ impl Slot for Hot {
         ceiling: 0,
         issuers: 0,
         packed: 0,
-        made_at: 0,
+        made: 0,
     };
 
     #[inline]
@@ -82,7 +89,7 @@ impl Hot {
 
     #[inline]
     pub(super) fn kind(&self) -> TokenKind {
-        match (self.packed >> KIND_SHIFT) as u8 {
+        match self.packed >> KIND_SHIFT & ((1 << KIND_BITS) - 1) {
             2 => TokenKind::Team,
             3 => TokenKind::Resource,
             4 => TokenKind::Service,
@@ -104,7 +111,15 @@ impl Hot {
 
     #[inline]
     pub(super) fn made_at(&self) -> u64 {
-        self.made_at
+        self.made >> LIMITS_LOW_BITS
+    }
+
+    // Interned number plus one; NONE for no limits.
+    #[inline]
+    fn limits(&self) -> u32 {
+        let high = self.packed >> LIMITS_HIGH_SHIFT & ((1 << LIMITS_HIGH_BITS) - 1);
+        let low = self.made & ((1 << LIMITS_LOW_BITS) - 1);
+        (high << LIMITS_LOW_BITS | low) as u32
     }
 
     #[inline]
@@ -170,18 +185,30 @@ impl Hasher for IdHasher {
     }
 }
 
-/// What few tokens have: limits, lineage, rotation, revocation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ext {
-    pub(super) parent: Option<TokenId>,
+/// What a token is limited to beside its scopes; many tokens are limited alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Limits {
     pub(super) not_before_ms: Option<UnixMs>,
-    pub(super) expires_max_ms: Option<UnixMs>,
     pub(super) ttl_s: Option<u32>,
     pub(super) period_s: Option<u32>,
-    pub(super) uses: Option<Uses>,
     pub(super) networks: Networks,
     pub(super) audience: Option<Audience>,
     pub(super) workload: Option<Workload>,
+}
+
+impl Limits {
+    fn heap_bytes(&self) -> usize {
+        // Content, value and the map from one to the other.
+        2 * size_of::<Self>() + 4 * size_of::<usize>()
+    }
+}
+
+/// What few tokens have, each its own: lineage, longest life, uses, rotation, revocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ext {
+    pub(super) parent: Option<TokenId>,
+    pub(super) expires_max_ms: Option<UnixMs>,
+    pub(super) uses: Option<Uses>,
     pub(super) rotation: u32,
     pub(super) grace: Option<Grace>,
     pub(super) revoked: Option<Revoked>,
@@ -203,6 +230,7 @@ pub(super) struct Tokens {
     ext: ById<Arc<Ext>>,
     scopes: Interner<PermissionSet, ScopeSet>,
     issuers: Interner<Vec<Issuer>, ()>,
+    limits: Interner<Limits, Arc<Limits>>,
     // The resource is its own value, so that a Check comes to its text in one step.
     resources: Interner<Resource, Resource>,
     graces: usize,
@@ -255,6 +283,12 @@ impl Tokens {
         }
     }
 
+    #[inline]
+    pub(super) fn limits(&self, hot: &Hot) -> Option<&Limits> {
+        let limits = self.limits.value(hot.limits().checked_sub(1)?);
+        limits.map(|limits| &**limits)
+    }
+
     /// The compiled scopes; none for `All`.
     #[inline]
     pub(super) fn scopes(&self, hot: &Hot) -> Option<&ScopeSet> {
@@ -289,6 +323,7 @@ impl Tokens {
     /// The whole record of a token.
     pub(super) fn record(&self, hot: &Hot) -> TokenRecord {
         let ext = self.ext(hot).cloned().unwrap_or_default();
+        let limits = self.limits(hot).cloned().unwrap_or_default();
         let subject = match self.resource(hot) {
             Some(resource) => Subject::Resource(resource.clone()),
             None => Subject::Principal(PrincipalId(hot.subject)),
@@ -304,16 +339,16 @@ impl Tokens {
             ceiling: self.set_content(hot.ceiling),
             issuers: self.issuers(hot).to_vec(),
             parent: ext.parent,
-            made_at: hot.made_at,
-            not_before_ms: ext.not_before_ms,
+            made_at: hot.made_at(),
+            not_before_ms: limits.not_before_ms,
             expires_ms: hot.expires_ms(),
             expires_max_ms: ext.expires_max_ms,
-            ttl_s: ext.ttl_s,
-            period_s: ext.period_s,
+            ttl_s: limits.ttl_s,
+            period_s: limits.period_s,
             uses: ext.uses,
-            networks: ext.networks,
-            audience: ext.audience,
-            workload: ext.workload,
+            networks: limits.networks,
+            audience: limits.audience,
+            workload: limits.workload,
             rotation: ext.rotation,
             grace: ext.grace,
             revoked: ext.revoked,
@@ -333,6 +368,16 @@ impl Tokens {
             Subject::Resource(resource) => self.resources.acquire(resource, Resource::clone),
         };
         let ext = ext_of(record);
+        let limits = match limits_of(record) {
+            Some(limits) => {
+                u64::from(self.limits.acquire(&limits, |all| Arc::new(all.clone())) + 1)
+            }
+            None => u64::from(NONE),
+        };
+        debug_assert!(
+            record.made_at >> (u64::BITS - LIMITS_LOW_BITS) == 0,
+            "48 bits"
+        );
         let hot = Hot {
             key: record.key,
             id: record.id.as_u128(),
@@ -347,9 +392,10 @@ impl Tokens {
                 .map_or(NONE, |set| self.acquire_set(set)),
             issuers: self.issuers.acquire(&record.issuers, |_| ()),
             packed: record.expires_ms.unwrap_or(0) << EXPIRY_SHIFT
+                | limits >> LIMITS_LOW_BITS << LIMITS_HIGH_SHIFT
                 | (record.kind as u64) << KIND_SHIFT
                 | if ext.is_some() { HAS_EXT } else { 0 },
-            made_at: record.made_at,
+            made: record.made_at << LIMITS_LOW_BITS | limits & ((1 << LIMITS_LOW_BITS) - 1),
         };
         self.by_key.insert(hot);
         self.by_id.insert(IdSlot {
@@ -403,6 +449,9 @@ impl Tokens {
             }
         }
         self.issuers.release(hot.issuers);
+        if let Some(index) = hot.limits().checked_sub(1) {
+            self.limits.release(index);
+        }
         if hot.kind() == TokenKind::Resource {
             self.resources.release(hot.subject);
         }
@@ -428,25 +477,33 @@ impl Tokens {
     /// Bytes on the heap, by part: the index, the extensions and the scope sets.
     pub(super) fn heap_bytes(&self) -> [usize; 3] {
         let sets = self.scopes.values().map(ScopeSet::heap_bytes).sum();
+        let limits: usize = self.limits.values().map(|one| one.heap_bytes()).sum();
         [
             self.by_key.heap_bytes() + self.by_id.heap_bytes(),
-            self.ext.len() * (size_of::<Ext>() + size_of::<TokenId>() + 2 * size_of::<usize>()),
+            self.ext.len() * (size_of::<Ext>() + size_of::<TokenId>() + 2 * size_of::<usize>())
+                + limits,
             sets,
         ]
     }
 }
 
-fn ext_of(record: &TokenRecord) -> Option<Ext> {
-    let ext = Ext {
-        parent: record.parent,
+fn limits_of(record: &TokenRecord) -> Option<Limits> {
+    let limits = Limits {
         not_before_ms: record.not_before_ms,
-        expires_max_ms: record.expires_max_ms,
         ttl_s: record.ttl_s,
         period_s: record.period_s,
-        uses: record.uses,
         networks: record.networks.clone(),
         audience: record.audience.clone(),
         workload: record.workload.clone(),
+    };
+    (limits != Limits::default()).then_some(limits)
+}
+
+fn ext_of(record: &TokenRecord) -> Option<Ext> {
+    let ext = Ext {
+        parent: record.parent,
+        expires_max_ms: record.expires_max_ms,
+        uses: record.uses,
         rotation: record.rotation,
         grace: record.grace,
         revoked: record.revoked,

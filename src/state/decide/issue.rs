@@ -338,20 +338,21 @@ impl<'s> Judged<'s> {
                 "a resource token lists its scopes",
             ));
         }
-        for link in lineage.iter().filter_map(|link| link.ext) {
+        let tokens = &self.state.tokens;
+        for ancestor in lineage.iter().filter_map(|link| tokens.limits(link.hot)) {
             let limits = &issue.limits;
-            if !limits.networks.is_empty() && !link.networks.covers(&limits.networks) {
+            if !limits.networks.is_empty() && !ancestor.networks.covers(&limits.networks) {
                 return Err(Refusal::invalid("networks", "are wider than an ancestor's"));
             }
-            if link.audience.is_some()
+            if ancestor.audience.is_some()
                 && limits.audience.is_some()
-                && link.audience != limits.audience
+                && ancestor.audience != limits.audience
             {
                 return Err(Refusal::invalid("audience", "is not an ancestor's"));
             }
-            if link.workload.is_some()
+            if ancestor.workload.is_some()
                 && limits.workload.is_some()
-                && link.workload != limits.workload
+                && ancestor.workload != limits.workload
             {
                 return Err(Refusal::invalid("workload", "is not an ancestor's"));
             }

@@ -67,7 +67,7 @@ const NEEDED: [&str; 6] = [
 ];
 const NETWORKS: [&str; 3] = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24"];
 /// Instants at the edges of what can be kept, and beyond them.
-const STRAY_INSTANTS: [u64; 4] = [0, 1, (1 << 48) - 1, 1 << 48];
+const STRAY_INSTANTS: [u64; 4] = [0, 1, (1 << 46) - 1, 1 << 46];
 const WORKLOAD: &str = "spiffe://acme/w";
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, good enough to choose.

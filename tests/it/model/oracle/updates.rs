@@ -13,7 +13,7 @@ use super::verbs::{Me, No, Outcome};
 use super::{Token, addresses_in};
 
 /// The latest instant that a token's expiry can be.
-const LATEST_MS: u64 = (1 << 48) - 1;
+const LATEST_MS: u64 = (1 << 46) - 1;
 
 impl Me<'_> {
     pub(super) fn alive(&self, token: &Token) -> Result<(), No> {
