@@ -35,7 +35,7 @@ impl Authority {
         };
         let role = RoleName::parse(ADMIN).ok_or_else(|| Refusal::invalid("role", ADMIN))?;
         let everything = ActionPattern::parse("*").map_err(|e| Refusal::invalid("actions", e))?;
-        let admin = self.administrator(recover)?;
+        let admin = self.administrator()?;
         let display = |description: &str| Display {
             name: Some("Administrator".to_owned()),
             description: Some(description.to_owned()),
@@ -78,8 +78,9 @@ impl Authority {
         Ok(Some(secret))
     }
 
-    // `admin`, or the first of `admin-2`, `admin-3`, … that is free or can be used.
-    fn administrator(&self, recover: bool) -> Result<PrincipalName, Refusal> {
+    // `admin`, or the first of `admin-2`, `admin-3`, … that is free or enabled: a disabled one can
+    // be given no token, and enabling it is not for this to decide.
+    fn administrator(&self) -> Result<PrincipalName, Refusal> {
         let state = self.replica.state_full();
         (1..u32::MAX)
             .filter_map(|number| {
@@ -90,9 +91,9 @@ impl Authority {
                 };
                 PrincipalName::new(PrincipalKind::User, &format!("{ADMIN}{suffix}"))
             })
-            .find(|name| match state.principal_named(name) {
-                None => true,
-                Some(record) => !recover || !record.disabled,
+            .find(|name| {
+                let known = state.principal_named(name);
+                known.is_none_or(|record| !record.disabled)
             })
             .ok_or(Refusal::AlreadyExists("user"))
     }

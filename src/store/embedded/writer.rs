@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::fault::Fault;
@@ -94,7 +94,15 @@ impl Writer {
             }
             Err(Failed::Commit(error)) => {
                 self.connection = None;
-                self.settle(batch, Fault::from(error).at(revision))
+                // The frame that commits is the last to be written: where there was no room for
+                // all of them, there is no commit that a recovery could find.
+                let had_no_room = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+                let error = Fault::from(error).at(revision);
+                if had_no_room {
+                    Err(error)
+                } else {
+                    self.settle(batch, error)
+                }
             }
         }
     }
