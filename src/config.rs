@@ -152,7 +152,7 @@ pub struct Forget {
 pub struct Limits {
     /// Connections in all.
     pub connections_max: usize,
-    /// Connections from one address.
+    /// Connections from one address (of one /64 for IPv6).
     pub connections_per_peer_max: usize,
     /// Until a new connection must have said hello.
     #[serde(with = "text_duration")]
@@ -165,7 +165,7 @@ pub struct Limits {
     pub connection_age_grace: Duration,
     /// Requests under way on one connection.
     pub streams_per_connection_max: u32,
-    /// Requests that wait, in all; more are turned away.
+    /// Requests that wait, for their body or for a write, in all; more are turned away.
     pub requests_waiting_max: usize,
     /// Until a request must have its answer; streams are exempt.
     #[serde(with = "text_duration")]
@@ -174,7 +174,7 @@ pub struct Limits {
     pub header_bytes_max: u32,
     /// Bytes of a request's message.
     pub message_bytes_max: usize,
-    /// Streams that a client opened and took back before they were looked at.
+    /// Streams that a client opened and took back before they were looked at (CVE-2023-44487).
     pub pending_resets_max: usize,
     /// Streams that had to be reset for a client's errors, before its connection is ended.
     pub error_resets_max: usize,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::authority::{self, Authority};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::domain::clock::SystemClock;
 use crate::domain::entropy::{Entropy, OsEntropy};
 use crate::domain::token::TokenKind;
@@ -176,12 +176,11 @@ async fn serve(
         admin_token,
     })?;
     tracing::info!(%listen, "serving");
-    let limits = rpc_limits(&config.limits);
     let served = rpc::serve(
         authority,
         metrics,
         listener,
-        limits,
+        &config.limits,
         stop.clone().cancelled_owned(),
     );
     let served = served.await;
@@ -224,27 +223,6 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
         told.cancel();
     });
     Ok(stop)
-}
-
-fn rpc_limits(limits: &config::Limits) -> rpc::Limits {
-    rpc::Limits {
-        connections_max: limits.connections_max,
-        connections_per_peer_max: limits.connections_per_peer_max,
-        hello_time_max: limits.hello_time_max,
-        connection_age_max: limits.connection_age_max,
-        connection_age_grace: limits.connection_age_grace,
-        streams_per_connection_max: limits.streams_per_connection_max,
-        requests_waiting_max: limits.requests_waiting_max,
-        request_time_max: limits.request_time_max,
-        header_bytes_max: limits.header_bytes_max,
-        message_bytes_max: limits.message_bytes_max,
-        pending_resets_max: limits.pending_resets_max,
-        error_resets_max: limits.error_resets_max,
-        ping_every: limits.ping_every,
-        ping_time_max: limits.ping_time_max,
-        drain_time_max: limits.drain_time_max,
-        ..rpc::Limits::default()
-    }
 }
 
 /// Verifies the store in a directory as it lies there, also beside a server.

@@ -41,4 +41,4 @@ mod wire;
 
 pub use admin::serve_admin;
 pub use metrics::Metrics;
-pub use server::{Limits, ServeError, direct, routes, serve, serve_routes};
+pub use server::{ServeError, direct, routes, serve, serve_routes};

@@ -10,7 +10,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -23,6 +22,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::authority::Authority;
+use crate::config::Limits;
 use crate::proto::DESCRIPTOR;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::directory_service_server::DirectoryServiceServer;
@@ -39,68 +39,10 @@ use super::stream::Drain;
 use super::token::TokenRpc;
 use super::unary::CheckFront;
 
-/// What the port bears.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Connections in all.
-    pub connections_max: usize,
-    /// Connections from one address (of one /64 for IPv6).
-    pub connections_per_peer_max: usize,
-    /// Until a connection must have said hello.
-    pub hello_time_max: Duration,
-    /// After this a connection is asked to end, so that clients spread anew.
-    pub connection_age_max: Duration,
-    /// And so much later it is cut.
-    pub connection_age_grace: Duration,
-    /// Requests under way on one connection.
-    pub streams_per_connection_max: u32,
-    /// Requests that wait, for their body or for a write, in all; more are turned away.
-    pub requests_waiting_max: usize,
-    /// Until a request must have its answer, or the first of them.
-    pub request_time_max: Duration,
-    /// Bytes of a request's headers.
-    pub header_bytes_max: u32,
-    /// Bytes of a request's message.
-    pub message_bytes_max: usize,
-    /// Bytes on their way to us on one stream.
-    pub stream_window_bytes: u32,
-    /// Bytes on their way to us on one connection: what a client can make us hold unread.
-    pub connection_window_bytes: u32,
-    /// Streams that a client opened and took back before we looked (CVE-2023-44487).
-    pub pending_resets_max: usize,
-    /// Streams that we had to reset for a client's errors, before its connection is ended.
-    pub error_resets_max: usize,
-    /// How often a client is pinged.
-    pub ping_every: Duration,
-    /// How long it may take to answer.
-    pub ping_time_max: Duration,
-    /// How long requests under way may take once the server is to end.
-    pub drain_time_max: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 1_024,
-            connections_per_peer_max: 256,
-            hello_time_max: Duration::from_secs(5),
-            connection_age_max: Duration::from_secs(60 * 60),
-            connection_age_grace: Duration::from_secs(5 * 60),
-            streams_per_connection_max: 200,
-            requests_waiting_max: 2_048,
-            request_time_max: Duration::from_secs(10),
-            header_bytes_max: 16 << 10,
-            message_bytes_max: 1 << 20,
-            stream_window_bytes: 256 << 10,
-            connection_window_bytes: 512 << 10,
-            pending_resets_max: 20,
-            error_resets_max: 100,
-            ping_every: Duration::from_secs(30),
-            ping_time_max: Duration::from_secs(10),
-            drain_time_max: Duration::from_secs(20),
-        }
-    }
-}
+/// Bytes on their way to us on one stream.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Bytes on their way to us on one connection: what a client can make us hold unread.
+const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
 
 /// Why the port cannot be served.
 #[derive(Debug, Error)]
@@ -168,14 +110,14 @@ pub async fn serve(
     authority: Authority,
     metrics: Metrics,
     listener: TcpListener,
-    limits: Limits,
+    limits: &Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let health = Health::of(authority.clone()).await;
     let most = limits.message_bytes_max;
     let routes =
-        routes(&authority, &limits)?.add_service(health.service().max_decoding_message_size(most));
-    let direct = direct(&authority, &metrics, &limits);
+        routes(&authority, limits)?.add_service(health.service().max_decoding_message_size(most));
+    let direct = direct(&authority, &metrics, limits);
     let until = async {
         tokio::select! {
             () = shutdown => {}
@@ -195,7 +137,7 @@ pub async fn serve_routes<D>(
     routes: Routes,
     metrics: Metrics,
     listener: TcpListener,
-    limits: Limits,
+    limits: &Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
 where
@@ -217,10 +159,8 @@ where
         limits.request_time_max,
     );
     let front = Front::new(direct, routes, shared);
-    let incoming = Incoming::new(listener, limits.of_connections(), metrics);
-    let served = limits
-        .server()
-        .serve_with_incoming_shutdown(front, incoming, drain.begun());
+    let incoming = Incoming::new(listener, of_connections(limits), metrics);
+    let served = server(limits).serve_with_incoming_shutdown(front, incoming, drain.begun());
     let mut served = pin!(served);
     tokio::select! {
         result = &mut served => return Ok(result?),
@@ -233,27 +173,25 @@ where
     Ok(())
 }
 
-impl Limits {
-    fn of_connections(&self) -> ConnectionLimits {
-        ConnectionLimits {
-            total_max: self.connections_max,
-            per_peer_max: self.connections_per_peer_max,
-            hello_time_max: self.hello_time_max,
-            life_time_max: self.connection_age_max + self.connection_age_grace,
-        }
+fn of_connections(limits: &Limits) -> ConnectionLimits {
+    ConnectionLimits {
+        total_max: limits.connections_max,
+        per_peer_max: limits.connections_per_peer_max,
+        hello_time_max: limits.hello_time_max,
+        life_time_max: limits.connection_age_max + limits.connection_age_grace,
     }
+}
 
-    fn server(&self) -> Server {
-        Server::builder()
-            .accept_http1(false)
-            .max_concurrent_streams(self.streams_per_connection_max)
-            .http2_max_pending_accept_reset_streams(Some(self.pending_resets_max))
-            .http2_max_local_error_reset_streams(Some(self.error_resets_max))
-            .http2_max_header_list_size(self.header_bytes_max)
-            .initial_stream_window_size(self.stream_window_bytes)
-            .initial_connection_window_size(self.connection_window_bytes)
-            .http2_keepalive_interval(Some(self.ping_every))
-            .http2_keepalive_timeout(Some(self.ping_time_max))
-            .max_connection_age(self.connection_age_max)
-    }
+fn server(limits: &Limits) -> Server {
+    Server::builder()
+        .accept_http1(false)
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .http2_max_pending_accept_reset_streams(Some(limits.pending_resets_max))
+        .http2_max_local_error_reset_streams(Some(limits.error_resets_max))
+        .http2_max_header_list_size(limits.header_bytes_max)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(limits.ping_every))
+        .http2_keepalive_timeout(Some(limits.ping_time_max))
+        .max_connection_age(limits.connection_age_max)
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use latchkey::authority::{Authority, Settings};
+use latchkey::config::Limits;
 use latchkey::domain::chain::{Head, RevisionNumber};
 use latchkey::domain::change::Row;
 use latchkey::domain::clock::{Clock, ManualClock, SystemClock};
@@ -17,7 +18,7 @@ use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::entry::LogEntry;
 use latchkey::domain::token::TokenId;
 use latchkey::replica::{Replica, Settings as ReplicaSettings};
-use latchkey::rpc::{self, Limits, Metrics};
+use latchkey::rpc::{self, Metrics};
 use latchkey::store::list::{
     GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
@@ -75,13 +76,13 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
         let served = match kind {
             Kind::Check => {
                 let check = rpc::direct(&authority, &metrics, &limits);
-                rpc::serve_routes(check, routes, metrics, listener, limits, input_ends()).await
+                rpc::serve_routes(check, routes, metrics, listener, &limits, input_ends()).await
             }
             Kind::Empty => {
                 let empty = Empty {
                     message_bytes_max: limits.message_bytes_max,
                 };
-                rpc::serve_routes(empty, routes, metrics, listener, limits, input_ends()).await
+                rpc::serve_routes(empty, routes, metrics, listener, &limits, input_ends()).await
             }
         };
         served.expect("served");
