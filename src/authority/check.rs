@@ -157,7 +157,7 @@ impl Authority {
         let id = view.state.token_by_key(key);
         // Scoped to the token: the id of one bearer never hides the use of another.
         let who = id.map_or_else(String::new, |id| format!("token {id}"));
-        let remembered = Self::request(&who, request_id)?;
+        let remembered = Self::request(&who, request_id, None)?;
         let now_ms = self.replica.clock().now().latest;
         let answered = remembered.and_then(|one| view.state.answered(&one, now_ms));
         let reason = view.check(request, |answer| answer.decision.reason);

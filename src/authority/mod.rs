@@ -223,7 +223,7 @@ impl Authority {
             return Err(Refusal::invalid("reason", "is at most 256 characters"));
         }
         let envelope = Envelope {
-            request: Self::request(&self.scope_of(&caller)?, call.request)?,
+            request: self.request_of(&caller, call.request, &command)?,
             reason: call.reason.to_owned(),
             caller,
             command,
@@ -266,21 +266,31 @@ impl Authority {
         })
     }
 
-    /// Whom a caller's request ids are scoped to.
-    fn scope_of(&self, caller: &Caller) -> Result<String, Refusal> {
+    /// A caller's request id: scoped to its principal, and about the token that it means.
+    fn request_of(
+        &self,
+        caller: &Caller,
+        request: Option<RequestId<'_>>,
+        command: &Command,
+    ) -> Result<Option<Request>, Refusal> {
         let Caller::Bearer { key, .. } = caller else {
-            return Ok("local".to_owned());
+            return Self::request("local", request, None);
         };
         let state = self.replica.state();
         let record = state.token_by_key(*key).and_then(|id| state.token(id));
         let record = record.ok_or(Refusal::Unauthenticated)?;
-        Ok(match record.subject {
+        let who = match record.subject {
             Subject::Principal(id) => format!("principal {}", id.0),
             Subject::Resource(_) => format!("token {}", record.id),
-        })
+        };
+        Self::request(&who, request, meant(command, record.id))
     }
 
-    fn request(who: &str, request: Option<RequestId<'_>>) -> Result<Option<Request>, Refusal> {
+    fn request(
+        who: &str,
+        request: Option<RequestId<'_>>,
+        meant: Option<TokenId>,
+    ) -> Result<Option<Request>, Refusal> {
         let Some(request) = request.filter(|request| !request.id.is_empty()) else {
             return Ok(None);
         };
@@ -296,10 +306,26 @@ impl Authority {
             ));
         }
         let scope = format!("{who}\n{}\n{}", request.method, request.id);
+        let mut content = request.content.to_vec();
+        content.extend(meant.iter().flat_map(|id| id.as_u128().to_be_bytes()));
         Ok(Some(Request {
             key: half_hash(scope.as_bytes()),
-            fingerprint: half_hash(request.content),
+            fingerprint: half_hash(&content),
         }))
+    }
+}
+
+/// The token that a request leaves out and the calling one fills in: the same words from another
+/// token of the same principal are another request.
+fn meant(command: &Command, calling: TokenId) -> Option<TokenId> {
+    match command {
+        Command::IssueToken(issue) => issue.derive.then_some(calling),
+        Command::UpdateToken(update) => Some(update.id),
+        Command::RenewToken { id, .. } | Command::RotateToken { id, .. } => id.or(Some(calling)),
+        Command::RevokeToken { target, .. } => {
+            matches!(target, RevokeTarget::Itself).then_some(calling)
+        }
+        _ => None,
     }
 }
 

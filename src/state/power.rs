@@ -5,7 +5,7 @@
 //! where coverage cannot be shown it is not held. Nobody hands on what they do not hold, and a
 //! refusal lists exactly what is missing. Used by `decide` and, for reads, by the authority.
 
-use crate::domain::permission::{Need, Permission};
+use crate::domain::permission::{Need, Permission, ResourcePattern};
 use crate::domain::scopes::{PermissionSet, Scopes, SetTooLarge};
 
 use super::State;
@@ -13,6 +13,9 @@ use super::check::Lineage;
 use super::directory::Principal;
 use super::scopeset::ScopeSet;
 use super::tokens::Hot;
+
+/// Most permissions that are looked at for an action that may be held anywhere.
+const CUT_DOWN_MAX: usize = 4_096;
 
 /// What a caller holds, on one State.
 pub struct Power<'s> {
@@ -93,6 +96,23 @@ impl<'s> Power<'s> {
         }
     }
 
+    /// Whether `action` is held on some resource or other, with `live` by the subject as well:
+    /// all that can be asked about what is gone.
+    pub(super) fn has_somewhere(&self, action: &str, live: bool) -> bool {
+        let Holder::Token { lineage, principal } = &self.holder else {
+            return true;
+        };
+        let anywhere = Permission::known(action, ResourcePattern::everything());
+        let held = match principal {
+            Some(one) if live => self
+                .live(one)
+                .filter_map(|mine| mine.meet(&anywhere))
+                .collect(),
+            _ => vec![anywhere],
+        };
+        !self.cut_down(held, lineage, CUT_DOWN_MAX).is_empty()
+    }
+
     /// Whether it is everything: `*` on `**`.
     #[must_use]
     pub fn is_everything(&self) -> bool {
@@ -159,18 +179,29 @@ impl<'s> Power<'s> {
             Some(one) => self.live(one).cloned().collect(),
             None => vec![Permission::everything()],
         };
-        for cut in self.cuts(lineage) {
-            held = held
-                .iter()
-                .flat_map(|mine| cut.permissions().iter().filter_map(|cut| mine.meet(cut)))
-                .take(limit.saturating_mul(4))
-                .collect();
-        }
+        held = self.cut_down(held, lineage, limit.saturating_mul(4));
         held.sort_unstable();
         held.dedup();
         let truncated = held.len() > limit;
         held.truncate(limit);
         (held, truncated)
+    }
+
+    /// What the scopes and ceilings leave of a list, at most `limit`.
+    fn cut_down(
+        &self,
+        mut held: Vec<Permission>,
+        lineage: &Lineage<'s>,
+        limit: usize,
+    ) -> Vec<Permission> {
+        for cut in self.cuts(lineage) {
+            held = held
+                .iter()
+                .flat_map(|mine| cut.permissions().iter().filter_map(|cut| mine.meet(cut)))
+                .take(limit)
+                .collect();
+        }
+        held
     }
 
     fn cuts<'p>(&'p self, lineage: &'p Lineage<'s>) -> impl Iterator<Item = &'s ScopeSet> {

@@ -11,6 +11,7 @@ mod disk;
 mod leaks;
 mod model;
 mod program;
+mod repeats;
 mod scenes;
 mod store;
 mod tidy;

@@ -133,16 +133,7 @@ impl<'s> Judged<'s> {
         cut_off_tokens: bool,
     ) -> Result<(Outcome, About), Refusal> {
         let directory = &self.state.directory;
-        let leaves = directory.named(member).is_some_and(|one| {
-            self.principal_id() == Some(one.record.id)
-                && directory
-                    .named(team)
-                    .is_some_and(|team| team.members.contains(&one.record.id))
-                && self
-                    .require_in_scopes(write_action(PrincipalKind::Team), &one.record.home)
-                    .is_ok()
-        });
-        let team_one = if leaves {
+        let team_one = if self.may_leave(team, member) {
             directory.named(team).ok_or(Refusal::NotFound("team"))?
         } else {
             self.writable(team)?
@@ -163,6 +154,23 @@ impl<'s> Judged<'s> {
         };
         let target = format!("{member} from {team}");
         Ok(Self::change(EntryKind::MemberRemove, target, change, about))
+    }
+
+    /// Whoever is in a team may leave it, and whoever is not cannot.
+    fn may_leave(&self, team: &PrincipalName, member: &PrincipalName) -> bool {
+        let directory = &self.state.directory;
+        let pair = directory.named(team).zip(directory.named(member));
+        pair.is_some_and(|(team, one)| team.members.contains(&one.record.id))
+            && self.leaves_teams(member)
+    }
+
+    /// Whether the caller is this principal, with a token that may leave its teams.
+    pub(super) fn leaves_teams(&self, name: &PrincipalName) -> bool {
+        let write = write_action(PrincipalKind::Team);
+        self.state.directory.named(name).is_some_and(|one| {
+            self.principal_id() == Some(one.record.id)
+                && self.require_in_scopes(write, &one.record.home).is_ok()
+        })
     }
 }
 

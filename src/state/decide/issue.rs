@@ -66,20 +66,35 @@ struct Life {
     ttl_s: Option<u32>,
 }
 
+/// By what right a token is issued.
+enum Right<'s> {
+    /// `tokens:issue` on the resource that it speaks for.
+    OnResource,
+    /// It comes with being the principal, or a member of the team.
+    Own(&'s Principal),
+    /// `tokens:issue` at the principal's home.
+    Managed(&'s Principal),
+}
+
 impl<'s> Judged<'s> {
     pub(super) fn issue_token(&self, issue: &IssueToken) -> Result<(Outcome, About), Refusal> {
+        // Rights first: a caller without any learns nothing from how the rest is refused.
+        let (subject, scopes, ceiling) = if issue.derive {
+            let subject = self.derived_subject(issue)?;
+            let scopes = self.written_out(&issue.scopes)?;
+            self.require_within_ancestors(issue, &scopes)?;
+            (subject, scopes, None)
+        } else {
+            let subject = self.subject(issue)?;
+            let right = self.right_to_issue(issue.kind, &subject)?;
+            let scopes = self.written_out(&issue.scopes)?;
+            let ceiling = self.hand_over(&right, &scopes)?;
+            (subject, scopes, ceiling)
+        };
+        let life = self.life(issue)?;
         if self.state.tokens.knows_key(issue.digest.key()) || self.state.token(issue.id).is_some() {
             return Err(Refusal::AlreadyExists("token"));
         }
-        let scopes = self.written_out(&issue.scopes)?;
-        let (subject, ceiling) = if issue.derive {
-            (self.derive(issue, &scopes)?, None)
-        } else {
-            let subject = self.subject(issue)?;
-            let ceiling = self.issue_rule(issue.kind, &subject, &scopes)?;
-            (subject, ceiling)
-        };
-        let life = self.life(issue)?;
         let record = TokenRecord {
             id: issue.id,
             key: issue.digest.key(),
@@ -213,16 +228,16 @@ impl<'s> Judged<'s> {
         subject: &Subject,
         scopes: &Scopes,
     ) -> Result<Option<PermissionSet>, Refusal> {
+        let right = self.right_to_issue(kind, subject)?;
+        self.hand_over(&right, scopes)
+    }
+
+    /// By what right the caller may issue tokens of this kind for this subject.
+    fn right_to_issue(&self, kind: TokenKind, subject: &Subject) -> Result<Right<'s>, Refusal> {
         let principal = match subject {
             Subject::Resource(resource) => {
                 self.require("tokens:issue", resource)?;
-                return match scopes {
-                    Scopes::All => Err(Refusal::invalid(
-                        "scopes",
-                        "a resource token lists its scopes",
-                    )),
-                    Scopes::Only(set) => self.hands_on(set.iter().cloned()).map(|()| None),
-                };
+                return Ok(Right::OnResource);
             }
             Subject::Principal(id) => self
                 .state
@@ -230,27 +245,51 @@ impl<'s> Judged<'s> {
                 .principal(*id)
                 .ok_or(Refusal::NotFound("subject"))?,
         };
+        let team = kind == TokenKind::Team && self.hot.is_some();
+        if team {
+            self.require_membership(principal)?;
+        }
+        let own = kind == TokenKind::User && self.principal_id() == Some(principal.record.id);
+        if team || own {
+            self.require_in_scopes("tokens:issue", &principal.record.home)?;
+            return Ok(Right::Own(principal));
+        }
+        self.require_seen("tokens:issue", principal)?;
+        Ok(Right::Managed(principal))
+    }
+
+    /// Judges what a token with these scopes hands on, and returns the ceiling that it gets.
+    fn hand_over(
+        &self,
+        right: &Right<'_>,
+        scopes: &Scopes,
+    ) -> Result<Option<PermissionSet>, Refusal> {
+        let (principal, ceiling) = match (right, scopes) {
+            (Right::OnResource, Scopes::All) => {
+                return Err(Refusal::invalid(
+                    "scopes",
+                    "a resource token lists its scopes",
+                ));
+            }
+            (Right::OnResource, Scopes::Only(set)) => {
+                return self.hands_on(set.iter().cloned()).map(|()| None);
+            }
+            (Right::Own(principal), _) => (principal, self.hand_over_own(scopes)?),
+            (Right::Managed(principal), Scopes::Only(set)) => {
+                self.hands_on(set.iter().cloned())?;
+                (principal, None)
+            }
+            (Right::Managed(principal), Scopes::All) => {
+                if principal.record.name.kind() == PrincipalKind::Service {
+                    self.hands_on(self.state.live_permissions(principal))?;
+                }
+                (principal, self.power.ceiling().map_err(too_large)?)
+            }
+        };
         if principal.record.disabled {
             return Err(Refusal::Precondition("the subject is disabled".to_owned()));
         }
-        let own = kind == TokenKind::User && self.principal_id() == Some(principal.record.id);
-        if kind == TokenKind::Team && self.hot.is_some() {
-            self.require_membership(principal)?;
-            return self.issue_own(principal, scopes);
-        }
-        if own {
-            return self.issue_own(principal, scopes);
-        }
-        self.require_seen("tokens:issue", principal)?;
-        match scopes {
-            Scopes::Only(set) => self.hands_on(set.iter().cloned()).map(|()| None),
-            Scopes::All => {
-                if kind == TokenKind::Service {
-                    self.hands_on(self.state.live_permissions(principal))?;
-                }
-                self.power.ceiling().map_err(too_large)
-            }
-        }
+        Ok(ceiling)
     }
 
     // A team token is not a member, and neither is a resource token.
@@ -266,26 +305,23 @@ impl<'s> Judged<'s> {
     }
 
     /// For what comes with being someone: the live power is the same, only the cuts bound it.
-    fn issue_own(
-        &self,
-        principal: &Principal,
-        scopes: &Scopes,
-    ) -> Result<Option<PermissionSet>, Refusal> {
-        self.require_in_scopes("tokens:issue", &principal.record.home)?;
+    fn hand_over_own(&self, scopes: &Scopes) -> Result<Option<PermissionSet>, Refusal> {
         match scopes {
-            Scopes::Only(set) => {
-                let beyond = |one: &&Permission| !self.power.cut_covers(one);
-                let missing: Vec<_> = set.iter().filter(beyond).cloned().collect();
-                if missing.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(Refusal::Boundary(missing))
-                }
-            }
+            Scopes::Only(set) => self.require_cut_covers(set).map(|()| None),
             Scopes::All => Ok(match self.power.cut().map_err(too_large)? {
                 Scopes::All => None,
                 Scopes::Only(set) => Some(set),
             }),
+        }
+    }
+
+    fn require_cut_covers(&self, set: &PermissionSet) -> Result<(), Refusal> {
+        let beyond = |one: &&Permission| !self.power.cut_covers(one);
+        let missing: Vec<_> = set.iter().filter(beyond).cloned().collect();
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::Boundary(missing))
         }
     }
 
@@ -309,7 +345,7 @@ impl<'s> Judged<'s> {
         }
     }
 
-    fn derive(&self, issue: &IssueToken, scopes: &Scopes) -> Result<Subject, Refusal> {
+    fn derived_subject(&self, issue: &IssueToken) -> Result<Subject, Refusal> {
         let Some(parent) = self.hot else {
             return Err(Refusal::invalid("derive", "needs a calling token"));
         };
@@ -317,26 +353,30 @@ impl<'s> Judged<'s> {
             let what = "a derived token has the subject and kind of the calling token";
             return Err(Refusal::invalid("derive", what));
         }
+        let record = self.state.tokens.record(parent);
+        self.require_in_scopes("tokens:issue", &self.home_of(&record))?;
+        Ok(record.subject)
+    }
+
+    fn require_within_ancestors(&self, issue: &IssueToken, scopes: &Scopes) -> Result<(), Refusal> {
+        let Some(parent) = self.hot else {
+            return Ok(());
+        };
+        match scopes {
+            Scopes::Only(set) => self.require_cut_covers(set)?,
+            Scopes::All if parent.kind() == TokenKind::Resource => {
+                return Err(Refusal::invalid(
+                    "scopes",
+                    "a resource token lists its scopes",
+                ));
+            }
+            Scopes::All => {}
+        }
         let lineage = Lineage::of(self.state, parent);
         if lineage.iter().count() > ANCESTORS_MAX {
             return Err(Refusal::Limit(format!(
                 "a token has at most {ANCESTORS_MAX} ancestors"
             )));
-        }
-        let record = self.state.tokens.record(parent);
-        let home = self.home_of(&record);
-        self.require_in_scopes("tokens:issue", &home)?;
-        if let Scopes::Only(set) = scopes {
-            let beyond = |one: &&Permission| !self.power.cut_covers(one);
-            let missing: Vec<_> = set.iter().filter(beyond).cloned().collect();
-            if !missing.is_empty() {
-                return Err(Refusal::Boundary(missing));
-            }
-        } else if record.kind == TokenKind::Resource {
-            return Err(Refusal::invalid(
-                "scopes",
-                "a resource token lists its scopes",
-            ));
         }
         let tokens = &self.state.tokens;
         for ancestor in lineage.iter().filter_map(|link| tokens.limits(link.hot)) {
@@ -357,7 +397,7 @@ impl<'s> Judged<'s> {
                 return Err(Refusal::invalid("workload", "is not an ancestor's"));
             }
         }
-        Ok(record.subject)
+        Ok(())
     }
 
     fn life(&self, issue: &IssueToken) -> Result<Life, Refusal> {

@@ -7,6 +7,7 @@
 mod command;
 mod directory;
 mod issue;
+mod repeat;
 mod revoke;
 mod roles;
 mod tokens;
@@ -26,6 +27,8 @@ use super::check::{CheckRequest, Context, Lineage};
 use super::judge::{Unobserved, judge};
 use super::power::Power;
 use super::tokens::Hot;
+
+use repeat::ended_before;
 
 pub use command::{Caller, Command, CutOffRequest, Envelope, LimitsAsked, ScopesAsked, UseToken};
 pub use issue::IssueToken;
@@ -122,7 +125,11 @@ pub fn decide(state: &State, envelope: &Envelope, moment: Moment) -> Result<Deci
         now: moment.now.not_before(state.instant_ms()),
         ..moment
     };
-    let caller = Judged::new(state, &envelope.caller, moment, ends_itself(envelope))?;
+    let about = ends_itself(state, envelope);
+    let caller = match Judged::new(state, &envelope.caller, moment, about) {
+        Ok(caller) => caller,
+        Err(refusal) => return ended_before(state, envelope, moment).ok_or(refusal),
+    };
     let (outcome, subject) = match caller.repeated(envelope)? {
         Some(repeated) => (repeated, About::Nothing),
         None => caller.command(envelope)?,
@@ -163,14 +170,19 @@ pub enum CallAbout {
 }
 
 // A stolen token that is bound to a place must be revocable wherever it turns up.
-fn ends_itself(envelope: &Envelope) -> CallAbout {
-    match (&envelope.command, &envelope.caller) {
+fn ends_itself(state: &State, envelope: &Envelope) -> CallAbout {
+    let itself = match (&envelope.command, &envelope.caller) {
         (Command::RevokeToken { target, .. }, Caller::Bearer { key, .. }) => match target {
-            RevokeTarget::Itself => CallAbout::Itself,
-            RevokeTarget::Secret(digest) if digest.key() == *key => CallAbout::Itself,
-            RevokeTarget::Secret(_) | RevokeTarget::Id(_) => CallAbout::Anything,
+            RevokeTarget::Itself => true,
+            RevokeTarget::Secret(digest) => digest.key() == *key,
+            RevokeTarget::Id(id) => state.token_by_key(*key) == Some(*id),
         },
-        _ => CallAbout::Anything,
+        _ => false,
+    };
+    if itself {
+        CallAbout::Itself
+    } else {
+        CallAbout::Anything
     }
 }
 
@@ -236,13 +248,17 @@ impl<'s> Judged<'s> {
             state,
             moment,
             power: Power::of_token(state, found.hot),
-            actor: Actor {
-                principal: found.hot.principal(),
-                token: Some(found.hot.id()),
-                name: state.subject_text(&state.tokens.record(found.hot)),
-            },
+            actor: Self::actor(state, found.hot),
             hot: Some(found.hot),
         })
+    }
+
+    fn actor(state: &State, hot: &Hot) -> Actor {
+        Actor {
+            principal: hot.principal(),
+            token: Some(hot.id()),
+            name: state.subject_text(&state.tokens.record(hot)),
+        }
     }
 
     fn inside(state: &'s State, moment: Moment, name: &str) -> Self {
@@ -259,28 +275,15 @@ impl<'s> Judged<'s> {
         }
     }
 
-    fn repeated(&self, envelope: &Envelope) -> Result<Option<Outcome>, Refusal> {
-        let Some(request) = &envelope.request else {
-            return Ok(None);
-        };
-        match self.state.answered(request, self.moment.now.latest) {
-            None => Ok(None),
-            Some(answered) if answered.fingerprint == request.fingerprint => {
-                Ok(Some(Outcome::Repeated(answered.revision)))
-            }
-            Some(_) => Err(Refusal::RequestIdReused),
+    fn command(&self, envelope: &Envelope) -> Result<(Outcome, About), Refusal> {
+        if needs_reason(&envelope.command) && envelope.reason.is_empty() {
+            return Err(no_reason());
         }
+        self.verb(envelope)
     }
 
-    fn command(&self, envelope: &Envelope) -> Result<(Outcome, About), Refusal> {
-        let command = &envelope.command;
-        if needs_reason(command) && envelope.reason.is_empty() {
-            return Err(Refusal::invalid(
-                "reason",
-                "is required here, 1 to 256 characters",
-            ));
-        }
-        match command {
+    fn verb(&self, envelope: &Envelope) -> Result<(Outcome, About), Refusal> {
+        match &envelope.command {
             Command::IssueToken(issue) => self.issue_token(issue),
             Command::UpdateToken(update) => self.update_token(update, &envelope.reason),
             Command::RenewToken { id, ttl_s } => self.renew_token(*id, *ttl_s),
@@ -408,6 +411,10 @@ impl<'s> Judged<'s> {
     }
 }
 
+fn no_reason() -> Refusal {
+    Refusal::invalid("reason", "is required here, 1 to 256 characters")
+}
+
 // Renewing and rotating need none; narrowing and revoking oneself is seen where it is decided.
 fn needs_reason(command: &Command) -> bool {
     !matches!(
@@ -450,5 +457,7 @@ pub fn caller_permits(power: &Power<'_>, action: &str, need: &Need<'_>) -> bool 
 mod issue_tests;
 #[cfg(test)]
 mod life_tests;
+#[cfg(test)]
+mod repeat_tests;
 #[cfg(test)]
 mod tests;

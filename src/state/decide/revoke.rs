@@ -11,7 +11,7 @@ use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, TokenId};
 
-use super::{About, CutOffRequest, Judged, Outcome, read_action};
+use super::{About, CutOffRequest, Judged, Outcome, no_reason, read_action};
 
 /// Which token to revoke.
 #[derive(Clone, Debug)]
@@ -42,10 +42,7 @@ impl Judged<'_> {
             self.require_token("tokens:revoke", &record)?;
         }
         if reason.is_empty() && !itself {
-            return Err(Refusal::invalid(
-                "reason",
-                "is required here, 1 to 256 characters",
-            ));
+            return Err(no_reason());
         }
         let issued = CutOffTarget::IssuedByToken(record.id);
         // An earlier cut-off does not reach what was issued between it and the revocation.

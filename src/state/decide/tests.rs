@@ -115,12 +115,15 @@ impl World {
         command: Command,
         reason: &str,
     ) -> Result<Outcome, Refusal> {
-        let envelope = Envelope {
+        self.submit(Envelope {
             caller,
             reason: reason.to_owned(),
             request: None,
             command,
-        };
+        })
+    }
+
+    pub(super) fn submit(&mut self, envelope: Envelope) -> Result<Outcome, Refusal> {
         let moment = Moment {
             revision: self.state.head().revision + 1,
             now: Now::at(self.now_ms),
@@ -139,9 +142,9 @@ impl World {
                 actor: decided.actor.clone(),
                 kind: *kind,
                 target: target.clone(),
-                reason: reason.to_owned(),
+                reason: envelope.reason.clone(),
                 batch_id: [0; 16],
-                request: None,
+                request: envelope.request,
                 state_digest: None,
                 change: change.clone(),
             };

@@ -19,7 +19,7 @@ use super::super::home;
 use super::super::judge::{Unobserved, judge};
 use super::super::tokens::EXPIRY_MS_MAX;
 use super::issue::too_large;
-use super::{About, Judged, Outcome, ScopesAsked, UseToken};
+use super::{About, Judged, Outcome, ScopesAsked, UseToken, no_reason};
 
 /// What of a token shall change; what is none stays.
 #[derive(Clone, Debug)]
@@ -128,10 +128,7 @@ impl Judged<'_> {
         let mut new = self.updated(&old, update)?;
         let narrows = narrows(&old, &new);
         if reason.is_empty() && !(narrows && itself) {
-            return Err(Refusal::invalid(
-                "reason",
-                "is required here, 1 to 256 characters",
-            ));
+            return Err(no_reason());
         }
         if !narrows {
             self.widen(&mut new)?;

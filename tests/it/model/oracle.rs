@@ -5,6 +5,7 @@
 //! judges a Check by the list of reasons in their order. Deliberately absent: anything shared
 //! with `latchkey::state`, and speed.
 
+mod repeats;
 mod tokens;
 mod updates;
 pub(crate) mod verbs;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use latchkey::domain::limits::Networks;
 use latchkey::domain::reason::Reason;
 use latchkey::domain::token::{TokenId, TokenKind};
+use latchkey::state::decide::RevokeTarget;
 
 use super::algebra::{Perm, one_covers};
 
@@ -330,6 +332,15 @@ impl Oracle {
 }
 
 impl Token {
+    /// Whether a revocation with this secret means the token itself.
+    fn is_meant(&self, target: &RevokeTarget, key: u128) -> bool {
+        match target {
+            RevokeTarget::Itself => true,
+            RevokeTarget::Secret(digest) => digest.key() == key,
+            RevokeTarget::Id(id) => *id == self.id,
+        }
+    }
+
     /// "A limit whose input is missing denies."
     fn used_from(&self, address: Option<IpAddr>) -> bool {
         let text = address.map(|ip| ip.to_string());

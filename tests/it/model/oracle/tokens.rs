@@ -14,7 +14,7 @@ use latchkey::state::decide::{
 
 use super::super::algebra::{Perm, canonical};
 use super::verbs::{Effect, Me, No, Outcome, Reply, actions_on, change};
-use super::{Asked, Cut, Issuer, Oracle, Principal, Subject, Token, addresses_in};
+use super::{Asked, Cut, Issuer, Oracle, Subject, Token, addresses_in};
 
 const ANCESTORS_MAX: usize = 8;
 const ISSUERS_MAX: usize = 4;
@@ -178,19 +178,23 @@ impl<'o> Me<'o> {
     }
 
     fn issue(&self, issue: &IssueToken) -> Outcome {
+        let (subject, scopes, ceiling) = if issue.derive {
+            let subject = self.derivable(issue)?;
+            let scopes = self.written_out(&issue.scopes)?;
+            self.bounded(issue, &scopes)?;
+            (subject, scopes, Vec::new())
+        } else {
+            let subject = self.subject(issue)?;
+            let own = self.may_issue(issue.kind, &subject)?;
+            let scopes = self.written_out(&issue.scopes)?;
+            let ceiling = self.hand_over(own, issue.kind, &subject, &scopes)?;
+            (subject, scopes, ceiling)
+        };
+        let (expires, expires_max, ttl_s) = self.life(issue)?;
         if self.oracle.by_key(issue.digest.key()).is_some() || self.oracle.token(issue.id).is_some()
         {
             return Err(No::AlreadyExists);
         }
-        let scopes = self.written_out(&issue.scopes)?;
-        let (subject, ceiling) = if issue.derive {
-            (self.derive(issue, &scopes)?, Vec::new())
-        } else {
-            let subject = self.subject(issue)?;
-            let ceiling = self.issue_rule(issue.kind, &subject, &scopes)?;
-            (subject, ceiling)
-        };
-        let (expires, expires_max, ttl_s) = self.life(issue)?;
         let token = Token {
             id: issue.id,
             key: issue.digest.key(),
@@ -265,51 +269,67 @@ impl<'o> Me<'o> {
         subject: &Subject,
         scopes: &[Vec<Perm>],
     ) -> Result<Vec<Vec<Perm>>, No> {
+        let own = self.may_issue(kind, subject)?;
+        self.hand_over(own, kind, subject, scopes)
+    }
+
+    /// The right to issue at all; whether it comes with being someone.
+    fn may_issue(&self, kind: TokenKind, subject: &Subject) -> Result<bool, No> {
         let id = match subject {
             Subject::Resource(resource) => {
-                self.require("tokens:issue", resource)?;
-                let scopes = scopes.first().ok_or(No::Invalid)?;
-                return self.hands_on(scopes).map(|()| Vec::new());
+                return self.require("tokens:issue", resource).map(|()| false);
             }
             Subject::Principal(id) => *id,
         };
         let one = self.oracle.principal(id).ok_or(No::NotFound)?;
-        if one.disabled {
-            return Err(No::Precondition);
-        }
         let me = self.principal();
-        if kind == TokenKind::Team && self.token.is_some() {
-            if !me.is_some_and(|me| self.oracle.is_member(id, me)) {
-                return Err(No::NotAMember);
-            }
-            return self.issue_own(one, scopes);
+        let team = kind == TokenKind::Team && self.token.is_some();
+        if team && !me.is_some_and(|me| self.oracle.is_member(id, me)) {
+            return Err(No::NotAMember);
         }
-        if kind == TokenKind::User && me == Some(id) {
-            return self.issue_own(one, scopes);
+        let own = team || (kind == TokenKind::User && me == Some(id));
+        if own {
+            self.require_in_cuts("tokens:issue", &one.home)?;
+        } else {
+            self.require_seen("tokens:issue", &actions_on(&one.name).1, &one.home)?;
         }
-        self.require_seen("tokens:issue", &actions_on(&one.name).1, &one.home)?;
-        if let Some(scopes) = scopes.first() {
-            return self.hands_on(scopes).map(|()| Vec::new());
-        }
-        if kind == TokenKind::Service {
-            self.hands_on(&self.oracle.live(id))?;
-        }
-        // "An issuer who holds `*` on `**` sets no ceiling."
-        match self.token {
-            Some(me) if !self.may("*", "**") => Ok(self.oracle.power(me)),
-            _ => Ok(Vec::new()),
-        }
+        Ok(own)
     }
 
-    fn issue_own(&self, one: &Principal, scopes: &[Vec<Perm>]) -> Result<Vec<Vec<Perm>>, No> {
-        self.require_in_cuts("tokens:issue", &one.home)?;
-        match scopes.first() {
-            Some(scopes) => self.within_my_cuts(scopes).map(|()| Vec::new()),
-            None => Ok(self
+    /// What is handed on with it, and the ceiling that it gets.
+    fn hand_over(
+        &self,
+        own: bool,
+        kind: TokenKind,
+        subject: &Subject,
+        scopes: &[Vec<Perm>],
+    ) -> Result<Vec<Vec<Perm>>, No> {
+        let Subject::Principal(id) = subject else {
+            let scopes = scopes.first().ok_or(No::Invalid)?;
+            return self.hands_on(scopes).map(|()| Vec::new());
+        };
+        let ceiling = match scopes.first() {
+            Some(scopes) if own => self.within_my_cuts(scopes).map(|()| Vec::new())?,
+            Some(scopes) => self.hands_on(scopes).map(|()| Vec::new())?,
+            None if own => self
                 .token
                 .map(|me| self.oracle.cuts_of(me))
-                .unwrap_or_default()),
+                .unwrap_or_default(),
+            None => {
+                if kind == TokenKind::Service {
+                    self.hands_on(&self.oracle.live(*id))?;
+                }
+                // "An issuer who holds `*` on `**` sets no ceiling."
+                match self.token {
+                    Some(me) if !self.may("*", "**") => self.oracle.power(me),
+                    _ => Vec::new(),
+                }
+            }
+        };
+        if self.oracle.principal(*id).is_some_and(|one| one.disabled) {
+            return Err(No::Precondition);
         }
+        Ok(ceiling)
     }
 
     fn within_my_cuts(&self, scopes: &[Perm]) -> Result<(), No> {
@@ -325,20 +345,26 @@ impl<'o> Me<'o> {
         }
     }
 
-    fn derive(&self, issue: &IssueToken, scopes: &[Vec<Perm>]) -> Result<Subject, No> {
+    fn derivable(&self, issue: &IssueToken) -> Result<Subject, No> {
         let me = self.token.ok_or(No::Invalid)?;
         if issue.subject.is_some() || issue.resource.is_some() || issue.kind != me.kind {
             return Err(No::Invalid);
         }
-        let chain = self.oracle.lineage(me).unwrap_or_default();
-        if chain.len() > ANCESTORS_MAX {
-            return Err(No::Limit);
-        }
         self.require_in_cuts("tokens:issue", &self.home(me))?;
+        Ok(me.subject.clone())
+    }
+
+    /// "Bounded by every ancestor."
+    fn bounded(&self, issue: &IssueToken, scopes: &[Vec<Perm>]) -> Result<(), No> {
+        let me = self.token.ok_or(No::Invalid)?;
         match scopes.first() {
             Some(scopes) => self.within_my_cuts(scopes)?,
             None if me.kind == TokenKind::Resource => return Err(No::Invalid),
             None => {}
+        }
+        let chain = self.oracle.lineage(me).unwrap_or_default();
+        if chain.len() > ANCESTORS_MAX {
+            return Err(No::Limit);
         }
         let asked = addresses_in(&issue.limits.networks);
         let audience = issue.limits.audience.as_ref().map(|one| one.as_str());
@@ -358,7 +384,7 @@ impl<'o> Me<'o> {
                 return Err(No::Invalid);
             }
         }
-        Ok(me.subject.clone())
+        Ok(())
     }
 
     /// How long it lives, bounded by the longest life of its kind and by every ancestor.

@@ -6,7 +6,7 @@
 use latchkey::domain::entry::Request;
 use latchkey::domain::principal::PrincipalKind;
 use latchkey::domain::reason::Reason;
-use latchkey::state::decide::{Caller, Command, Envelope, RevokeTarget};
+use latchkey::state::decide::{Caller, Command, Envelope};
 
 use super::super::algebra::{Perm, canonical, one_covers};
 use super::{Answered, Asked, Cut, Grant, Oracle, Principal, Role, Subject, Token};
@@ -56,7 +56,7 @@ pub(crate) fn change(
     Ok(Some((kind, Box::new(effect))))
 }
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 impl Oracle {
     /// Decides a command at `now` and carries it out.
@@ -90,16 +90,22 @@ impl Oracle {
         envelope: &Envelope,
         now: u64,
     ) -> Result<Option<(&'static str, Effect)>, Reply> {
-        let token = self.caller(envelope, now).map_err(Reply::Refused)?;
+        let token = match self.caller(envelope, now) {
+            Ok(token) => token,
+            Err(no) => {
+                let ended = self.ended_itself(envelope, now).map(Reply::Repeated);
+                return Err(ended.unwrap_or(Reply::Refused(no)));
+            }
+        };
         let me = Me {
             oracle: self,
             token,
             now,
         };
         if let Some(request) = &envelope.request {
-            let kept = |one: &&Answered| one.key == request.key && one.instant + DAY_MS > now;
-            match self.requests.iter().find(kept) {
+            match self.kept(request, now) {
                 Some(one) if one.fingerprint == request.fingerprint => {
+                    me.may_repeat(envelope).map_err(Reply::Refused)?;
                     return Err(Reply::Repeated(one.revision));
                 }
                 Some(_) => return Err(Reply::Refused(No::RequestIdReused)),
@@ -131,11 +137,7 @@ impl Oracle {
         let reason = self.judge(token, grace, &asked, now);
         // "A bearer may always revoke itself", also from where it may do nothing else.
         let ends_itself = match &envelope.command {
-            Command::RevokeToken { target, .. } => match target {
-                RevokeTarget::Itself => true,
-                RevokeTarget::Secret(digest) => digest.key() == *key,
-                RevokeTarget::Id(_) => false,
-            },
+            Command::RevokeToken { target, .. } => token.is_meant(target, *key),
             _ => false,
         };
         let bound = matches!(
@@ -242,6 +244,10 @@ impl<'o> Me<'o> {
         if no_reason && !reasoned {
             return Err(No::Invalid);
         }
+        self.unreasoned(command, no_reason)
+    }
+
+    pub(super) fn unreasoned(&self, command: &Command, no_reason: bool) -> Outcome {
         match command {
             Command::CreatePrincipal { name, home, .. } => {
                 self.create_principal(&name.to_string(), home.as_str())

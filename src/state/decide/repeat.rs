@@ -1,0 +1,158 @@
+//! Repeats: a request id that was answered before gets its first answer, if the caller may.
+//!
+//! The command is judged again for the caller's rights and nothing else: what it would come to
+//! now does not matter, for the first answer may be the very cause (what was created exists,
+//! what was deleted is gone). A caller that lost the right, or never had it (a narrower token of
+//! the same principal), is refused like anybody who asks for the first time. Used by `decide`.
+
+use crate::domain::entry::Request;
+use crate::domain::permission::{Permission, ResourcePattern};
+use crate::domain::principal::PrincipalKind;
+use crate::domain::refusal::Refusal;
+
+use super::super::{Answered, State};
+use super::{
+    About, CallAbout, Caller, Command, CutOffRequest, Decided, Envelope, Judged, Moment, Outcome,
+    RevokeTarget, ends_itself, write_action,
+};
+
+/// What is left to judge when the thing that a repeat names is gone, and its home with it.
+enum Left {
+    /// Nothing: all that could be judged was.
+    Nothing,
+    /// The caller must still hold the action somewhere.
+    Held(&'static str),
+    /// It may have come with being someone: the scopes must still have the action somewhere.
+    InScopes(&'static str),
+}
+
+impl Judged<'_> {
+    /// The first answer, if this request has one that the caller may have again.
+    pub(super) fn repeated(&self, envelope: &Envelope) -> Result<Option<Outcome>, Refusal> {
+        let Some(answered) = answered(self.state, envelope, self.moment)? else {
+            return Ok(None);
+        };
+        // The server itself has every right.
+        if self.hot.is_some() {
+            self.still_permitted(envelope)?;
+        }
+        Ok(Some(Outcome::Repeated(answered.revision)))
+    }
+
+    fn still_permitted(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        // Who has left a team may know of it no more, but it may know that it has left.
+        if let Command::RemoveMember { member, .. } = &envelope.command
+            && self.leaves_teams(member)
+        {
+            return Ok(());
+        }
+        match self.verb(envelope) {
+            Err(
+                refusal @ (Refusal::NotPermitted(_) | Refusal::Boundary(_) | Refusal::NotAMember),
+            ) => Err(refusal),
+            // It is there, so it is hidden from the caller.
+            Err(refusal @ Refusal::NotFound(_)) => match self.left(&envelope.command) {
+                None => Err(refusal),
+                Some(Left::Nothing) => Ok(()),
+                Some(Left::Held(action)) => self.require_somewhere(action, true),
+                Some(Left::InScopes(action)) => self.require_somewhere(action, false),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn require_somewhere(&self, action: &str, live: bool) -> Result<(), Refusal> {
+        if self.power.has_somewhere(action, live) {
+            return Ok(());
+        }
+        let everywhere = Permission::known(action, ResourcePattern::everything());
+        Err(Refusal::NotPermitted(vec![everywhere]))
+    }
+
+    /// What is left to judge of a command that found nothing; none if what it names is there.
+    fn left(&self, command: &Command) -> Option<Left> {
+        let directory = &self.state.directory;
+        let no_token = |id| self.state.token(id).is_none();
+        let (gone, left) = match command {
+            Command::IssueToken(issue) => {
+                let name = issue.subject.as_ref()?;
+                (directory.named(name).is_none(), Left::Held("tokens:issue"))
+            }
+            Command::UpdateToken(update) => (no_token(update.id), Left::InScopes("tokens:issue")),
+            Command::RenewToken { id, .. } | Command::RotateToken { id, .. } => {
+                (no_token((*id)?), Left::InScopes("tokens:issue"))
+            }
+            Command::RevokeToken { target, .. } => match target {
+                RevokeTarget::Id(id) => (no_token(*id), Left::InScopes("tokens:revoke")),
+                // Presenting the secret is permission enough.
+                RevokeTarget::Itself | RevokeTarget::Secret(_) => (true, Left::Nothing),
+            },
+            Command::RevokeAll(
+                CutOffRequest::Subject(name) | CutOffRequest::IssuedByPrincipal(name),
+            ) => (directory.named(name).is_none(), Left::Held("tokens:revoke")),
+            Command::UpdatePrincipal { name, .. }
+            | Command::DeletePrincipal(name)
+            | Command::SetDisabled { name, .. } => (
+                directory.named(name).is_none(),
+                Left::Held(write_action(name.kind())),
+            ),
+            Command::AddMember { team, member } | Command::RemoveMember { team, member, .. } => {
+                let write = write_action(PrincipalKind::Team);
+                match (directory.named(team), directory.named(member)) {
+                    (None, _) => (true, Left::Held(write)),
+                    (Some(_), None) => (true, Left::Nothing),
+                    (Some(_), Some(_)) => (false, Left::Nothing),
+                }
+            }
+            Command::UpdateRole { name, .. } | Command::DeleteRole(name) => {
+                (directory.role(name).is_none(), Left::Held("roles:write"))
+            }
+            Command::CreateGrant {
+                principal, role, ..
+            } => {
+                let gone = directory.role(role).is_none() || directory.named(principal).is_none();
+                (gone, Left::Nothing)
+            }
+            Command::DeleteGrant(id) => {
+                (directory.grant(*id).is_none(), Left::Held("grants:write"))
+            }
+            _ => return None,
+        };
+        gone.then_some(left)
+    }
+}
+
+/// What this request was answered with; refused if it is another under the same id.
+fn answered(
+    state: &State,
+    envelope: &Envelope,
+    moment: Moment,
+) -> Result<Option<Answered>, Refusal> {
+    let Some(request @ Request { fingerprint, .. }) = &envelope.request else {
+        return Ok(None);
+    };
+    match state.answered(request, moment.now.latest) {
+        Some(answered) if answered.fingerprint != *fingerprint => Err(Refusal::RequestIdReused),
+        answered => Ok(answered),
+    }
+}
+
+/// The first answer to a token that repeats the request by which it ended itself: nobody else
+/// can tell it that it worked, since it is good for nothing any more.
+pub(super) fn ended_before(state: &State, envelope: &Envelope, moment: Moment) -> Option<Decided> {
+    let Caller::Bearer { key, .. } = &envelope.caller else {
+        return None;
+    };
+    if ends_itself(state, envelope) != CallAbout::Itself {
+        return None;
+    }
+    let answered = answered(state, envelope, moment).ok().flatten()?;
+    let found = state.tokens.find(*key)?;
+    let revoked = state.tokens.ext(found.hot)?.revoked?;
+    let same = found.grace_until_ms.is_none() && revoked.revision == answered.revision;
+    same.then(|| Decided {
+        actor: Judged::actor(state, found.hot),
+        outcome: Outcome::Repeated(answered.revision),
+        subject: About::Nothing,
+    })
+}
