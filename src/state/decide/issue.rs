@@ -414,19 +414,16 @@ impl<'s> Judged<'s> {
             if let (Some(asked), Some(longest)) = (asked, longest)
                 && asked > longest
             {
-                let what = format!(
-                    "{field}: a {} token lives at most {longest} s here",
-                    issue.kind
-                );
-                return Err(Refusal::Limit(what));
+                let what = format!("a {} token lives at most {longest} s here", issue.kind);
+                return Err(Refusal::invalid(field, what));
             }
         }
         if issue.uses == Some(0) {
             return Err(Refusal::invalid("uses", "is at least 1"));
         }
         if issue.period_s.is_some() && longest.is_some() {
-            let what = "period: tokens of this kind have a longest life here".to_owned();
-            return Err(Refusal::Limit(what));
+            let what = "tokens of this kind have a longest life here";
+            return Err(Refusal::invalid("period", what));
         }
         if issue.period_s.is_some() && issue.max_lifetime_s.is_some() {
             return Err(Refusal::invalid("period", "has no max_lifetime beside it"));

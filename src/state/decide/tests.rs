@@ -235,6 +235,14 @@ pub(super) fn missing(refusal: &Refusal) -> Vec<String> {
     }
 }
 
+/// The field that a refusal finds fault with.
+pub(super) fn field(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Invalid { field, .. } => field,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// An update of a token that changes nothing yet.
 pub(super) fn unchanged(id: TokenId) -> UpdateToken {
     UpdateToken {

@@ -254,6 +254,11 @@ impl Judged<'_> {
                 "has no max_expires_at beside it",
             ));
         }
+        self.within_longest(old, new)
+    }
+
+    // What the setting allows is no quota that frees itself: the argument is at fault.
+    fn within_longest(&self, old: &TokenRecord, new: &TokenRecord) -> Result<(), Refusal> {
         let Some(longest) = self.moment.lifetimes.of(new.kind) else {
             return Ok(());
         };
@@ -263,9 +268,16 @@ impl Judged<'_> {
         let expiry = new.expires_ms != old.expires_ms && new.expires_ms.is_none_or(beyond);
         let renewals =
             new.expires_max_ms != old.expires_max_ms && new.expires_max_ms.is_some_and(beyond);
-        if expiry || renewals || (new.period_s != old.period_s && new.period_s.is_some()) {
-            let what = format!("a {} token lives at most {longest} s here", new.kind);
-            return Err(Refusal::Limit(what));
+        let period = new.period_s != old.period_s && new.period_s.is_some();
+        for (field, beyond) in [
+            ("expires_at", expiry),
+            ("max_expires_at", renewals),
+            ("period", period),
+        ] {
+            if beyond {
+                let what = format!("a {} token lives at most {longest} s here", new.kind);
+                return Err(Refusal::invalid(field, what));
+            }
         }
         Ok(())
     }

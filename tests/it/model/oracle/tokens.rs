@@ -396,14 +396,14 @@ impl<'o> Me<'o> {
                 return Err(No::Invalid);
             }
             if longest.is_some_and(|longest| one > longest) {
-                return Err(No::Limit);
+                return Err(No::Invalid);
             }
         }
         if issue.uses == Some(0) {
             return Err(No::Invalid);
         }
         if issue.period_s.is_some() && longest.is_some() {
-            return Err(No::Limit);
+            return Err(No::Invalid);
         }
         let below = issue
             .ttl_s

@@ -146,7 +146,7 @@ impl Me<'_> {
                 new.expires_max != old.expires_max && new.expires_max.is_some_and(|at| at > bound);
             if too_late || max_too_late || (new.period_s != old.period_s && new.period_s.is_some())
             {
-                return Err(No::Limit);
+                return Err(No::Invalid);
             }
         }
         Ok(new)
