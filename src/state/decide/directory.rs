@@ -101,18 +101,18 @@ impl<'s> Judged<'s> {
             ));
         }
         let team_one = self.writable(team)?;
-        let member_one = self
-            .state
-            .directory
-            .named(member)
-            .ok_or(Refusal::NotFound("member"))?;
-        let (team_id, member_id) = (team_one.record.id, member_one.record.id);
-        let about = About::Member(team_id, member_id);
-        if team_one.members.contains(&member_id) {
-            return Ok((Outcome::Already, about));
+        let member_one = self.state.directory.named(member);
+        let team_id = team_one.record.id;
+        if let Some(one) = member_one
+            && team_one.members.contains(&one.record.id)
+        {
+            return Ok((Outcome::Already, About::Member(team_id, one.record.id)));
         }
-        // Whatever the team is paused from today, the member holds it when the pause ends.
+        // Whatever the team is paused from today, the member holds it when the pause ends. Who
+        // may not give that learns nothing of the member.
         self.hands_on(team_one.power.permissions().iter().cloned())?;
+        let member_one = member_one.ok_or(Refusal::NotFound("member"))?;
+        let member_id = member_one.record.id;
         if member_one.teams.len() >= TEAMS_MAX {
             return Err(Refusal::Limit(format!(
                 "{member} is in {TEAMS_MAX} teams already"
@@ -123,6 +123,7 @@ impl<'s> Judged<'s> {
             member: member_id,
         };
         let target = format!("{member} in {team}");
+        let about = About::Member(team_id, member_id);
         Ok(Self::change(EntryKind::MemberAdd, target, change, about))
     }
 

@@ -24,6 +24,7 @@ use crate::domain::token::{Digest, TokenId, TokenKind};
 
 use super::super::check::{ANCESTORS_MAX, Lineage};
 use super::super::directory::Principal;
+use super::roles::written_out;
 use super::{About, Judged, LimitsAsked, Outcome, ScopesAsked, read_action};
 
 /// A token that is asked for; id and digest were made outside, where randomness is.
@@ -148,13 +149,13 @@ impl<'s> Judged<'s> {
             match entry {
                 ScopeEntry::Permissions(listed) => permissions.extend(listed.iter().cloned()),
                 ScopeEntry::Role(name, resource) => {
-                    let role = self.state.role(name).ok_or_else(|| {
-                        Refusal::invalid("scopes", format!("there is no role {name}"))
+                    let role = self.role_seen(name, resource).ok_or_else(|| {
+                        let what = format!(
+                            "there is no role {name} that the caller may read or holds there"
+                        );
+                        Refusal::invalid("scopes", what)
                     })?;
-                    permissions.extend(role.actions.iter().map(|action| Permission {
-                        action: action.clone(),
-                        resource: resource.clone(),
-                    }));
+                    permissions.extend(written_out(role, resource));
                 }
             }
         }

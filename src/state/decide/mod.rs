@@ -460,4 +460,6 @@ mod life_tests;
 #[cfg(test)]
 mod repeat_tests;
 #[cfg(test)]
+mod secrecy_tests;
+#[cfg(test)]
 mod tests;

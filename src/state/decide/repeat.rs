@@ -9,11 +9,12 @@ use crate::domain::entry::Request;
 use crate::domain::permission::{Permission, ResourcePattern};
 use crate::domain::principal::PrincipalKind;
 use crate::domain::refusal::Refusal;
+use crate::domain::scopes::ScopeEntry;
 
 use super::super::{Answered, State};
 use super::{
     About, CallAbout, Caller, Command, CutOffRequest, Decided, Envelope, Judged, Moment, Outcome,
-    RevokeTarget, ends_itself, write_action,
+    RevokeTarget, ScopesAsked, ends_itself, write_action,
 };
 
 /// What is left to judge when the thing that a repeat names is gone, and its home with it.
@@ -50,7 +51,10 @@ impl Judged<'_> {
             Err(
                 refusal @ (Refusal::NotPermitted(_) | Refusal::Boundary(_) | Refusal::NotAMember),
             ) => Err(refusal),
-            // It is there, so it is hidden from the caller.
+            Err(refusal @ Refusal::Invalid { .. }) if self.hides_role(&envelope.command) => {
+                Err(refusal)
+            }
+            // If it is there, it is hidden from the caller.
             Err(refusal @ Refusal::NotFound(_)) => match self.left(&envelope.command) {
                 None => Err(refusal),
                 Some(Left::Nothing) => Ok(()),
@@ -59,6 +63,24 @@ impl Judged<'_> {
             },
             _ => Ok(()),
         }
+    }
+
+    /// Whether the scopes that are asked for name a role that does not exist for the caller only.
+    fn hides_role(&self, command: &Command) -> bool {
+        let asked = match command {
+            Command::IssueToken(issue) => Some(&issue.scopes),
+            Command::UpdateToken(update) => update.scopes.as_ref(),
+            _ => None,
+        };
+        let Some(ScopesAsked::Only(entries)) = asked else {
+            return false;
+        };
+        entries.iter().any(|entry| match entry {
+            ScopeEntry::Role(name, on) => {
+                self.state.role(name).is_some() && self.role_seen(name, on).is_none()
+            }
+            ScopeEntry::Permissions(_) => false,
+        })
     }
 
     fn require_somewhere(&self, action: &str, live: bool) -> Result<(), Refusal> {

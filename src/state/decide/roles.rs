@@ -15,7 +15,21 @@ use super::{About, Judged, Outcome};
 /// Most actions of one role.
 const ROLE_ACTIONS_MAX: usize = 128;
 
-impl Judged<'_> {
+impl<'s> Judged<'s> {
+    /// A role as the caller may name it: one that it may read or write at the role's home, or
+    /// whose actions it holds on `resource` anyway. Any other does not exist for it, so that no
+    /// refusal and no token tells what a role permits.
+    pub(super) fn role_seen(
+        &self,
+        name: &RoleName,
+        resource: &ResourcePattern,
+    ) -> Option<&'s RoleRecord> {
+        let role = self.state.role(name)?;
+        let seen = self.may("roles:read", &role.home) || self.may("roles:write", &role.home);
+        let held = || self.power.missing(written_out(role, resource)).is_empty();
+        (seen || held()).then_some(role)
+    }
+
     fn writable_role(&self, name: &RoleName) -> Result<RoleRecord, Refusal> {
         let role = self.state.role(name).ok_or(Refusal::NotFound("role"))?;
         match self.require("roles:write", &role.home) {
@@ -101,17 +115,15 @@ impl Judged<'_> {
     ) -> Result<(Outcome, About), Refusal> {
         self.require_on("grants:write", resource.clone())?;
         let directory = &self.state.directory;
+        // Who may not give the role learns nothing of the principal.
+        let record = self.role_seen(role, resource);
+        self.hands_on(written_out(
+            record.ok_or(Refusal::NotFound("role"))?,
+            resource,
+        ))?;
         let holder = directory
             .named(principal)
             .ok_or(Refusal::NotFound(principal.kind().name()))?;
-        let actions = &directory
-            .role(role)
-            .ok_or(Refusal::NotFound("role"))?
-            .actions;
-        self.hands_on(actions.iter().map(|action| Permission {
-            action: action.clone(),
-            resource: resource.clone(),
-        }))?;
         let same = |id: &GrantId| {
             directory
                 .grant(*id)
@@ -163,6 +175,17 @@ impl Judged<'_> {
             About::Nothing,
         ))
     }
+}
+
+/// What a role permits on a resource.
+pub(super) fn written_out<'r>(
+    role: &'r RoleRecord,
+    resource: &'r ResourcePattern,
+) -> impl Iterator<Item = Permission> + 'r {
+    role.actions.iter().map(|action| Permission {
+        action: action.clone(),
+        resource: resource.clone(),
+    })
 }
 
 fn put(kind: EntryKind, record: RoleRecord, display: Display) -> (Outcome, About) {

@@ -41,7 +41,7 @@ const RESOURCES: [&str; 6] = ["a", "b", "a/x", "a/y", "b/x", "a/x/y"];
 const PATTERNS: [&str; 11] = [
     "**", "*", "a", "a/**", "a/*", "a/x", "a/y", "*/x", "b/**", "b/x", "a/x/**",
 ];
-const PATTERNED: [&str; 14] = [
+const PATTERNED: [&str; 15] = [
     "*",
     "s:*",
     "s:read",
@@ -56,6 +56,7 @@ const PATTERNED: [&str; 14] = [
     "roles:write",
     "services:write",
     "users:read",
+    "roles:read",
 ];
 const NEEDED: [&str; 6] = [
     "s:read",

@@ -6,7 +6,10 @@
 
 use latchkey::domain::entry::Request;
 use latchkey::domain::principal::PrincipalName;
-use latchkey::state::decide::{Caller, Command, CutOffRequest, Envelope, RevokeTarget};
+use latchkey::domain::scopes::ScopeEntry;
+use latchkey::state::decide::{
+    Caller, Command, CutOffRequest, Envelope, RevokeTarget, ScopesAsked,
+};
 
 use super::super::algebra::{Perm, extent};
 use super::verbs::{DAY_MS, Me, No, actions_on};
@@ -44,6 +47,7 @@ impl Me<'_> {
         }
         match self.unreasoned(command, envelope.reason.is_empty()) {
             Err(no @ (No::NotPermitted(_) | No::Boundary(_) | No::NotAMember)) => Err(no),
+            Err(No::Invalid) if self.is_role_hidden(command) => Err(No::Invalid),
             Err(No::NotFound) if self.is_there(command) => Err(No::NotFound),
             Err(No::NotFound) => self.judge_gone(command),
             _ => Ok(()),
@@ -58,6 +62,25 @@ impl Me<'_> {
         one.is_some_and(|one| {
             self.principal() == Some(one.id)
                 && self.require_in_cuts("teams:write", &one.home).is_ok()
+        })
+    }
+
+    /// Whether the scopes name a role that is there, though not for the caller.
+    fn is_role_hidden(&self, command: &Command) -> bool {
+        let entries = match command {
+            Command::IssueToken(issue) => Some(&issue.scopes),
+            Command::UpdateToken(update) => update.scopes.as_ref(),
+            _ => None,
+        };
+        let Some(ScopesAsked::Only(entries)) = entries else {
+            return false;
+        };
+        let mut roles = entries.iter().filter_map(|entry| match entry {
+            ScopeEntry::Role(name, on) => Some((name.as_str(), on.as_str())),
+            ScopeEntry::Permissions(_) => None,
+        });
+        roles.any(|(name, on)| {
+            self.oracle.role(name).is_some() && self.seen_role(name, on).is_none()
         })
     }
 

@@ -168,9 +168,8 @@ impl<'o> Me<'o> {
             match entry {
                 ScopeEntry::Permissions(some) => listed.extend(some.iter().map(Perm::of)),
                 ScopeEntry::Role(name, on) => {
-                    let role = self.oracle.role(name.as_str()).ok_or(No::Invalid)?;
-                    let on = on.as_str();
-                    listed.extend(role.actions.iter().map(|action| Perm::new(action, on)));
+                    let role = self.seen_role(name.as_str(), on.as_str());
+                    listed.extend(role.ok_or(No::Invalid)?.on(on.as_str()));
                 }
             }
         }

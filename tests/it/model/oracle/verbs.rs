@@ -350,11 +350,12 @@ impl<'o> Me<'o> {
 
     fn add_member(&self, team: &str, member: &str) -> Outcome {
         let team = self.writable(team)?.id;
-        let member = self.oracle.named(member).ok_or(No::NotFound)?.id;
-        if self.oracle.is_member(team, member) {
+        let member = self.oracle.named(member).map(|one| one.id);
+        if member.is_some_and(|id| self.oracle.is_member(team, id)) {
             return Ok(None);
         }
         self.hands_on(&self.oracle.own_permissions(team))?;
+        let member = member.ok_or(No::NotFound)?;
         change("member.add", move |oracle, _, _| {
             oracle.members.push((team, member))
         })
@@ -409,6 +410,13 @@ impl<'o> Me<'o> {
         change("role.create", |oracle, _, _| oracle.roles.push(role))
     }
 
+    /// What the caller may neither read nor write, nor holds, does not exist for it.
+    pub(super) fn seen_role(&self, name: &str, on: &str) -> Option<&'o Role> {
+        let role = self.oracle.role(name)?;
+        let seen = ["roles:read", "roles:write"].map(|action| self.may(action, &role.home));
+        (seen.contains(&true) || role.on(on).iter().all(|one| self.holds(one))).then_some(role)
+    }
+
     fn writable_role(&self, name: &str) -> Result<&'o Role, No> {
         let role = self.oracle.role(name).ok_or(No::NotFound)?;
         self.require_seen("roles:write", "roles:read", &role.home)?;
@@ -461,13 +469,9 @@ impl<'o> Me<'o> {
 
     fn create_grant(&self, principal: &str, role: &str, resource: &str) -> Outcome {
         self.require("grants:write", resource)?;
+        let given = self.seen_role(role, resource).ok_or(No::NotFound)?;
+        self.hands_on(&given.on(resource))?;
         let holder = self.oracle.named(principal).ok_or(No::NotFound)?.id;
-        let actions = &self.oracle.role(role).ok_or(No::NotFound)?.actions;
-        let handed_on: Vec<Perm> = actions
-            .iter()
-            .map(|action| Perm::new(action, resource))
-            .collect();
-        self.hands_on(&handed_on)?;
         let same = |grant: &Grant| {
             (grant.principal, &*grant.role, &*grant.resource) == (holder, role, resource)
         };
@@ -498,6 +502,14 @@ impl<'o> Me<'o> {
         change("grant.delete", move |oracle, _, _| {
             oracle.grants.retain(|grant| grant.id != id)
         })
+    }
+}
+
+impl Role {
+    /// What it permits on a resource.
+    pub(super) fn on(&self, resource: &str) -> Vec<Perm> {
+        let actions = self.actions.iter();
+        actions.map(|action| Perm::new(action, resource)).collect()
     }
 }
 
