@@ -5,7 +5,7 @@
 
 use crate::domain::change::{Change, Display, Subject, TokenRecord};
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
-use crate::domain::principal::{PrincipalKind, PrincipalName};
+use crate::domain::principal::{PrincipalId, PrincipalKind, PrincipalName};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, KindSet, Secret, TokenId, TokenKind};
@@ -282,6 +282,12 @@ impl Authority {
         self.reader(credentials)?
             .token
             .ok_or(Refusal::Unauthenticated)
+    }
+
+    /// The principal that the calling token speaks for, if it is good and speaks for one.
+    #[must_use]
+    pub fn calling_principal(&self, credentials: Credentials<'_>) -> Option<PrincipalId> {
+        self.reader(credentials).ok()?.principal
     }
 
     /// The reading of the clock that states of tokens are judged by.

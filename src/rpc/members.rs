@@ -5,7 +5,8 @@
 
 use tonic::Request;
 
-use crate::authority::{About, Authority, Command, Written};
+use crate::authority::list::StoredToken;
+use crate::authority::{About, Authority, Command, Credentials, Written};
 use crate::domain::principal::PrincipalKind;
 use crate::domain::refusal::Refusal;
 use crate::proto::v1;
@@ -45,7 +46,7 @@ pub(super) async fn remove(
         cut_off_tokens: asked.revoke_tokens,
     };
     let written = authority.write(incoming.call(), command).await?;
-    let (tokens, truncated) = tokens_left(authority, &written).await;
+    let (tokens, truncated) = tokens_left(authority, incoming.credentials, &written).await;
     Ok(v1::RemoveTeamMemberResponse {
         revision: Some(revision(written.revision)),
         tokens,
@@ -53,17 +54,25 @@ pub(super) async fn remove(
     })
 }
 
-async fn tokens_left(authority: &Authority, written: &Written) -> (Vec<v1::Token>, bool) {
+// Whole to who may read them or is the one who issued them; else as much as it takes to revoke.
+async fn tokens_left(
+    authority: &Authority,
+    credentials: Credentials<'_>,
+    written: &Written,
+) -> (Vec<v1::Token>, bool) {
     let About::Member(team, member) = written.about else {
         return (Vec::new(), false);
     };
-    match authority.team_tokens_of(team, member).await {
-        Ok((tokens, truncated)) => {
-            let shown = tokens
-                .iter()
-                .map(|token| token_answer::whole(authority, token));
-            (shown.collect(), truncated)
+    let itself = authority.calling_principal(credentials) == Some(member);
+    let shown = |token: &StoredToken| {
+        if itself || authority.may_read_token(credentials, token) {
+            token_answer::whole(authority, token)
+        } else {
+            token_answer::brief(authority, token)
         }
+    };
+    match authority.team_tokens_of(team, member).await {
+        Ok((tokens, truncated)) => (tokens.iter().map(shown).collect(), truncated),
         // The member is out; that its tokens cannot be listed now is not that call's failure.
         Err(_) => (Vec::new(), true),
     }

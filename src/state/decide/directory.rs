@@ -1,6 +1,7 @@
 //! Principals and memberships: making, pausing, joining, leaving, ending.
 //!
-//! Judged at the home of what is changed. A membership hands on all that the team holds, and
+//! Judged at the home of what is changed; whoever may write a member may also take it out of
+//! its teams, as by deleting it. A membership hands on all that the team holds, and
 //! enabling hands on all that the principal holds, so both are bounded by what the caller holds.
 //! Teams do not nest.
 
@@ -113,11 +114,7 @@ impl<'s> Judged<'s> {
         self.hands_on(team_one.power.permissions().iter().cloned())?;
         let member_one = member_one.ok_or(Refusal::NotFound("member"))?;
         let member_id = member_one.record.id;
-        if member_one.teams.len() >= TEAMS_MAX {
-            return Err(Refusal::Limit(format!(
-                "{member} is in {TEAMS_MAX} teams already"
-            )));
-        }
+        self.require_room("teams", member_one, member_one.teams.len(), TEAMS_MAX)?;
         let change = Change::AddMember {
             team: team_id,
             member: member_id,
@@ -134,7 +131,7 @@ impl<'s> Judged<'s> {
         cut_off_tokens: bool,
     ) -> Result<(Outcome, About), Refusal> {
         let directory = &self.state.directory;
-        let team_one = if self.may_leave(team, member) {
+        let team_one = if self.may_take_out(team, member) {
             directory.named(team).ok_or(Refusal::NotFound("team"))?
         } else {
             self.writable(team)?
@@ -157,21 +154,50 @@ impl<'s> Judged<'s> {
         Ok(Self::change(EntryKind::MemberRemove, target, change, about))
     }
 
-    /// Whoever is in a team may leave it, and whoever is not cannot.
-    fn may_leave(&self, team: &PrincipalName, member: &PrincipalName) -> bool {
+    /// Whether the caller may take this member out of this team, whatever it may do at the
+    /// team's home; what is not in the team cannot be taken out of it.
+    fn may_take_out(&self, team: &PrincipalName, member: &PrincipalName) -> bool {
         let directory = &self.state.directory;
         let pair = directory.named(team).zip(directory.named(member));
-        pair.is_some_and(|(team, one)| team.members.contains(&one.record.id))
-            && self.leaves_teams(member)
+        pair.is_some_and(|(team, one)| team.members.contains(&one.record.id)) && self.frees(member)
     }
 
-    /// Whether the caller is this principal, with a token that may leave its teams.
-    pub(super) fn leaves_teams(&self, name: &PrincipalName) -> bool {
+    /// Whether the caller may take this principal out of its teams: itself, or whoever could
+    /// delete it.
+    pub(super) fn frees(&self, name: &PrincipalName) -> bool {
         let write = write_action(PrincipalKind::Team);
         self.state.directory.named(name).is_some_and(|one| {
-            self.principal_id() == Some(one.record.id)
-                && self.require_in_scopes(write, &one.record.home).is_ok()
+            let itself = self.principal_id() == Some(one.record.id)
+                && self.require_in_scopes(write, &one.record.home).is_ok();
+            itself || self.writes(one)
         })
+    }
+
+    /// Whether the caller may change and delete a principal.
+    pub(super) fn writes(&self, one: &Principal) -> bool {
+        self.may(write_action(one.record.name.kind()), &one.record.home)
+    }
+
+    /// Refuses when a principal has so many of something. The second half is kept for callers
+    /// that may change it: no stranger can use up what its own administrators need.
+    pub(super) fn require_room(
+        &self,
+        what: &str,
+        one: &Principal,
+        count: usize,
+        most: usize,
+    ) -> Result<(), Refusal> {
+        let name = &one.record.name;
+        if count >= most {
+            return Err(Refusal::Limit(format!("{name} has {most} {what} already")));
+        }
+        let half = most / 2;
+        if count >= half && !self.writes(one) {
+            return Err(Refusal::Limit(format!(
+                "{name} has {half} {what} already; the rest is kept for who may change it"
+            )));
+        }
+        Ok(())
     }
 }
 

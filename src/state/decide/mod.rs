@@ -458,6 +458,8 @@ mod issue_tests;
 #[cfg(test)]
 mod life_tests;
 #[cfg(test)]
+mod limits_tests;
+#[cfg(test)]
 mod repeat_tests;
 #[cfg(test)]
 mod secrecy_tests;

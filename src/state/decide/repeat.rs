@@ -21,8 +21,8 @@ use super::{
 enum Left {
     /// Nothing: all that could be judged was.
     Nothing,
-    /// The caller must still hold the action somewhere.
-    Held(&'static str),
+    /// The caller must still hold one of the actions somewhere.
+    Held(Vec<&'static str>),
     /// It may have come with being someone: the scopes must still have the action somewhere.
     InScopes(&'static str),
 }
@@ -41,9 +41,9 @@ impl Judged<'_> {
     }
 
     fn still_permitted(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        // Who has left a team may know of it no more, but it may know that it has left.
+        // Of a team that it may not see, too, a caller may know that this member is not in it.
         if let Command::RemoveMember { member, .. } = &envelope.command
-            && self.leaves_teams(member)
+            && self.frees(member)
         {
             return Ok(());
         }
@@ -58,8 +58,8 @@ impl Judged<'_> {
             Err(refusal @ Refusal::NotFound(_)) => match self.left(&envelope.command) {
                 None => Err(refusal),
                 Some(Left::Nothing) => Ok(()),
-                Some(Left::Held(action)) => self.require_somewhere(action, true),
-                Some(Left::InScopes(action)) => self.require_somewhere(action, false),
+                Some(Left::Held(actions)) => self.require_somewhere(&actions, true),
+                Some(Left::InScopes(action)) => self.require_somewhere(&[action], false),
             },
             _ => Ok(()),
         }
@@ -83,12 +83,14 @@ impl Judged<'_> {
         })
     }
 
-    fn require_somewhere(&self, action: &str, live: bool) -> Result<(), Refusal> {
-        if self.power.has_somewhere(action, live) {
+    fn require_somewhere(&self, actions: &[&str], live: bool) -> Result<(), Refusal> {
+        let has = |action: &&str| self.power.has_somewhere(action, live);
+        if actions.iter().any(has) {
             return Ok(());
         }
-        let everywhere = Permission::known(action, ResourcePattern::everything());
-        Err(Refusal::NotPermitted(vec![everywhere]))
+        let everywhere = |action: &&str| Permission::known(action, ResourcePattern::everything());
+        let missing = actions.iter().take(1).map(everywhere);
+        Err(Refusal::NotPermitted(missing.collect()))
     }
 
     /// What is left to judge of a command that found nothing; none if what it names is there.
@@ -98,7 +100,10 @@ impl Judged<'_> {
         let (gone, left) = match command {
             Command::IssueToken(issue) => {
                 let name = issue.subject.as_ref()?;
-                (directory.named(name).is_none(), Left::Held("tokens:issue"))
+                (
+                    directory.named(name).is_none(),
+                    Left::Held(vec!["tokens:issue"]),
+                )
             }
             Command::UpdateToken(update) => (no_token(update.id), Left::InScopes("tokens:issue")),
             Command::RenewToken { id, .. } | Command::RotateToken { id, .. } => {
@@ -111,24 +116,28 @@ impl Judged<'_> {
             },
             Command::RevokeAll(
                 CutOffRequest::Subject(name) | CutOffRequest::IssuedByPrincipal(name),
-            ) => (directory.named(name).is_none(), Left::Held("tokens:revoke")),
+            ) => (
+                directory.named(name).is_none(),
+                Left::Held(vec!["tokens:revoke"]),
+            ),
             Command::UpdatePrincipal { name, .. }
             | Command::DeletePrincipal(name)
             | Command::SetDisabled { name, .. } => (
                 directory.named(name).is_none(),
-                Left::Held(write_action(name.kind())),
+                Left::Held(vec![write_action(name.kind())]),
             ),
             Command::AddMember { team, member } | Command::RemoveMember { team, member, .. } => {
                 let write = write_action(PrincipalKind::Team);
                 match (directory.named(team), directory.named(member)) {
-                    (None, _) => (true, Left::Held(write)),
+                    (None, _) => (true, Left::Held(vec![write])),
                     (Some(_), None) => (true, Left::Nothing),
                     (Some(_), Some(_)) => (false, Left::Nothing),
                 }
             }
-            Command::UpdateRole { name, .. } | Command::DeleteRole(name) => {
-                (directory.role(name).is_none(), Left::Held("roles:write"))
-            }
+            Command::UpdateRole { name, .. } | Command::DeleteRole(name) => (
+                directory.role(name).is_none(),
+                Left::Held(vec!["roles:write"]),
+            ),
             Command::CreateGrant {
                 principal, role, ..
             } => {
@@ -136,7 +145,10 @@ impl Judged<'_> {
                 (gone, Left::Nothing)
             }
             Command::DeleteGrant(id) => {
-                (directory.grant(*id).is_none(), Left::Held("grants:write"))
+                let of_holder = PrincipalKind::ALL.into_iter().map(write_action);
+                let actions = std::iter::once("grants:write").chain(of_holder);
+                let gone = directory.grant(*id).is_none();
+                (gone, Left::Held(actions.collect()))
             }
             _ => return None,
         };

@@ -59,10 +59,7 @@ impl Me<'_> {
             return false;
         };
         let one = self.oracle.named(&member.to_string());
-        one.is_some_and(|one| {
-            self.principal() == Some(one.id)
-                && self.require_in_cuts("teams:write", &one.home).is_ok()
-        })
+        one.is_some_and(|one| self.takes_out(one))
     }
 
     /// Whether the scopes name a role that is there, though not for the caller.
@@ -142,7 +139,12 @@ impl Me<'_> {
                 }
             }
             Command::UpdateRole { .. } | Command::DeleteRole(_) => held("roles:write"),
-            Command::DeleteGrant(_) => held("grants:write"),
+            // Or who might have changed the principal that it was of.
+            Command::DeleteGrant(_) => held("grants:write").or_else(|no| {
+                let writes = ["users:write", "teams:write", "services:write"];
+                let one = writes.iter().any(|action| held(action).is_ok());
+                one.then_some(()).ok_or(no)
+            }),
             _ => Ok(()),
         }
     }

@@ -361,13 +361,11 @@ impl<'o> Me<'o> {
         })
     }
 
-    /// A member may leave; of all others the team's home decides.
+    /// A member may leave, and who could delete it may take it out; else the team's home decides.
     fn remove_member(&self, team: &str, member: &str, cut_off: bool) -> Outcome {
         let (team_one, member_one) = (self.oracle.named(team), self.oracle.named(member));
         let leaves = team_one.zip(member_one).is_some_and(|(team, member)| {
-            self.principal() == Some(member.id)
-                && self.oracle.is_member(team.id, member.id)
-                && self.require_in_cuts("teams:write", &member.home).is_ok()
+            self.oracle.is_member(team.id, member.id) && self.takes_out(member)
         });
         if !leaves {
             self.writable(team)?;
@@ -392,6 +390,17 @@ impl<'o> Me<'o> {
                     .push((Cut::TeamTokensBy { team, member }, revision));
             }
         })
+    }
+
+    /// Itself, or who may change it.
+    pub(super) fn takes_out(&self, member: &Principal) -> bool {
+        let itself = self.principal() == Some(member.id);
+        (itself && self.require_in_cuts("teams:write", &member.home).is_ok())
+            || self.changes(member)
+    }
+
+    fn changes(&self, one: &Principal) -> bool {
+        self.may(&actions_on(&one.name).0, &one.home)
     }
 
     fn create_role(&self, name: &str, home: &str, actions: Vec<String>) -> Outcome {
@@ -498,7 +507,10 @@ impl<'o> Me<'o> {
             .iter()
             .find(|grant| grant.id == id)
             .ok_or(No::NotFound)?;
-        self.require_seen("grants:write", "grants:read", &grant.resource)?;
+        let holder = self.oracle.principal(grant.principal);
+        if !holder.is_some_and(|one| self.changes(one)) {
+            self.require_seen("grants:write", "grants:read", &grant.resource)?;
+        }
         change("grant.delete", move |oracle, _, _| {
             oracle.grants.retain(|grant| grant.id != id)
         })
