@@ -11,6 +11,7 @@
 //! is in `state::decide`.
 
 mod load;
+mod recent;
 mod writer;
 
 use std::sync::Arc;
@@ -29,6 +30,8 @@ use crate::domain::refusal::Refusal;
 use crate::state::State;
 use crate::state::decide::{Decided, Envelope, Lifetimes};
 use crate::store::{Store, StoreError};
+
+use recent::{RECENT_MAX, Recent};
 
 pub use load::LoadError;
 
@@ -103,6 +106,7 @@ struct Shared {
     // Set once the store turned out to be damaged: nothing may be answered from then on.
     fenced: AtomicBool,
     counters: Counters,
+    recent: Recent,
     revision: watch::Sender<RevisionNumber>,
 }
 
@@ -142,13 +146,18 @@ impl Replica {
         settings: Settings,
     ) -> Result<(Self, WriterTask), LoadError> {
         let state = load::load(&*store).await?;
-        let (revision, _) = watch::channel(state.head().revision);
+        let head = state.head().revision;
+        let recent = Recent::default();
+        let known = head.saturating_sub(RECENT_MAX as u64);
+        recent.record(&store.changes_after(known, RECENT_MAX).await?);
+        let (revision, _) = watch::channel(head);
         let shared = Arc::new(Shared {
             published: ArcSwap::from_pointee(state),
             store,
             clock,
             fenced: AtomicBool::new(false),
             counters: Counters::default(),
+            recent,
             revision,
         });
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
@@ -208,6 +217,8 @@ impl Replica {
         let head = self.state().head().revision();
         let chain = if head.number == wanted.number {
             Some(head.chain)
+        } else if let Some(chain) = self.shared.recent.chain(wanted.number) {
+            Some(chain)
         } else {
             self.chain_at(wanted.number).await?
         };

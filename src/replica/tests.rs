@@ -44,6 +44,7 @@ struct ScriptedStore {
     log: Mutex<Vec<LogEntry>>,
     faults: Mutex<VecDeque<Fault>>,
     batches: Mutex<Vec<usize>>,
+    reads: AtomicU64,
 }
 
 impl ScriptedStore {
@@ -101,9 +102,10 @@ impl ScriptedStore {
 #[async_trait]
 impl Store for ScriptedStore {
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        // Without the rows: enough for those who ask for revisions only.
         let (_, rows) = mpsc::channel(1);
         Ok(Snapshot {
-            head: Head::EMPTY,
+            head: Self::head(&self.log.lock().expect("test")),
             instant_ms: 0,
             state_digest: None,
             rows,
@@ -148,6 +150,7 @@ impl Store for ScriptedStore {
         revision: u64,
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let log = self.log.lock().expect("test");
         Ok(log
             .iter()
@@ -386,5 +389,39 @@ async fn a_revision_is_waited_for_and_one_of_another_history_is_refused() {
         ..done.revision
     };
     assert!(futures_util::FutureExt::now_or_never(replica.reach(future)).is_none());
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn a_recent_revision_is_demanded_without_reading_the_store() {
+    let (replica, task, store) = start(&[Fault::OtherFirst]).await;
+    let mut made = Vec::new();
+    for number in 0..20 {
+        let done = replica.submit(create(&format!("u{number}"))).await;
+        made.push(done.expect("written").revision);
+    }
+    let by_another = store.log.lock().expect("test")[0].head.revision();
+    let reads = store.reads.load(Ordering::Relaxed);
+    for revision in made.iter().chain([&by_another]) {
+        replica.reach(*revision).await.expect("reached");
+        let other = Revision {
+            chain: [1; 8],
+            ..*revision
+        };
+        let refused = replica.reach(other).await;
+        assert_eq!(refused, Err(Refusal::OtherHistory(other)));
+    }
+    assert_eq!(store.reads.load(Ordering::Relaxed), reads);
+    task.stop().await;
+    // The next start knows the end of the log before anybody asks.
+    let settings = Settings::default();
+    let (clock, entropy) = (Arc::new(ManualClock::at(1_000)), SeededEntropy::new(2));
+    let again = Replica::start(store.clone(), clock, Arc::new(entropy), settings).await;
+    let (replica, task) = again.expect("starts");
+    let reads = store.reads.load(Ordering::Relaxed);
+    for revision in &made {
+        replica.reach(*revision).await.expect("reached");
+    }
+    assert_eq!(store.reads.load(Ordering::Relaxed), reads);
     task.stop().await;
 }

@@ -157,6 +157,7 @@ impl Writer {
             match self.append(&plan.batch).await {
                 Settled::Committed => {
                     self.count(&plan);
+                    self.shared.recent.record(&plan.batch.entries);
                     self.publish(std::mem::take(&mut plan.state));
                     answer(waiting, plan.results);
                     return plan.rest;
@@ -308,6 +309,7 @@ impl Writer {
                 return Settled::Failed(damaged(&diverged));
             }
         }
+        self.shared.recent.record(&missed);
         self.publish(state);
         Settled::Moved
     }
