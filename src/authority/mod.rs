@@ -11,7 +11,7 @@ pub mod directory;
 pub mod tokens;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
@@ -82,6 +82,8 @@ pub struct Call<'a> {
     pub reason: &'a str,
     /// The method, a client's request id and the bytes of the request, for repeats.
     pub request: Option<RequestId<'a>>,
+    /// Is told the id of the calling token, if it is one: for logs, whatever becomes of the call.
+    pub calling: Option<&'a OnceLock<TokenId>>,
 }
 
 /// A client's request id with what it is scoped to.
@@ -219,6 +221,7 @@ impl Authority {
     /// The command's [`Refusal`].
     pub async fn write(&self, call: Call<'_>, command: Command) -> Result<Written, Refusal> {
         let caller = Self::caller(call.credentials)?;
+        self.tell_calling(call, &caller);
         if call.reason.chars().count() > REASON_CHARS_MAX {
             return Err(Refusal::invalid("reason", "is at most 256 characters"));
         }
@@ -229,6 +232,15 @@ impl Authority {
             command,
         };
         self.submit(envelope).await
+    }
+
+    fn tell_calling(&self, call: Call<'_>, caller: &Caller) {
+        if let (Some(calling), Caller::Bearer { key, .. }) = (call.calling, caller)
+            && let Some(id) = self.replica.state().token_by_key(*key)
+        {
+            // Told once; a call that writes twice has one caller.
+            let _ = calling.set(id);
+        }
     }
 
     async fn submit(&self, envelope: Envelope) -> Result<Written, Refusal> {

@@ -5,6 +5,7 @@
 //! Absent on purpose: judging the token; that is the authority's.
 
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tonic::Request;
@@ -12,6 +13,7 @@ use tonic::codegen::http::{Extensions, HeaderMap};
 
 use crate::authority::Credentials;
 use crate::domain::refusal::Refusal;
+use crate::domain::token::TokenId;
 
 const SCHEME: &str = "bearer ";
 
@@ -20,6 +22,32 @@ const SCHEME: &str = "bearer ";
 pub(super) struct Peer {
     /// Its address, an IPv4 one also where it arrived as an IPv6 one.
     pub(super) address: IpAddr,
+}
+
+/// The calling token of a write, for the log: empty when the call comes in, filled by whoever
+/// recognises the token. It comes with every managed request as an extension.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Calling(Arc<OnceLock<TokenId>>);
+
+impl Calling {
+    /// That of the call which took this request.
+    pub(super) fn of<T>(request: &Request<T>) -> Self {
+        request
+            .extensions()
+            .get::<Self>()
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Where the id is to be put.
+    pub(super) fn cell(&self) -> &OnceLock<TokenId> {
+        &self.0
+    }
+
+    /// The id; empty if no token was recognised.
+    pub(super) fn text(&self) -> String {
+        self.0.get().map(TokenId::to_string).unwrap_or_default()
+    }
 }
 
 /// Who calls, as the transport tells it.

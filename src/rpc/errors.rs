@@ -18,6 +18,8 @@ const DOMAIN: &str = "latchkey";
 // A status travels in headers, and common clients take 8 KiB of those: what is cut is counted.
 const MESSAGE_BYTES_MAX: usize = 1_024;
 const MISSING_BYTES_MAX: usize = 3_072;
+// What stands before the permissions in a refusal's text.
+const LIST: &str = "missing: ";
 // The constant texts of a violation with their tags.
 const VIOLATION_BYTES: usize = 48;
 
@@ -50,7 +52,7 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
 /// The status that a caller gets for a refusal.
 pub(super) fn status(refusal: Refusal) -> Status {
     let (code, reason) = mapped(&refusal);
-    let message = shortened(refusal.to_string());
+    let message = message(&refusal);
     let mut details = ErrorDetails::new();
     let mut metadata = HashMap::new();
     match &refusal {
@@ -88,6 +90,32 @@ fn violations(missing: &[Permission]) -> Vec<PreconditionViolation> {
     fitting.collect()
 }
 
+/// The refusal's text, as much as fits; of a long list whole permissions, and how many more.
+fn message(refusal: &Refusal) -> String {
+    let text = refusal.to_string();
+    let (Refusal::NotPermitted(missing) | Refusal::Boundary(missing)) = refusal else {
+        return shortened(text);
+    };
+    let Some((said, _)) = text
+        .split_once(LIST)
+        .filter(|_| text.len() > MESSAGE_BYTES_MAX)
+    else {
+        return text;
+    };
+    let mut message = format!("{said}{LIST}");
+    let more = |left: usize| format!("and {left} more");
+    let room = MESSAGE_BYTES_MAX - more(missing.len()).len();
+    for (told, permission) in missing.iter().enumerate() {
+        let next = format!("{permission}, ");
+        if message.len() + next.len() > room {
+            message.push_str(&more(missing.len() - told));
+            break;
+        }
+        message.push_str(&next);
+    }
+    message
+}
+
 fn shortened(mut text: String) -> String {
     if text.len() > MESSAGE_BYTES_MAX {
         text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
@@ -99,7 +127,7 @@ fn shortened(mut text: String) -> String {
 /// A refusal inside a stream that goes on: code as a number, reason, text.
 pub(super) fn told(refusal: &Refusal) -> (i32, &'static str, String) {
     let (code, reason) = mapped(refusal);
-    (code as i32, reason, shortened(refusal.to_string()))
+    (code as i32, reason, message(refusal))
 }
 
 /// A refusal as a whole answer, where no service has been reached.
@@ -257,7 +285,21 @@ mod tests {
         assert!(!told.is_empty());
         let info = status.get_details_error_info().unwrap();
         assert_eq!(info.metadata["missing"], "256");
+        let listed = status.message().matches("secrets:read@acme/web/**").count();
+        let marked = format!("secrets:read@acme/web/**, and {} more", 256 - listed);
+        assert!(status.message().ends_with(&marked), "{}", status.message());
+        assert!(status.message().len() <= MESSAGE_BYTES_MAX);
         assert!(status.message().len() + status.details().len() * 4 / 3 < 7_000);
+    }
+
+    #[test]
+    fn a_permission_too_long_for_the_message_is_counted_too() {
+        let long = format!("acme/{}", vec!["x".repeat(120); 8].join("/"));
+        let missing = vec![Permission::parse("secrets:read", &long).unwrap(); 2];
+        let status = status(Refusal::NotPermitted(missing));
+        assert!(status.message().ends_with("missing: and 2 more"));
+        let told = status.get_details_precondition_failure().unwrap();
+        assert_eq!(told.violations.len(), 2, "the details have more room");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tonic::service::Routes;
 use crate::domain::refusal::Refusal;
 use crate::proto::DESCRIPTOR;
 
-use super::auth::{Peer, budget};
+use super::auth::{Calling, Peer, budget};
 use super::errors::{ended, response};
 use super::metrics::Metrics;
 use super::stream::Drain;
@@ -282,6 +282,8 @@ async fn managed(
     let writes = method.is_some_and(|method| method.writes);
     let granted = budget(request.headers(), shared.request_time_max);
     request.extensions_mut().insert(shared.drain.clone());
+    let calling = Calling::default();
+    request.extensions_mut().insert(calling.clone());
     let answer = match timeout(granted, routes.call(request)).await {
         Ok(answer) => answer?,
         // What was queued may be written yet.
@@ -295,7 +297,8 @@ async fn managed(
         if method.writes {
             let reason = reason.as_deref().unwrap_or_default();
             let took_ms = took.as_millis() as u64;
-            tracing::info!(method = method.name, code, reason, took_ms, "write");
+            let (method, token_id) = (&method.name, calling.text());
+            tracing::info!(method, token_id, code, reason, took_ms, "write");
         }
     }
     Ok(answer)

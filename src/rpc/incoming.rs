@@ -11,6 +11,7 @@ use crate::authority::{Call, Credentials, RequestId};
 use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 
+use super::auth::Calling;
 use super::{auth, errors};
 
 /// What a method of a service returns.
@@ -41,6 +42,7 @@ pub(super) struct WriteCall<'a> {
     method: &'static str,
     id: &'a str,
     content: Vec<u8>,
+    calling: Calling,
 }
 
 impl<'a> WriteCall<'a> {
@@ -62,6 +64,7 @@ impl<'a> WriteCall<'a> {
             } else {
                 message.encode_to_vec()
             },
+            calling: Calling::of(request),
         })
     }
 
@@ -75,6 +78,7 @@ impl<'a> WriteCall<'a> {
                 id: self.id,
                 content: &self.content,
             }),
+            calling: Some(self.calling.cell()),
         }
     }
 }

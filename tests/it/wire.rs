@@ -377,3 +377,25 @@ fn half_requests(count: usize) -> Vec<u8> {
     }
     bytes
 }
+
+#[tokio::test]
+async fn a_write_is_logged_with_the_token_that_called_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let (id, token) = server.admin().issue("--kind user --name a --reason a");
+    let mut client = TokenServiceClient::new(channel(&server.address).await);
+    let renewed = client
+        .renew_token(bearer(&token, v1::RenewTokenRequest::default()))
+        .await;
+    assert!(renewed.is_err(), "it cannot be renewed, and that is logged");
+    let revoked = client
+        .revoke_token(bearer(&token, v1::RevokeTokenRequest::default()))
+        .await;
+    revoked.expect("itself");
+    let logged = server.terminate();
+    for method in ["RenewToken", "RevokeToken"] {
+        let line = logged.lines().find(|line| line.contains(method));
+        let line = line.expect("a line for each write");
+        assert!(line.contains(&id), "{line}");
+    }
+}
