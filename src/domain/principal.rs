@@ -7,9 +7,34 @@ use std::fmt;
 
 use super::permission::is_segment;
 
-/// The internal number of a principal; never reused.
+/// The internal number of a principal; never reused. As text, `principal:17`, it names one that
+/// is gone: no name does that for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PrincipalId(pub u32);
+
+impl PrincipalId {
+    const PREFIX: &str = "principal:";
+
+    /// Whether a text is meant as a number and not as a name.
+    #[must_use]
+    pub fn is_meant(text: &str) -> bool {
+        text.starts_with(Self::PREFIX)
+    }
+
+    /// Reads `principal:17`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = text.strip_prefix(Self::PREFIX)?;
+        let canonical = number.starts_with(|first: char| matches!(first, '1'..='9'));
+        number.parse().ok().filter(|_| canonical).map(Self)
+    }
+}
+
+impl fmt::Display for PrincipalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, self.0)
+    }
+}
 
 /// The internal number of a grant; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,6 +168,27 @@ mod tests {
         ] {
             assert_eq!(PrincipalName::parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn numbers_of_principals_read_back_and_others_are_refused() {
+        let id = PrincipalId(17);
+        assert_eq!(id.to_string(), "principal:17");
+        assert_eq!(PrincipalId::parse("principal:17"), Some(id));
+        for text in [
+            "principal:",
+            "principal:0",
+            "principal:017",
+            "principal:+17",
+            "principal:-1",
+            "principal:4294967296",
+            "principal:x",
+            "user:17",
+            "17",
+        ] {
+            assert_eq!(PrincipalId::parse(text), None, "{text:?}");
+        }
+        assert!(PrincipalName::parse("principal:17").is_none());
     }
 
     #[test]

@@ -103,7 +103,7 @@ struct Facts(BTreeMap<String, String>);
 
 impl Facts {
     fn of(change: &Change, named: &dyn Fn(PrincipalId) -> Option<String>) -> Self {
-        let name = |id: PrincipalId| named(id).unwrap_or_else(|| format!("principal {}", id.0));
+        let name = |id: PrincipalId| named(id).unwrap_or_else(|| id.to_string());
         let mut facts = Self(BTreeMap::new());
         match change {
             Change::PutToken {
@@ -113,6 +113,7 @@ impl Facts {
             Change::CutOff(target) => facts.cut_off(target, &name),
             Change::UseToken { left, .. } => facts.add("uses_left", left),
             Change::PutPrincipal { record, display } => {
+                facts.add("principal_id", record.id);
                 facts.add("home", &record.home);
                 facts.add("disabled", record.disabled);
                 facts.display(display);
@@ -146,8 +147,10 @@ impl Facts {
                 facts.add("ended_before", instant(*before_ms));
                 facts.add("slice", slice);
             }
-            // The target of the entry says it all; the ids are internal.
-            Change::DeletePrincipal(_) | Change::DeleteRole(_) => {}
+            // What it has issued outlives it, and its name may be given again.
+            Change::DeletePrincipal(id) => facts.add("principal_id", id),
+            // The target of the entry says it all.
+            Change::DeleteRole(_) => {}
         }
         facts
     }

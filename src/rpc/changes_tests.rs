@@ -134,7 +134,7 @@ fn a_principal_that_is_gone_is_told_by_its_number() {
         &logged(EntryKind::GrantCreate, Change::PutGrant(record)),
         &nobody,
     );
-    assert_eq!(change.details["principal"], "principal 8");
+    assert_eq!(change.details["principal"], "principal:8");
     assert_eq!(change.details["grant_id"], "grant-3");
     assert_eq!(change.details["role"], "agent");
 }

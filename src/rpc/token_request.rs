@@ -8,6 +8,7 @@ use crate::authority::list::{TokenQuery, TokenState};
 use crate::authority::tokens::{IssueAsked, TokenFilter, digest_of};
 use crate::authority::{CutOffRequest, IssueToken, RevokeTarget, UpdateToken};
 use crate::domain::change::Display;
+use crate::domain::principal::PrincipalId;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, TokenId, TokenKind};
 use crate::proto::v1;
@@ -126,9 +127,7 @@ pub(super) fn cut_off(request: &v1::RevokeAllRequest) -> Result<CutOffRequest, R
     match &request.target {
         None => Err(Refusal::invalid("target", "is required")),
         Some(Target::Subject(name)) => principal("subject", name).map(CutOffRequest::Subject),
-        Some(Target::IssuedByPrincipal(name)) => {
-            principal("issued_by_principal", name).map(CutOffRequest::IssuedByPrincipal)
-        }
+        Some(Target::IssuedByPrincipal(name)) => issuer("issued_by_principal", name),
         Some(Target::IssuedByToken(id)) => {
             convert::token_id("issued_by_token", id).map(CutOffRequest::IssuedByToken)
         }
@@ -138,6 +137,16 @@ pub(super) fn cut_off(request: &v1::RevokeAllRequest) -> Result<CutOffRequest, R
             convert::resource("resource_under", path).map(CutOffRequest::ResourceUnder)
         }
     }
+}
+
+/// Reads a principal whose issued tokens are meant, by its name or its number.
+fn issuer(field: &'static str, text: &str) -> Result<CutOffRequest, Refusal> {
+    if !PrincipalId::is_meant(text) {
+        return convert::principal(field, text).map(CutOffRequest::IssuedByPrincipal);
+    }
+    let id = PrincipalId::parse(text);
+    id.map(CutOffRequest::IssuedByNumber)
+        .ok_or_else(|| Refusal::invalid(field, "is a name, or a number such as principal:17"))
 }
 
 /// Reads the filters and the page of a list.

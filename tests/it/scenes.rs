@@ -317,3 +317,27 @@ fn applying_the_company_twice_changes_nothing_embedded() {
         before
     );
 }
+
+#[test]
+fn what_a_deleted_user_issued_is_ended_by_the_number_in_the_log_embedded() {
+    let company = Company::embedded();
+    let alice = company.login("alice");
+    let (_, agent) = company.server.as_bearer(&alice).issue(
+        "--kind resource --resource acme/containers/dc1 --ttl 24h --name agent --reason agent \
+         --scope 'role:agent@acme/containers/dc1/**'",
+    );
+    let admin = company.server.admin();
+    let check = || admin.check(&agent, "checks:insert", "acme/containers/dc1");
+    admin.run("user delete alice --reason left").ok();
+    assert!(check().0, "it outlives her");
+    let log = admin.run("audit list --kind principal.delete --output json");
+    let log = log.json();
+    let number = &log["changes"][0]["details"]["principal_id"];
+    let number = number.as_str().expect("told");
+    admin
+        .run(&format!(
+            "token revoke-all --issued-by-principal {number} --reason left"
+        ))
+        .ok();
+    assert_eq!(check(), (false, "revoked".to_owned()));
+}

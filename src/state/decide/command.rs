@@ -10,7 +10,7 @@ use crate::domain::clock::UnixMs;
 use crate::domain::entry::Request;
 use crate::domain::limits::{Audience, Networks, Workload};
 use crate::domain::permission::{ActionPattern, Resource, ResourcePattern};
-use crate::domain::principal::{GrantId, PrincipalName, RoleName};
+use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 use crate::domain::scopes::ScopeEntry;
 use crate::domain::token::{Digest, KindSet, TokenId};
 
@@ -175,6 +175,8 @@ pub enum CutOffRequest {
     Subject(PrincipalName),
     /// Those that a principal issued.
     IssuedByPrincipal(PrincipalName),
+    /// The same by its number, also when it is gone.
+    IssuedByNumber(PrincipalId),
     /// Those that a token issued.
     IssuedByToken(TokenId),
     /// Resource tokens at or under a resource.

@@ -79,6 +79,42 @@ fn cut_offs_refuse_what_was_made_before_and_nothing_after() {
 }
 
 #[test]
+fn what_a_deleted_principal_issued_is_cut_off_by_its_number() {
+    let mut world = World::new();
+    world.grant("user:bob", "keeper", "acme");
+    let (alice, bob) = (world.user("user:alice"), world.user("user:bob"));
+    let number = world
+        .state
+        .principal_named(&name("user:bob"))
+        .map(|one| one.id);
+    let number = number.expect("there");
+    let (secret, issue) = world.asked(TokenKind::User, Some("user:carol"), ScopesAsked::All);
+    let issued = world.issue(bearer(&bob), secret, issue).expect("manages");
+    world.local(Command::DeletePrincipal(name("user:bob")));
+    world.local(Command::CreatePrincipal {
+        name: name("user:bob"),
+        home: resource("acme"),
+        display: Display::default(),
+    });
+    // The name is another's.
+    let by_name = CutOffRequest::IssuedByPrincipal(name("user:bob"));
+    world.local(Command::RevokeAll(by_name));
+    assert_ne!(world.check(&issued, "a:b", "acme/x"), Reason::Revoked);
+    let cut = |number| Command::RevokeAll(CutOffRequest::IssuedByNumber(PrincipalId(number)));
+    let dave = world.user("user:dave");
+    let refused = world.as_bearer(&dave, cut(number.0)).expect_err("anywhere");
+    assert_eq!(missing(&refused), ["tokens:revoke@**"]);
+    for nobody in [0, 1_000] {
+        let refused = world.as_bearer(&alice, cut(nobody)).map(|_| ());
+        assert_eq!(refused, Err(Refusal::NotFound("principal")));
+    }
+    world.as_bearer(&alice, cut(number.0)).expect("everything");
+    assert_eq!(world.check(&issued, "a:b", "acme/x"), Reason::Revoked);
+    let replayed = State::replay(&world.log).expect("follows");
+    assert_eq!(replayed.digest(), world.state.digest());
+}
+
+#[test]
 fn rotation_keeps_two_secrets_at_most_and_the_old_one_manages_nothing() {
     let mut world = World::new();
     let first = world.user("user:alice");

@@ -85,6 +85,14 @@ impl Judged<'_> {
                 let id = self.cut_off_principal(name, true)?;
                 (CutOffTarget::IssuedByPrincipal(id), name.to_string())
             }
+            CutOffRequest::IssuedByNumber(id) => {
+                self.require_on("tokens:revoke", ResourcePattern::everything())?;
+                // Gone or not, but there must have been one.
+                if id.0 == 0 || id.0 > self.state.directory.principal_last() {
+                    return Err(Refusal::NotFound("principal"));
+                }
+                (CutOffTarget::IssuedByPrincipal(*id), id.to_string())
+            }
             CutOffRequest::IssuedByToken(id) => {
                 self.may_cut_off_issued_by(*id)?;
                 (CutOffTarget::IssuedByToken(*id), id.to_string())

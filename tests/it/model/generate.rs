@@ -10,7 +10,7 @@ use latchkey::domain::change::Display;
 use latchkey::domain::entropy::SeededEntropy;
 use latchkey::domain::entry::Request;
 use latchkey::domain::limits::{Audience, Networks, Workload};
-use latchkey::domain::principal::GrantId;
+use latchkey::domain::principal::{GrantId, PrincipalId};
 use latchkey::domain::reason::Reason;
 use latchkey::domain::scopes::ScopeEntry;
 use latchkey::domain::token::{Digest, KindSet, Secret, TokenId, TokenKind};
@@ -538,10 +538,11 @@ impl Generator {
 
     fn revoke_all(&mut self) -> Command {
         let principal = name(self.dice.one(&PRINCIPALS));
-        Command::RevokeAll(match self.dice.below(4) {
+        Command::RevokeAll(match self.dice.below(5) {
             0 => CutOffRequest::Subject(principal),
             1 => CutOffRequest::IssuedByPrincipal(principal),
             2 => CutOffRequest::IssuedByToken(self.any_known().id),
+            3 => CutOffRequest::IssuedByNumber(PrincipalId(self.dice.below(14) as u32)),
             _ => CutOffRequest::ResourceUnder(resource(self.dice.one(&RESOURCES))),
         })
     }

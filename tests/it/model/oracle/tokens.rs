@@ -515,6 +515,11 @@ impl<'o> Me<'o> {
             CutOffRequest::IssuedByPrincipal(name) => {
                 Cut::ByPrincipal(self.cut_off_principal(&name.to_string(), true)?)
             }
+            CutOffRequest::IssuedByNumber(id) => {
+                self.require("tokens:revoke", "**")?;
+                let was = (1..=self.oracle.principal_last).contains(&id.0);
+                Cut::ByPrincipal(was.then_some(id.0).ok_or(No::NotFound)?)
+            }
             CutOffRequest::IssuedByToken(id) => {
                 self.cut_off_issuer(*id)?;
                 Cut::ByToken(*id)
