@@ -21,7 +21,7 @@ use crate::store::StoreError;
 use super::{Authority, Credentials, Reader};
 
 pub use crate::state::check::Step;
-pub use crate::state::explain::{Explanation, Layer, Missing, Told};
+pub use crate::state::explain::{ExplainedStep, Explanation, Layer, Missing};
 
 /// Entries that are read from the store at a time.
 pub const READ_ENTRIES: usize = 500;

@@ -7,7 +7,7 @@ use crate::domain::change::Display;
 use crate::domain::permission::{ActionPattern, ResourcePattern};
 use crate::domain::principal::{PrincipalKind, PrincipalName, RoleName};
 use crate::domain::refusal::Refusal;
-use crate::domain::token::{Digest, Secret, TokenKind};
+use crate::domain::token::{Digest, Secret, TokenId, TokenKind};
 use crate::state::decide::{Caller, Command, Envelope};
 use crate::state::home;
 
@@ -111,7 +111,7 @@ impl Authority {
 
 fn admin_token(admin: PrincipalName) -> IssueToken {
     IssueToken {
-        id: crate::domain::token::TokenId::from_u128(0),
+        id: TokenId::from_u128(0),
         digest: Digest::from_bytes([0; 32]),
         kind: TokenKind::User,
         subject: Some(admin),

@@ -3,8 +3,9 @@
 //! Judged at the home of what is read, on the State that the caller was judged on; the rows come
 //! from the store. What a caller may not read does not exist for it.
 
+use crate::domain::change::Subject;
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
-use crate::domain::principal::{GrantId, PrincipalId, PrincipalKind, PrincipalName, RoleName};
+use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 use crate::domain::refusal::Refusal;
 use crate::replica::unavailable;
 use crate::state::decide::read_action;
@@ -143,7 +144,7 @@ impl Authority {
     ) -> Result<StoredRole, Refusal> {
         let reader = self.reader(credentials)?;
         let role = reader.state.role(name).ok_or(Refusal::NotFound("role"))?;
-        if !reader.permits("roles:read", &role.home)? {
+        if !reader.permits("roles:read", &role.home) {
             return Err(Refusal::NotFound("role"));
         }
         self.stored_role(name).await
@@ -192,7 +193,7 @@ impl Authority {
         let grant = reader.state.grant(id).ok_or(Refusal::NotFound("grant"))?;
         let own = reader.principal == Some(grant.principal);
         let readable = Permission::known("grants:read", grant.resource.clone());
-        if !own && !reader.power()?.holds(&readable) {
+        if !own && !reader.power().holds(&readable) {
             return Err(Refusal::NotFound("grant"));
         }
         self.stored_grant(id).await
@@ -260,12 +261,8 @@ impl Reader {
     /// the power permits at its home.
     pub(super) fn may_see(&self, name: &PrincipalName) -> Result<PrincipalId, Refusal> {
         let id = self.named(name)?;
-        let own = self.principal == Some(id)
-            || (name.kind() == PrincipalKind::Team
-                && self
-                    .principal
-                    .is_some_and(|caller| self.state.is_member(id, caller)));
-        if own || self.permits(read_action(name.kind()), &self.home(id)?)? {
+        let own = self.is_own(&Subject::Principal(id));
+        if own || self.permits(read_action(name.kind()), &self.home(id)?) {
             Ok(id)
         } else {
             Err(Refusal::NotFound(name.kind().name()))

@@ -26,8 +26,8 @@ use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, TokenId, recognise};
 use crate::replica::{Done, Replica};
-use crate::state::State;
 use crate::state::decide::{CallAbout, Caller, Envelope, Outcome, authenticate};
+use crate::state::{Power, Relation, State};
 
 pub use crate::replica::Counters;
 pub use crate::state::check::Context;
@@ -115,11 +115,9 @@ pub struct Written {
 /// A caller that may read: who it is and what it holds.
 pub(crate) struct Reader {
     state: Arc<State>,
-    caller: Caller,
-    token: Option<TokenId>,
+    token: TokenId,
     principal: Option<PrincipalId>,
     now: Now,
-    about: CallAbout,
 }
 
 impl Authority {
@@ -198,20 +196,16 @@ impl Authority {
         let caller = Self::caller(credentials)?;
         let now = self.replica.clock().now();
         let (_, token) = authenticate(&state, &caller, now, about)?;
-        let principal =
-            token
-                .and_then(|id| state.token(id))
-                .and_then(|record| match record.subject {
-                    Subject::Principal(id) => Some(id),
-                    Subject::Resource(_) => None,
-                });
+        let token = token.ok_or(Refusal::Unauthenticated)?;
+        let principal = state.token(token).and_then(|record| match record.subject {
+            Subject::Principal(id) => Some(id),
+            Subject::Resource(_) => None,
+        });
         Ok(Reader {
             state,
-            caller,
             token,
             principal,
             now,
-            about,
         })
     }
 
@@ -367,19 +361,25 @@ fn about(change: &Change) -> About {
 
 impl Reader {
     /// What the caller holds, on the State that it was judged on.
-    pub(crate) fn power(&self) -> Result<crate::state::Power<'_>, Refusal> {
-        Ok(authenticate(&self.state, &self.caller, self.now, self.about)?.0)
+    pub(crate) fn power(&self) -> Power<'_> {
+        let power = self.state.power(self.token);
+        power.expect("the token was found good on this very State")
     }
 
-    pub(crate) fn permits(&self, action: &str, at: &Resource) -> Result<bool, Refusal> {
+    pub(crate) fn permits(&self, action: &str, at: &Resource) -> bool {
         let permission = Permission::known(action, ResourcePattern::exactly(at));
-        Ok(self.power()?.holds(&permission))
+        self.power().holds(&permission)
+    }
+
+    /// Whether a subject is the caller or a team that it is in.
+    pub(crate) fn is_own(&self, subject: &Subject) -> bool {
+        self.state.relation(subject, self.principal) != Relation::None
     }
 
     /// Requires an action on everything that a pattern matches.
     pub(crate) fn require(&self, action: &str, on: ResourcePattern) -> Result<(), Refusal> {
         let permission = Permission::known(action, on);
-        if self.power()?.holds(&permission) {
+        if self.power().holds(&permission) {
             Ok(())
         } else {
             Err(Refusal::NotPermitted(vec![permission]))

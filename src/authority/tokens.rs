@@ -3,15 +3,17 @@
 //! Secrets are made here and leave in the one answer that created them; the store and the log
 //! see digests only. What a caller may not read does not exist for it.
 
+use crate::domain::chain::Revision;
 use crate::domain::change::{Change, Display, Subject, TokenRecord};
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
 use crate::domain::principal::{PrincipalId, PrincipalKind, PrincipalName};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
-use crate::domain::token::{Digest, KindSet, Secret, TokenId, TokenKind};
+use crate::domain::token::{Digest, KindSet, Secret, TokenId, TokenKind, recognise};
+use crate::replica::unavailable;
 use crate::state::check::{Context, Step};
 use crate::state::decide::{About, CallAbout, Command, read_action};
-use crate::state::explain::{Target, Told, explain};
+use crate::state::explain::{ExplainedStep, Target, explain};
 use crate::store::list::{Page, StoredToken, TokenQuery};
 
 use super::{Authority, Call, Credentials, IssueToken, Reader, Written};
@@ -44,7 +46,7 @@ pub struct WhoAmI {
     /// Whether there are more.
     pub truncated: bool,
     /// The revision that this was read at.
-    pub revision: crate::domain::chain::Revision,
+    pub revision: Revision,
 }
 
 /// Whether a token can be used now, whatever it is asked for.
@@ -147,7 +149,7 @@ impl Authority {
 
     fn calling_kind(&self, credentials: Credentials<'_>) -> Result<TokenKind, Refusal> {
         let token = credentials.token.ok_or(Refusal::Unauthenticated)?;
-        crate::domain::token::recognise(token).ok_or(Refusal::Unauthenticated)
+        recognise(token).ok_or(Refusal::Unauthenticated)
     }
 
     /// The token that a write was about, as the write left it.
@@ -170,7 +172,7 @@ impl Authority {
 
     async fn stored(&self, id: TokenId) -> Result<Option<StoredToken>, Refusal> {
         let stored = self.replica.store().token(id).await;
-        stored.map_err(|error| crate::replica::unavailable(&error))
+        stored.map_err(|error| unavailable(&error))
     }
 
     /// One token.
@@ -184,7 +186,7 @@ impl Authority {
     ) -> Result<StoredToken, Refusal> {
         let reader = self.reader(credentials)?;
         let stored = self.stored(id).await?.ok_or(Refusal::NotFound("token"))?;
-        if reader.token == Some(id) || reader.may_read(&stored)? {
+        if reader.token == id || reader.may_read(&stored) {
             Ok(stored)
         } else {
             Err(Refusal::NotFound("token"))
@@ -194,9 +196,8 @@ impl Authority {
     /// Whether a token that a write was about may be shown whole to its caller.
     #[must_use]
     pub fn may_read_token(&self, credentials: Credentials<'_>, stored: &StoredToken) -> bool {
-        self.reader(credentials).is_ok_and(|reader| {
-            reader.token == Some(stored.record.id) || reader.may_read(stored).unwrap_or(false)
-        })
+        self.reader(credentials)
+            .is_ok_and(|reader| reader.token == stored.record.id || reader.may_read(stored))
     }
 
     /// A page of tokens. Without a filter, callers who may not list everything see their own.
@@ -211,7 +212,7 @@ impl Authority {
         let reader = self.reader(credentials)?;
         let query = reader.token_query(filter)?;
         let page = self.replica.store().tokens(query).await;
-        page.map_err(|error| crate::replica::unavailable(&error))
+        page.map_err(|error| unavailable(&error))
     }
 
     /// Who the calling token is and what it holds.
@@ -224,9 +225,11 @@ impl Authority {
         limit: usize,
     ) -> Result<WhoAmI, Refusal> {
         let reader = self.reader_about(credentials, CallAbout::Itself)?;
-        let id = reader.token.ok_or(Refusal::Unauthenticated)?;
-        let token = self.stored(id).await?.ok_or(Refusal::Unauthenticated)?;
-        let (permissions, truncated) = reader.power()?.list(limit);
+        let token = self
+            .stored(reader.token)
+            .await?
+            .ok_or(Refusal::Unauthenticated)?;
+        let (permissions, truncated) = reader.power().list(limit);
         Ok(WhoAmI {
             token,
             permissions,
@@ -249,7 +252,7 @@ impl Authority {
         let now = self.replica.clock().now();
         let target = Target::Id(record.id);
         let told = explain(&state, target, &[], Context::default(), KindSet::ALL, now);
-        let lasting = |step: &Told| match step.step {
+        let lasting = |step: &ExplainedStep| match step.step {
             Step::Revocation | Step::Subject | Step::Expiry | Step::NotBefore | Step::Uses => {
                 step.failed
             }
@@ -279,9 +282,7 @@ impl Authority {
     /// # Errors
     /// [`Refusal::Unauthenticated`] for anything but a good token.
     pub fn calling_token(&self, credentials: Credentials<'_>) -> Result<TokenId, Refusal> {
-        self.reader(credentials)?
-            .token
-            .ok_or(Refusal::Unauthenticated)
+        Ok(self.reader(credentials)?.token)
     }
 
     /// The principal that the calling token speaks for, if it is good and speaks for one.
@@ -299,24 +300,15 @@ impl Authority {
 
 impl Reader {
     // Own tokens, and those of one's teams, can be read unless the calling token is narrowed.
-    fn is_own(&self, stored: &StoredToken) -> bool {
-        match (&stored.record.subject, self.principal) {
-            (Subject::Principal(subject), Some(caller)) => {
-                *subject == caller || self.state.is_member(*subject, caller)
-            }
-            _ => false,
-        }
-    }
-
-    fn may_read(&self, stored: &StoredToken) -> Result<bool, Refusal> {
+    fn may_read(&self, stored: &StoredToken) -> bool {
         let home = self.state.home_of(&stored.record);
-        let own = self.is_own(stored) && self.in_scopes("tokens:read", &home)?;
-        Ok(own || self.permits("tokens:read", &home)?)
+        let own = self.is_own(&stored.record.subject) && self.in_scopes("tokens:read", &home);
+        own || self.permits("tokens:read", &home)
     }
 
-    fn in_scopes(&self, action: &str, at: &Resource) -> Result<bool, Refusal> {
+    fn in_scopes(&self, action: &str, at: &Resource) -> bool {
         let permission = Permission::known(action, ResourcePattern::exactly(at));
-        Ok(self.power()?.cut_covers(&permission))
+        self.power().cut_covers(&permission)
     }
 
     fn token_query(&self, filter: TokenFilter) -> Result<TokenQuery, Refusal> {
@@ -334,14 +326,10 @@ impl Reader {
                 .principal(subject)
                 .map(|record| record.home.clone());
             let home = home.ok_or(Refusal::NotFound("subject"))?;
-            let own = self.principal == Some(subject)
-                || self
-                    .principal
-                    .is_some_and(|caller| self.state.is_member(subject, caller));
-            if !(own && self.in_scopes("tokens:read", &home)?) {
+            let own = self.is_own(&Subject::Principal(subject));
+            if !(own && self.in_scopes("tokens:read", &home)) {
                 let kind = filter.subject.as_ref().map(PrincipalName::kind);
-                let readable =
-                    kind.map_or(Ok(false), |kind| self.permits(read_action(kind), &home))?;
+                let readable = kind.is_some_and(|kind| self.permits(read_action(kind), &home));
                 match self.require("tokens:read", ResourcePattern::exactly(&home)) {
                     Err(_) if !readable => {
                         let what = kind.map_or("subject", PrincipalKind::name);
@@ -353,7 +341,7 @@ impl Reader {
             return Ok(query);
         }
         let everywhere = self.require_under("tokens:read", query.resource_under.as_ref());
-        let narrowed = self.power()?.is_narrowed();
+        let narrowed = self.power().is_narrowed();
         if everywhere.is_err()
             && query.resource_under.is_none()
             && !narrowed
@@ -372,5 +360,5 @@ impl Reader {
 /// The digest of a presented secret, to revoke it by; none for what we cannot have made.
 #[must_use]
 pub fn digest_of(secret: &str) -> Option<Digest> {
-    crate::domain::token::recognise(secret).map(|_| Digest::of(secret))
+    recognise(secret).map(|_| Digest::of(secret))
 }

@@ -10,12 +10,13 @@ use async_trait::async_trait;
 use super::*;
 use crate::domain::chain::Head;
 use crate::domain::change::Display;
-use crate::domain::clock::ManualClock;
+use crate::domain::clock::{ManualClock, Now};
 use crate::domain::entropy::SeededEntropy;
+use crate::domain::entry::Entry;
 use crate::domain::permission::Resource;
 use crate::domain::principal::{PrincipalKind, PrincipalName};
 use crate::domain::token::TokenId;
-use crate::state::decide::{Caller, Command, Outcome};
+use crate::state::decide::{Caller, Command, Moment, Outcome, decide};
 use crate::store::list::{
     GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
@@ -66,13 +67,13 @@ impl ScriptedStore {
     fn write_as_another(&self) {
         let mut log = self.log.lock().expect("test");
         let mut state = State::replay(log.iter()).expect("follows");
-        let moment = crate::state::decide::Moment {
+        let moment = Moment {
             revision: state.head().revision + 1,
-            now: crate::domain::clock::Now::at(5),
+            now: Now::at(5),
             lifetimes: Lifetimes::default(),
         };
         let envelope = create(&format!("other-{}", moment.revision));
-        let decided = crate::state::decide::decide(&state, &envelope, moment).expect("free name");
+        let decided = decide(&state, &envelope, moment).expect("free name");
         let Outcome::Change {
             kind,
             target,
@@ -81,7 +82,7 @@ impl ScriptedStore {
         else {
             panic!("a change");
         };
-        let entry = crate::domain::entry::Entry {
+        let entry = Entry {
             revision: moment.revision,
             instant_ms: 5,
             actor: decided.actor,

@@ -4,7 +4,7 @@
 //! what they need, are shown as skipped, so that every explanation has the same shape.
 
 use crate::authority::audit::{
-    ExplainAsked, ExplainTarget, Explanation, Layer, Missing, Step, Told,
+    ExplainAsked, ExplainTarget, ExplainedStep, Explanation, Layer, Missing, Step,
 };
 use crate::domain::permission::Need;
 use crate::domain::reason::Reason;
@@ -81,7 +81,7 @@ pub(super) fn answered(explanation: &Explanation) -> v1::ExplainResponse {
     }
 }
 
-fn steps(told: &[Told]) -> Vec<v1::ExplainStep> {
+fn steps(told: &[ExplainedStep]) -> Vec<v1::ExplainStep> {
     let position = |step: Step| STEPS.iter().position(|(one, _)| *one == step);
     let skipped_from = told
         .last()
@@ -97,7 +97,7 @@ fn steps(told: &[Told]) -> Vec<v1::ExplainStep> {
     told.iter().map(step).chain(skipped).collect()
 }
 
-fn step(told: &Told) -> v1::ExplainStep {
+fn step(told: &ExplainedStep) -> v1::ExplainStep {
     let denies_for = STEPS.iter().find(|(one, _)| *one == told.step);
     let reason = told.failed.or(denies_for.map(|(_, reason)| *reason));
     let outcome = match told.failed {
@@ -140,15 +140,15 @@ mod tests {
     use crate::domain::permission::Permission;
     use crate::domain::token::TokenId;
 
-    fn told(step: Step, failed: Option<Reason>) -> Told {
-        Told {
+    fn told(step: Step, failed: Option<Reason>) -> ExplainedStep {
+        ExplainedStep {
             step,
             failed,
             detail: "seen".to_owned(),
         }
     }
 
-    fn explanation(steps: Vec<Told>, reason: Reason) -> Explanation {
+    fn explanation(steps: Vec<ExplainedStep>, reason: Reason) -> Explanation {
         Explanation {
             reason,
             steps,

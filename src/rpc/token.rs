@@ -18,7 +18,7 @@ use crate::proto::v1::token_service_server::TokenService;
 use super::convert::{self, optional, revision};
 use super::incoming::{Answer, WriteCall, answer};
 use super::page::Asked;
-use super::{auth, token_answer, token_request};
+use super::{auth, scopes, token_answer, token_request};
 
 /// Most permissions that WhoAmI lists.
 const PERMISSIONS_LISTED_MAX: usize = 1_024;
@@ -271,11 +271,7 @@ impl TokenRpc {
         Ok(v1::WhoAmIResponse {
             subject: token.subject.clone(),
             token: Some(token),
-            permissions: caller
-                .permissions
-                .iter()
-                .map(super::scopes::permission)
-                .collect(),
+            permissions: caller.permissions.iter().map(scopes::permission).collect(),
             truncated: caller.truncated,
             revision: Some(revision(caller.revision)),
         })

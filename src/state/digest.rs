@@ -13,6 +13,7 @@ use crate::domain::change::{
 };
 use crate::domain::principal::PrincipalId;
 use crate::domain::scopes::{PermissionSet, Scopes};
+use crate::domain::token::TokenId;
 
 use super::Answered;
 
@@ -115,7 +116,7 @@ impl RecordHash {
     }
 
     fn token_limits(self, record: &TokenRecord) -> Self {
-        let parent = record.parent.map(crate::domain::token::TokenId::to_bytes);
+        let parent = record.parent.map(TokenId::to_bytes);
         let mut hash = self
             .bytes(parent.as_ref().map_or(&[], |id| id.as_slice()))
             .number(record.made_at)

@@ -26,7 +26,7 @@ pub enum Target<'a> {
 
 /// One step and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct ExplainedStep {
     /// The step.
     pub step: Step,
     /// The reason for which it failed; none if it passed.
@@ -63,7 +63,7 @@ pub struct Explanation {
     /// The reason of the first step that failed.
     pub reason: Reason,
     /// Every step in order; the last is the one that could not be passed.
-    pub steps: Vec<Told>,
+    pub steps: Vec<ExplainedStep>,
     /// What is not covered.
     pub missing: Vec<Missing>,
     /// The token, once it was found: id, kind and subject.
@@ -72,7 +72,7 @@ pub struct Explanation {
     pub revision: Revision,
 }
 
-struct Recorder(Vec<Told>);
+struct Recorder(Vec<ExplainedStep>);
 
 impl Observer for Recorder {
     fn step(
@@ -81,7 +81,7 @@ impl Observer for Recorder {
         failed: Option<Reason>,
         detail: impl FnOnce() -> String,
     ) -> bool {
-        self.0.push(Told {
+        self.0.push(ExplainedStep {
             step,
             failed,
             detail: detail(),

@@ -27,7 +27,9 @@ mod table;
 mod tokens;
 
 use crate::domain::chain::{Head, RevisionNumber};
-use crate::domain::change::{CutOffTarget, GrantRecord, PrincipalRecord, RoleRecord, TokenRecord};
+use crate::domain::change::{
+    CutOffTarget, GrantRecord, PrincipalRecord, RoleRecord, Subject, TokenRecord,
+};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{REQUEST_KEPT_MS, Request};
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
@@ -59,6 +61,17 @@ pub struct State {
 struct Requests {
     by_key: imbl::HashMap<[u8; 16], Answered>,
     by_age: imbl::OrdMap<RevisionNumber, [u8; 16]>,
+}
+
+/// What somebody is to a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// The caller itself.
+    Itself,
+    /// A team that the caller is in.
+    Member,
+    /// Neither.
+    None,
 }
 
 /// What became of a remembered request.
@@ -133,6 +146,18 @@ impl State {
         self.directory
             .principal(team)
             .is_some_and(|team| team.members.contains(&member))
+    }
+
+    /// What a subject is to a caller, now.
+    #[must_use]
+    pub fn relation(&self, subject: &Subject, caller: Option<PrincipalId>) -> Relation {
+        match (subject, caller) {
+            (Subject::Principal(id), Some(caller)) if *id == caller => Relation::Itself,
+            (Subject::Principal(id), Some(caller)) if self.is_member(*id, caller) => {
+                Relation::Member
+            }
+            _ => Relation::None,
+        }
     }
 
     /// The record of a role.

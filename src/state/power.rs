@@ -7,6 +7,7 @@
 
 use crate::domain::permission::{Need, Permission, ResourcePattern};
 use crate::domain::scopes::{PermissionSet, Scopes, SetTooLarge};
+use crate::domain::token::TokenId;
 
 use super::State;
 use super::check::Lineage;
@@ -222,6 +223,13 @@ impl<'s> Power<'s> {
 }
 
 impl State {
+    /// The power of a token, whether it is good or not; none if there is none.
+    #[must_use]
+    pub fn power(&self, token: TokenId) -> Option<Power<'_>> {
+        let hot = self.tokens.by_id(token)?;
+        Some(Power::of_token(self, hot))
+    }
+
     /// Everything that a principal holds now, own and through its teams.
     pub(super) fn live_permissions(&self, principal: &Principal) -> Vec<Permission> {
         self.directory

@@ -5,6 +5,7 @@
 use super::tests::*;
 use super::*;
 use crate::domain::change::Display;
+use crate::domain::limits::Audience;
 use crate::domain::permission::ActionPattern;
 use crate::domain::token::Digest;
 
@@ -387,7 +388,7 @@ fn a_bound_token_may_end_itself_from_anywhere_and_do_nothing_else() {
     let mut world = World::new();
     let alice = world.user("user:alice");
     let (secret, mut issue) = world.asked(TokenKind::User, None, ScopesAsked::All);
-    issue.limits.audience = crate::domain::limits::Audience::parse("api");
+    issue.limits.audience = Audience::parse("api");
     issue.uses = Some(1);
     let bound = world.issue(bearer(&alice), secret, issue).expect("own");
     let delete = Command::DeleteGrant(GrantId(1));

@@ -4,7 +4,7 @@
 //! every other update obeys the issue rule, and so does a rotation by somebody else, who gets
 //! the new secret. A bearer may always revoke itself.
 
-use crate::domain::change::{Change, Display, Grace, Subject, TokenRecord};
+use crate::domain::change::{Change, Display, Grace, Issuer, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::EntryKind;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
@@ -15,9 +15,9 @@ use crate::domain::scopes::Scopes;
 use crate::domain::token::{Digest, TokenId, TokenKind};
 
 use super::super::check::{CheckRequest, Context, Lineage};
-use super::super::home;
 use super::super::judge::{Unobserved, judge};
 use super::super::tokens::EXPIRY_MS_MAX;
+use super::super::{Relation, State, home};
 use super::issue::too_large;
 use super::{About, Judged, Outcome, ScopesAsked, UseToken, no_reason};
 
@@ -60,13 +60,11 @@ impl Judged<'_> {
 
     /// Whether a token comes with being the caller: its own, or one of a team that it is in.
     pub(super) fn is_own(&self, record: &TokenRecord) -> bool {
-        match (&record.subject, self.principal_id()) {
-            (Subject::Principal(subject), Some(caller)) => match record.kind {
-                TokenKind::User => *subject == caller,
-                TokenKind::Team => self.state.is_member(*subject, caller),
-                TokenKind::Service | TokenKind::Resource => false,
-            },
-            _ => false,
+        // A team token is not a member, and a service account does not manage itself.
+        match self.state.relation(&record.subject, self.principal_id()) {
+            Relation::Itself => record.kind == TokenKind::User,
+            Relation::Member => true,
+            Relation::None => false,
         }
     }
 
@@ -176,9 +174,8 @@ impl Judged<'_> {
         let Some(issuer) = self.issuer(self.moment.revision) else {
             return Ok(());
         };
-        let known = |one: &&mut crate::domain::change::Issuer| {
-            (one.principal, &one.tokens) == (issuer.principal, &issuer.tokens)
-        };
+        let known =
+            |one: &&mut Issuer| (one.principal, &one.tokens) == (issuer.principal, &issuer.tokens);
         if record.issuers.iter_mut().find(known).is_some() {
             return Ok(());
         }
@@ -293,22 +290,15 @@ impl Judged<'_> {
         }
         let now = self.moment.now.latest;
         self.require_alive(&record)?;
-        let Some(wanted) = ttl_s.or(record.period_s).or(record.ttl_s) else {
-            let what =
-                "the token has neither a period nor a maximum lifetime: it cannot be renewed";
-            return Err(Refusal::Precondition(what.to_owned()));
-        };
+        let wanted = ttl_s.or(record.period_s).or(record.ttl_s);
+        let wanted = wanted.ok_or_else(not_renewable)?;
         if wanted == 0 {
             return Err(Refusal::invalid("ttl", "is at least one second"));
         }
         let expires = match (record.period_s, record.expires_max_ms) {
             (Some(period), _) => now + u64::from(wanted.min(period)) * 1_000,
             (None, Some(max)) => (now + u64::from(wanted) * 1_000).min(max),
-            (None, None) => {
-                let what =
-                    "the token has neither a period nor a maximum lifetime: it cannot be renewed";
-                return Err(Refusal::Precondition(what.to_owned()));
-            }
+            (None, None) => return Err(not_renewable()),
         };
         // A derived token is bounded by every ancestor, at a renewal as at issue.
         let ancestors = self.state.tokens.by_id(record.id).map(|hot| {
@@ -445,6 +435,11 @@ impl Judged<'_> {
     }
 }
 
+fn not_renewable() -> Refusal {
+    let what = "the token has neither a period nor a maximum lifetime: it cannot be renewed";
+    Refusal::Precondition(what.to_owned())
+}
+
 /// Whether an update turns no denial into an allow.
 fn narrows(old: &TokenRecord, new: &TokenRecord) -> bool {
     let sooner = |new: Option<u64>, old: Option<u64>| match (new, old) {
@@ -480,7 +475,7 @@ fn narrows(old: &TokenRecord, new: &TokenRecord) -> bool {
         && (old.workload.is_none() || old.workload == new.workload)
 }
 
-impl super::super::State {
+impl State {
     /// Where a token is managed: its resource, or the home of its principal.
     #[must_use]
     pub fn home_of(&self, record: &TokenRecord) -> Resource {

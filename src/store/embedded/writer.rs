@@ -19,6 +19,7 @@ use super::place::{Lock, Place};
 use super::witness::Witness;
 use super::{OpenError, log, project, schema};
 use crate::domain::chain::{Head, RevisionNumber};
+use crate::domain::entry::LogEntry;
 use crate::store::{Appended, Batch, StoreError};
 
 /// What the writer is asked.
@@ -205,11 +206,7 @@ fn write(connection: &mut Connection, batch: &Batch) -> Result<Written, Failed> 
 }
 
 /// The entries after a base that is no longer the head, the first of them if they are many.
-fn missed(
-    transaction: &Transaction<'_>,
-    head: &Head,
-    base: &Head,
-) -> Result<Vec<crate::domain::entry::LogEntry>, Fault> {
+fn missed(transaction: &Transaction<'_>, head: &Head, base: &Head) -> Result<Vec<LogEntry>, Fault> {
     let common = log::chain_at(transaction, base.revision)? == Some(base.chain);
     if !common || head.revision < base.revision {
         let revision = base.revision.min(head.revision);
