@@ -5,6 +5,7 @@
 //! Also here: the text form `ACTION[,ACTION…]@RESOURCE` and `role:NAME@RESOURCE`.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -21,8 +22,28 @@ const CANDIDATES_MAX: usize = 4 * PERMISSIONS_MAX;
 pub const PERMISSIONS_BYTES_MAX: usize = 32 * 1024;
 
 /// A canonical set of permissions: at most 256 of them and 32 KiB in all. Clones share it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PermissionSet(Arc<[Permission]>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PermissionSet(Arc<Content>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
+    // First, so that different sets are told apart at once.
+    hash: [u8; 32],
+    permissions: Box<[Permission]>,
+}
+
+impl Default for PermissionSet {
+    fn default() -> Self {
+        Self::of([].into())
+    }
+}
+
+// By the hash alone: it tells everything.
+impl Hash for PermissionSet {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0.hash);
+    }
+}
 
 /// A set of permissions is larger than a token may carry.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -59,24 +80,38 @@ impl PermissionSet {
         if kept.len() > PERMISSIONS_MAX || bytes > PERMISSIONS_BYTES_MAX {
             return Err(SetTooLarge);
         }
-        Ok(Self(kept.into()))
+        Ok(Self::of(kept.into()))
+    }
+
+    fn of(permissions: Box<[Permission]>) -> Self {
+        let mut hash = Sha256::new();
+        for permission in &permissions {
+            hash.update(permission.action.as_str().as_bytes());
+            hash.update(b"@");
+            hash.update(permission.resource.as_str().as_bytes());
+            hash.update(b"\n");
+        }
+        Self(Arc::new(Content {
+            hash: hash.finalize().into(),
+            permissions,
+        }))
     }
 
     /// The members, in canonical order.
     pub fn iter(&self) -> std::slice::Iter<'_, Permission> {
-        self.0.iter()
+        self.0.permissions.iter()
     }
 
     /// How many permissions there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.permissions.len()
     }
 
     /// Whether the set permits nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.permissions.is_empty()
     }
 
     /// Whether one member covers `permission`.
@@ -105,14 +140,7 @@ impl PermissionSet {
     /// A hash of the content, the same on every replica and after every restart.
     #[must_use]
     pub fn content_hash(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        for permission in self.iter() {
-            hash.update(permission.action.as_str().as_bytes());
-            hash.update(b"@");
-            hash.update(permission.resource.as_str().as_bytes());
-            hash.update(b"\n");
-        }
-        hash.finalize().into()
+        self.0.hash
     }
 }
 

@@ -7,7 +7,14 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
+use imbl::GenericHashMap;
+use imbl::shared_ptr::DefaultSharedPtr;
+
 use super::table::Table;
+
+/// A persistent map from a value to its number. Seeded at random: contents are made by callers.
+type Numbers<K> = GenericHashMap<K, u32, RandomState, DefaultSharedPtr>;
 
 /// A persistent table of interned values.
 pub(super) struct Interner<K: Clone + Eq + Hash, V: Clone> {
@@ -16,7 +23,7 @@ pub(super) struct Interner<K: Clone + Eq + Hash, V: Clone> {
     contents: imbl::Vector<Option<Arc<K>>>,
     // Beside the values, so that counting copies plain numbers and touches no other count.
     counts: imbl::Vector<u32>,
-    numbers: imbl::HashMap<Arc<K>, u32>,
+    numbers: Numbers<Arc<K>>,
     free: imbl::Vector<u32>,
 }
 
@@ -39,7 +46,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Default for Interner<K, V> {
             values: Table::default(),
             contents: imbl::Vector::new(),
             counts: imbl::Vector::new(),
-            numbers: imbl::HashMap::new(),
+            numbers: Numbers::default(),
             free: imbl::Vector::new(),
         }
     }

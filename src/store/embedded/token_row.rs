@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::quality::RandomState;
 use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
@@ -126,7 +127,7 @@ fn ended_ms(record: &TokenRecord) -> Option<UnixMs> {
 /// Reads records, parsing equal permission texts once: most tokens share a few.
 #[derive(Default)]
 pub(super) struct TokenRows {
-    sets: HashMap<Box<str>, PermissionSet>,
+    sets: HashMap<Box<str>, PermissionSet, RandomState>,
 }
 
 impl TokenRows {
