@@ -51,16 +51,18 @@ impl View<'_> {
                 decision: Decision {
                     reason: Reason::Stale,
                     token: None,
+                    ends_ms: None,
                     revision: self.state.head().revision(),
                 },
                 valid_for_ms: 0,
             });
         }
         // The clock is read after the request arrived, on every Check.
-        let now = replica.clock().now();
+        let now = replica.clock().now().not_before(self.state.instant_ms());
         let decision = check(&self.state, request, now);
-        let expires_ms = decision.token.as_ref().and_then(|token| token.expires_ms);
-        let left = expires_ms.map_or(u64::MAX, |at| at.saturating_sub(now.latest));
+        let left = decision
+            .ends_ms
+            .map_or(u64::MAX, |at| at.saturating_sub(now.latest));
         let valid_for_ms = if decision.allowed() {
             left.min(settings.valid_for_ms)
         } else {

@@ -54,6 +54,9 @@ pub struct Revoked {
     pub at_ms: UnixMs,
 }
 
+/// The last expiry that a token can have, in Unix milliseconds: in the year 4199.
+pub const EXPIRES_MS_MAX: UnixMs = (1 << 46) - 1;
+
 /// Everything that State knows of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {

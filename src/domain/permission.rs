@@ -168,10 +168,7 @@ impl ActionPattern {
     /// Whether `action`, which is inside the grammar, is matched.
     #[must_use]
     pub fn matches(&self, action: &str) -> bool {
-        match self.wildcard_prefix() {
-            Some(prefix) => action.len() > prefix.len() && action.starts_with(prefix),
-            None => &*self.0 == action,
-        }
+        action_matches(self.0.as_bytes(), action.as_bytes())
     }
 
     /// The pattern of what both match, if they have anything in common.
@@ -190,6 +187,16 @@ impl ActionPattern {
 impl fmt::Display for ActionPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Whether an action pattern, as text, matches an action.
+#[inline]
+pub(crate) fn action_matches(pattern: &[u8], action: &[u8]) -> bool {
+    match pattern.strip_suffix(b"*") {
+        // A prefix ends in ':' or is empty, so a longer text under it has a part more.
+        Some(prefix) => action.len() > prefix.len() && action.starts_with(prefix),
+        None => pattern == action,
     }
 }
 
@@ -246,11 +253,7 @@ impl ResourcePattern {
 
     /// The segments before a final `**`, and whether there is one.
     fn parts(&self) -> (impl Iterator<Item = &str> + Clone, bool) {
-        let (fixed, tail) = match self.0.strip_suffix("**") {
-            Some(head) => (head.strip_suffix('/').unwrap_or(head), true),
-            None => (&*self.0, false),
-        };
-        (fixed.split('/').filter(|part| !part.is_empty()), tail)
+        pattern_parts(&self.0)
     }
 
     /// Whether every resource that `other` matches is matched by this pattern.
@@ -273,15 +276,7 @@ impl ResourcePattern {
     /// Whether `resource`, which is inside the grammar, is matched.
     #[must_use]
     pub fn matches(&self, resource: &str) -> bool {
-        let (mine, my_tail) = self.parts();
-        let mut theirs = resource.split('/');
-        for part in mine {
-            match theirs.next() {
-                Some(their_part) if part == "*" || part == their_part => {}
-                _ => return false,
-            }
-        }
-        my_tail || theirs.next().is_none()
+        resource_matches(&self.0, resource)
     }
 
     /// The pattern of what both match, if they have anything in common.
@@ -314,6 +309,27 @@ impl fmt::Display for ResourcePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+fn pattern_parts(pattern: &str) -> (impl Iterator<Item = &str> + Clone, bool) {
+    let (fixed, tail) = match pattern.strip_suffix("**") {
+        Some(head) => (head.strip_suffix('/').unwrap_or(head), true),
+        None => (pattern, false),
+    };
+    (fixed.split('/').filter(|part| !part.is_empty()), tail)
+}
+
+/// Whether a resource pattern, as text, matches a resource.
+pub(crate) fn resource_matches(pattern: &str, resource: &str) -> bool {
+    let (mine, my_tail) = pattern_parts(pattern);
+    let mut theirs = resource.split('/');
+    for part in mine {
+        match theirs.next() {
+            Some(their_part) if part == "*" || part == their_part => {}
+            _ => return false,
+        }
+    }
+    my_tail || theirs.next().is_none()
 }
 
 /// An action pattern on a resource pattern; text form `ACTION@RESOURCE`.
@@ -359,12 +375,6 @@ impl Permission {
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.action.covers(&other.action) && self.resource.covers(&other.resource)
-    }
-
-    /// Whether this permission permits `need`.
-    #[must_use]
-    pub fn covers_need(&self, need: &Need<'_>) -> bool {
-        self.action.matches(need.action) && self.resource.matches(need.resource)
     }
 
     /// What both permit, if that is anything.

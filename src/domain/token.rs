@@ -180,12 +180,8 @@ impl TokenId {
 
 impl fmt::Display for TokenId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; Hyphenated::LENGTH];
-        f.write_str(
-            Uuid::from_u128(self.0)
-                .as_hyphenated()
-                .encode_lower(&mut text),
-        )
+        let text = self.text();
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -384,6 +384,7 @@ mod tests {
         let decision = Decision {
             reason,
             token: token.then_some(seen),
+            ends_ms: None,
             revision: Revision {
                 number: 7,
                 chain: [7; 8],

@@ -57,6 +57,9 @@ pub struct Decision<'s> {
     pub reason: Reason,
     /// The token, once it was found.
     pub token: Option<Seen<'s>>,
+    /// The first instant at which an allow would not be one: the end of the token or of an
+    /// ancestor, or of the grace of a former secret.
+    pub ends_ms: Option<UnixMs>,
     /// The revision that the answer was computed at.
     pub revision: Revision,
 }
@@ -133,6 +136,7 @@ pub fn check<'s>(state: &'s State, request: &CheckRequest<'_>, now: Now) -> Deci
     let denied = |reason| Decision {
         reason,
         token: None,
+        ends_ms: None,
         revision: state.head.revision(),
     };
     if request.token.is_empty() {
@@ -146,9 +150,12 @@ pub fn check<'s>(state: &'s State, request: &CheckRequest<'_>, now: Now) -> Deci
     };
     let lineage = Lineage::of(state, found.hot);
     let reason = judge(state, &found, &lineage, request, now, &mut Unobserved);
+    let seen = see(state, &lineage, found.hot);
+    let ends = seen.expires_ms.into_iter().chain(found.grace_until_ms);
     Decision {
         reason,
-        token: Some(see(state, &lineage, found.hot)),
+        ends_ms: ends.min(),
+        token: Some(seen),
         revision: state.head.revision(),
     }
 }

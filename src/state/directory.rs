@@ -18,6 +18,8 @@ use super::table::Table;
 
 /// Most grants of one principal.
 pub(super) const GRANTS_MAX: usize = 1_024;
+/// Most permissions of one principal's own grants: each is a rule that a Check may look at.
+pub(super) const PERMISSIONS_MAX: usize = 8_192;
 /// Most teams of one user or service account.
 pub(super) const TEAMS_MAX: usize = 64;
 
@@ -264,6 +266,13 @@ impl Directory {
             principal.power = power.unwrap_or_else(|| principal.power.clone());
             principal.power_number = Some(number);
         });
+    }
+
+    /// How many permissions a principal's own grants come to.
+    pub(super) fn permission_count(&self, principal: &Principal) -> usize {
+        let grants = principal.grants.iter().filter_map(|id| self.grant(*id));
+        let roles = grants.filter_map(|grant| self.role(&grant.role));
+        roles.map(|role| role.actions.len()).sum()
     }
 
     /// What a grant permits, now.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::domain::grammar::prefix_hash;
-use crate::domain::permission::{Need, Permission};
+use crate::domain::permission::{Need, Permission, action_matches, resource_matches};
 use crate::domain::scopes::PermissionSet;
 
 const SUMMARY_BYTES_MAX: usize = 128;
@@ -23,7 +23,7 @@ enum Reach {
 }
 
 /// Bytes of a packed rule.
-const RULE_BYTES: usize = 20;
+const RULE_BYTES: usize = 18;
 
 /// A permission as it is matched: hashes to compare, and where its texts lie to verify them.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,6 @@ struct Rule {
     resource: u32,
     text: u32,
     resource_bytes: u16,
-    permission: u16,
     action_bytes: u8,
     // How many parts or segments there are before a `*` or `**`: which prefix to compare with.
     action_parts: u8,
@@ -47,9 +46,8 @@ impl Rule {
         packed[4..8].copy_from_slice(&self.resource.to_le_bytes());
         packed[8..12].copy_from_slice(&self.text.to_le_bytes());
         packed[12..14].copy_from_slice(&self.resource_bytes.to_le_bytes());
-        packed[14..16].copy_from_slice(&self.permission.to_le_bytes());
         let reach = self.reach as u8;
-        packed[16..].copy_from_slice(&[self.action_bytes, self.action_parts, self.depth, reach]);
+        packed[14..].copy_from_slice(&[self.action_bytes, self.action_parts, self.depth, reach]);
         packed
     }
 
@@ -65,22 +63,42 @@ impl Rule {
         let word = |at: usize| {
             u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]])
         };
-        let half = |at: usize| u16::from_le_bytes([packed[at], packed[at + 1]]);
         Self {
             action: word(0),
             resource: word(4),
             text: word(8),
-            resource_bytes: half(12),
-            permission: half(14),
-            action_bytes: packed[16],
-            action_parts: packed[17],
-            depth: packed[18],
-            reach: match packed[19] {
+            resource_bytes: u16::from_le_bytes([packed[12], packed[13]]),
+            action_bytes: packed[14],
+            action_parts: packed[15],
+            depth: packed[16],
+            reach: match packed[17] {
                 0 => Reach::Exact,
                 1 => Reach::Subtree,
                 _ => Reach::Wild,
             },
         }
+    }
+
+    // The hashes fit: now the text has to, so that a collision gives nothing.
+    fn matches(&self, texts: &[u8], need: &Need<'_>) -> bool {
+        let text = &texts[self.text as usize..];
+        let (action, rest) = text.split_at(usize::from(self.action_bytes));
+        let pattern = &rest[..usize::from(self.resource_bytes)];
+        let asked = need.action().as_bytes();
+        let resource = need.resource().as_bytes();
+        action_matches(action, asked)
+            && match self.reach {
+                Reach::Exact => pattern == resource,
+                Reach::Subtree => {
+                    let fixed = pattern.len() - b"**".len();
+                    // `a/**` is this and all below: `a` itself, or what goes on behind `a/`.
+                    fixed == 0
+                        || resource.starts_with(&pattern[..fixed])
+                        || *resource == pattern[..fixed - 1]
+                }
+                Reach::Wild => std::str::from_utf8(pattern)
+                    .is_ok_and(|pattern| resource_matches(pattern, need.resource())),
+            }
     }
 }
 
@@ -107,8 +125,8 @@ impl ScopeSet {
         let mut texts = String::new();
         let mut packed = Vec::new();
         packed.extend((permissions.len() as u32).to_le_bytes());
-        for (permission, index) in permissions.iter().zip(0..) {
-            packed.extend(compile_rule(permission, index, &mut texts).pack());
+        for permission in &permissions {
+            packed.extend(compile_rule(permission, &mut texts).pack());
         }
         packed.extend(texts.as_bytes());
         Self {
@@ -137,34 +155,7 @@ impl ScopeSet {
         let (rules, texts) = self.parts();
         rules
             .iter()
-            .any(|rule| Rule::may_fit(rule, need) && self.verify(&Rule::unpack(rule), texts, need))
-    }
-
-    // The hashes fit: now the text has to, so that a collision gives nothing.
-    fn verify(&self, rule: &Rule, texts: &[u8], need: &Need<'_>) -> bool {
-        let text = &texts[rule.text as usize..];
-        let (action, rest) = text.split_at(usize::from(rule.action_bytes));
-        let pattern = &rest[..usize::from(rule.resource_bytes)];
-        let asked = need.action().as_bytes();
-        let action_fits = match action.strip_suffix(b"*") {
-            Some(prefix) => asked.len() > prefix.len() && asked.starts_with(prefix),
-            None => asked == action,
-        };
-        let resource = need.resource().as_bytes();
-        action_fits
-            && match rule.reach {
-                Reach::Exact => pattern == resource,
-                Reach::Subtree => {
-                    let fixed = pattern.len() - b"**".len();
-                    // `a/**` is this and all below: `a` itself, or what goes on behind `a/`.
-                    fixed == 0
-                        || resource.starts_with(&pattern[..fixed])
-                        || *resource == pattern[..fixed - 1]
-                }
-                Reach::Wild => self.cold.permissions[usize::from(rule.permission)]
-                    .resource
-                    .matches(need.resource()),
-            }
+            .any(|rule| Rule::may_fit(rule, need) && Rule::unpack(rule).matches(texts, need))
     }
 
     /// Whether one permission covers `permission`.
@@ -215,7 +206,7 @@ impl ScopeSet {
     }
 }
 
-fn compile_rule(permission: &Permission, index: u16, texts: &mut String) -> Rule {
+fn compile_rule(permission: &Permission, texts: &mut String) -> Rule {
     let action = match permission.action.wildcard_prefix() {
         Some(prefix) => prefix.strip_suffix(':').unwrap_or(prefix),
         None => permission.action.as_str(),
@@ -239,7 +230,6 @@ fn compile_rule(permission: &Permission, index: u16, texts: &mut String) -> Rule
         // Within the limits of the grammar: 128 bytes of action, 1,027 of pattern.
         action_bytes: action_text.len() as u8,
         resource_bytes: pattern.len() as u16,
-        permission: index,
         action_parts: count_parts(action, ':'),
         depth: count_parts(fixed, '/'),
         reach,
@@ -308,6 +298,20 @@ mod tests {
             let compiled = ScopeSet::compile(permissions);
             prop_assert_eq!(compiled.permits(&need), plain);
         }
+    }
+
+    #[test]
+    fn a_set_of_more_rules_than_two_bytes_count_gives_what_it_says() {
+        let read = Permission::parse("secrets:read", "acme/**").expect("valid");
+        let write = Permission::parse("secrets:write", "*/x").expect("valid");
+        let between =
+            (1..=u16::MAX).map(|n| Permission::parse("a:b", &format!("other/{n}")).expect("valid"));
+        let set = ScopeSet::compile([read].into_iter().chain(between).chain([write]));
+        let permits =
+            |action, resource| set.permits(&Need::parse(action, resource).expect("in the grammar"));
+        assert!(permits("secrets:read", "acme/y") && permits("secrets:write", "acme/x"));
+        assert!(permits("a:b", "other/65535") && !permits("a:b", "other/65536"));
+        assert!(!permits("secrets:write", "acme/y"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use imbl::GenericHashMap;
 use imbl::shared_ptr::DefaultSharedPtr;
 
-use crate::domain::change::{Grace, Issuer, Revoked, Subject, TokenRecord};
+use crate::domain::change::{EXPIRES_MS_MAX, Grace, Issuer, Revoked, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
 use crate::domain::permission::Resource;
@@ -33,8 +33,7 @@ const LIMITS_HIGH_SHIFT: u32 = 5;
 const LIMITS_HIGH_BITS: u32 = 13;
 const EXPIRY_SHIFT: u32 = LIMITS_HIGH_SHIFT + LIMITS_HIGH_BITS;
 const LIMITS_LOW_BITS: u32 = 16;
-/// The last expiry that an entry can hold, in Unix milliseconds: in the year 4199.
-pub(super) const EXPIRY_MS_MAX: UnixMs = (1 << (u64::BITS - EXPIRY_SHIFT)) - 1;
+const _: () = assert!(EXPIRES_MS_MAX >> (u64::BITS - EXPIRY_SHIFT) == 0, "fits");
 
 /// A token as a Check reads it: one cache line.
 #[derive(Clone, Copy, Debug)]
@@ -374,6 +373,10 @@ impl Tokens {
             }
             None => u64::from(NONE),
         };
+        debug_assert!(
+            record.expires_ms.unwrap_or(0) <= EXPIRES_MS_MAX,
+            "refused before"
+        );
         debug_assert!(
             record.made_at >> (u64::BITS - LIMITS_LOW_BITS) == 0,
             "48 bits"

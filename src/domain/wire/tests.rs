@@ -9,7 +9,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::change::{Grace, Issuer, Revoked, Subject, TokenRecord};
+use crate::domain::change::{EXPIRES_MS_MAX, Grace, Issuer, Revoked, Subject, TokenRecord};
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
 use crate::domain::permission::Permission;
 use crate::domain::scopes::{PermissionSet, Scopes};
@@ -102,11 +102,20 @@ fn limits() -> impl Strategy<Value = (Networks, Option<Audience>, Option<Workloa
 fn records() -> impl Strategy<Value = TokenRecord> {
     let identity = (ids(), any::<u128>(), subjects(), option::of(ids()));
     let power = (option::of(sets()), option::of(sets()), vec(issuers(), 0..3));
-    let times = any::<(u64, [Option<u64>; 3], Option<u32>, Option<u32>)>();
-    let ends = any::<(u32, Option<(u128, u64)>, Option<(u64, u64)>)>();
+    let ended = || option::of(0..=EXPIRES_MS_MAX);
+    let lifetimes = (
+        ended(),
+        ended(),
+        option::of(any::<u32>()),
+        option::of(any::<u32>()),
+    );
+    let times = (any::<(u64, Option<u64>)>(), lifetimes);
+    let graces = option::of((any::<u128>(), 0..=EXPIRES_MS_MAX));
+    let ends = (any::<u32>(), graces, any::<Option<(u64, u64)>>());
     (identity, power, times, limits(), ends).prop_map(
         |((id, key, (kind, subject), parent), (scopes, ceiling, issuers), times, limits, ends)| {
-            let (made_at, [not_before_ms, expires_ms, expires_max_ms], ttl_s, period_s) = times;
+            let ((made_at, not_before_ms), lifetimes) = times;
+            let (expires_ms, expires_max_ms, ttl_s, period_s) = lifetimes;
             let (networks, audience, workload, uses) = limits;
             let (rotation, grace, revoked) = ends;
             TokenRecord {
@@ -395,6 +404,26 @@ fn a_subject_that_does_not_fit_the_kind_is_refused() {
     check(TokenKind::Service, Some(1), "acme");
     check(TokenKind::Resource, Some(1), "");
     check(TokenKind::Resource, Some(1), "acme");
+}
+
+#[test]
+fn an_expiry_that_no_index_holds_is_refused() {
+    let check = |expires_ms: u64, expected: Option<DecodeError>| {
+        for longest in [false, true] {
+            let token = log::Token {
+                id: vec![1; 16],
+                key: vec![2; 16],
+                kind: TokenKind::User as u32,
+                principal: Some(1),
+                expires_ms: (!longest).then_some(expires_ms),
+                expires_max_ms: longest.then_some(expires_ms),
+                ..Default::default()
+            };
+            assert_eq!(token::decode(token).err(), expected, "{expires_ms}");
+        }
+    };
+    check(EXPIRES_MS_MAX, None);
+    check(EXPIRES_MS_MAX + 1, Some(damaged("expiry")));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! is none.
 
 use super::{bytes_of, damaged, fixed, id, log, optional_id, required, resource};
-use crate::domain::change::{Grace, Issuer, Revoked, Subject, TokenRecord};
+use crate::domain::change::{EXPIRES_MS_MAX, Grace, Issuer, Revoked, Subject, TokenRecord};
 use crate::domain::entry::DecodeError;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
 use crate::domain::permission::Permission;
@@ -64,6 +64,11 @@ pub(super) fn decode(token: log::Token) -> Result<TokenRecord, DecodeError> {
         .and_then(TokenKind::from_number)
         .ok_or(damaged("kind of token"))?;
     let issuers = token.issuers.iter().map(decode_issuer);
+    let grace_ms = token.grace.as_ref().map(|grace| grace.until_ms);
+    let ends = [token.expires_ms, token.expires_max_ms, grace_ms];
+    if ends.into_iter().flatten().any(|end| end > EXPIRES_MS_MAX) {
+        return Err(damaged("expiry"));
+    }
     Ok(TokenRecord {
         id: id(&token.id, "token id")?,
         key: key(&token.key)?,

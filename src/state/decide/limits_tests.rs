@@ -2,7 +2,7 @@
 //!
 //! By the door of `decide`, on a small company; see `tests` for the world.
 
-use super::super::directory::{GRANTS_MAX, TEAMS_MAX};
+use super::super::directory::{GRANTS_MAX, PERMISSIONS_MAX, TEAMS_MAX};
 use super::tests::*;
 use super::*;
 use crate::domain::change::Display;
@@ -58,6 +58,35 @@ fn a_stranger_cannot_use_up_the_grants_of_a_principal() {
         .expect("the other half");
     let more = world.as_bearer(&stranger, grant("tenant", "other/y", 0));
     assert!(matches!(more, Err(Refusal::Limit(_))), "{more:?}");
+}
+
+#[test]
+fn the_permissions_of_a_principal_are_bounded_however_they_come() {
+    const ACTIONS: usize = 64;
+    let mut world = World::new();
+    let actions = |count: usize| -> Vec<ActionPattern> {
+        let actions = (0..count).map(|n| ActionPattern::parse(&format!("a:{n}")));
+        actions.map(|one| one.expect("valid")).collect()
+    };
+    world.local(Command::CreateRole {
+        name: RoleName::parse("wide").expect("valid"),
+        home: resource("acme"),
+        actions: actions(ACTIONS),
+        display: Display::default(),
+    });
+    let full = (0..).find(|number| {
+        let given = world.run(Caller::Local, grant("wide", "acme/x", *number), "because");
+        matches!(given, Err(Refusal::Limit(_)))
+    });
+    assert_eq!(full, Some(PERMISSIONS_MAX / ACTIONS));
+    // Nor by a role that grows under its grants.
+    let grow = Command::UpdateRole {
+        name: RoleName::parse("wide").expect("valid"),
+        actions: Some(actions(ACTIONS + 1)),
+        display: Display::default(),
+    };
+    let grown = world.run(Caller::Local, grow, "because");
+    assert!(matches!(grown, Err(Refusal::Limit(_))), "{grown:?}");
 }
 
 #[test]

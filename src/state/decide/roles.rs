@@ -3,13 +3,15 @@
 //! A grant hands on the role's actions on its pattern; a role edit hands on each added action on
 //! every pattern where the role is granted. A grant is immutable: it is given and taken away.
 
+use std::collections::BTreeMap;
+
 use crate::domain::change::{Change, Display, GrantRecord, RoleRecord};
 use crate::domain::entry::EntryKind;
 use crate::domain::permission::{ActionPattern, Permission, Resource, ResourcePattern};
-use crate::domain::principal::{GrantId, PrincipalName, RoleName};
+use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 use crate::domain::refusal::Refusal;
 
-use super::super::directory::GRANTS_MAX;
+use super::super::directory::{GRANTS_MAX, PERMISSIONS_MAX};
 use super::{About, Judged, Outcome};
 
 /// Most actions of one role.
@@ -85,10 +87,33 @@ impl<'s> Judged<'s> {
             })
             .collect();
         self.hands_on(handed_on)?;
+        self.require_room_for(&old, &new)?;
         if new == old && *display == Display::default() {
             return Ok((Outcome::Already, About::Role(name.clone())));
         }
         Ok(put(EntryKind::RoleUpdate, new, display.clone()))
+    }
+
+    // Nobody's permissions may become too many by a role that grows.
+    fn require_room_for(&self, old: &RoleRecord, new: &RoleRecord) -> Result<(), Refusal> {
+        let directory = &self.state.directory;
+        let grown = new.actions.len().saturating_sub(old.actions.len());
+        let holders = directory
+            .grants_of(&old.name)
+            .filter_map(|grant| directory.principal(grant.principal));
+        let mut counts: BTreeMap<PrincipalId, usize> = BTreeMap::new();
+        for holder in holders {
+            let count = counts
+                .entry(holder.record.id)
+                .or_insert_with(|| directory.permission_count(holder));
+            *count += grown;
+            if grown > 0 && *count > PERMISSIONS_MAX {
+                let name = &holder.record.name;
+                let what = format!("{name} would have more than {PERMISSIONS_MAX} permissions");
+                return Err(Refusal::Limit(what));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn delete_role(&self, name: &RoleName) -> Result<(Outcome, About), Refusal> {
@@ -133,6 +158,9 @@ impl<'s> Judged<'s> {
             return Err(Refusal::AlreadyExists("grant"));
         }
         self.require_room("grants", holder, holder.grants.len(), GRANTS_MAX)?;
+        let added = record.map_or(0, |role| role.actions.len());
+        let permissions = (directory.permission_count(holder) + added).saturating_sub(1);
+        self.require_room("permissions", holder, permissions, PERMISSIONS_MAX)?;
         let next = directory.grant_last().checked_add(1);
         let id = GrantId(next.ok_or_else(|| Refusal::Limit("no grant ids are left".to_owned()))?);
         let record = GrantRecord {

@@ -4,7 +4,7 @@
 //! every other update obeys the issue rule, and so does a rotation by somebody else, who gets
 //! the new secret. A bearer may always revoke itself.
 
-use crate::domain::change::{Change, Display, Grace, Issuer, Subject, TokenRecord};
+use crate::domain::change::{Change, Display, EXPIRES_MS_MAX, Grace, Issuer, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::EntryKind;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
@@ -16,7 +16,6 @@ use crate::domain::token::{Digest, TokenId, TokenKind};
 
 use super::super::check::{CheckRequest, Context, Lineage};
 use super::super::judge::{Unobserved, judge};
-use super::super::tokens::EXPIRY_MS_MAX;
 use super::super::{Relation, State, home};
 use super::issue::too_large;
 use super::{About, Judged, Outcome, ScopesAsked, UseToken, no_reason};
@@ -238,8 +237,11 @@ impl Judged<'_> {
             ("expires_at", new.expires_ms),
             ("max_expires_at", new.expires_max_ms),
         ] {
-            if at.is_some_and(|at| at == 0 || at > EXPIRY_MS_MAX) {
-                return Err(Refusal::invalid(field, "is outside the calendar"));
+            if at.is_some_and(|at| at == 0 || at > EXPIRES_MS_MAX) {
+                return Err(Refusal::invalid(
+                    field,
+                    "is after 1970 and before the year 4200",
+                ));
             }
         }
         if new.period_s == Some(0) {

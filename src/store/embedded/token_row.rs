@@ -10,13 +10,20 @@ use foldhash::quality::RandomState;
 use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
-use crate::domain::change::{Grace, Issuer, Revoked, Subject, TokenRecord};
+use crate::domain::change::{EXPIRES_MS_MAX, Grace, Issuer, Revoked, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
 use crate::domain::permission::{Permission, Resource};
 use crate::domain::principal::PrincipalId;
 use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::token::{Digest, TokenId, TokenKind};
+
+fn expiry(at: Option<UnixMs>) -> Result<Option<UnixMs>, Fault> {
+    if at.is_some_and(|at| at > EXPIRES_MS_MAX) {
+        return Err(Fault::Row("expiry"));
+    }
+    Ok(at)
+}
 
 /// What [`TokenRows::read`] wants selected, in this order, as its first columns.
 pub(super) const RECORD_COLUMNS: &str = "t.id, t.digest, t.kind, t.subject, t.resource, t.scopes, \
@@ -168,8 +175,8 @@ impl TokenRows {
             parent: row.get::<_, Option<_>>(8)?.map(token_id),
             made_at: row.get(9)?,
             not_before_ms: row.get(10)?,
-            expires_ms: row.get(11)?,
-            expires_max_ms: row.get(12)?,
+            expires_ms: expiry(row.get(11)?)?,
+            expires_max_ms: expiry(row.get(12)?)?,
             ttl_s: row.get(13)?,
             period_s: row.get(14)?,
             uses: both(row.get(15)?, row.get(16)?).map(|(limit, left)| Uses { limit, left }),
@@ -183,7 +190,7 @@ impl TokenRows {
                 Some(text) => Some(Workload::parse(text).ok_or(Fault::Row("workload"))?),
             },
             rotation: row.get(20)?,
-            grace: both(row.get(21)?, row.get(22)?).map(|(key, until_ms)| Grace {
+            grace: both(row.get(21)?, expiry(row.get(22)?)?).map(|(key, until_ms)| Grace {
                 key: u128::from_be_bytes(key),
                 until_ms,
             }),
