@@ -6,7 +6,9 @@
 //! (append, snapshot, log) and, through it, by the authority (lists). Deliberately absent:
 //! anything that a Check would wait for.
 
+mod columns;
 pub mod embedded;
+mod follow;
 pub mod list;
 
 use async_trait::async_trait;

@@ -10,8 +10,9 @@ use rusqlite::{Connection, Row, params_from_iter};
 
 use super::directory_row::{self, GRANT_COLUMNS, PRINCIPAL_COLUMNS, ROLE_COLUMNS, principal_name};
 use super::fault::Fault;
-use super::query::{Query, page_rows};
+use super::query::Query;
 use crate::domain::principal::{PrincipalId, PrincipalKind};
+use crate::store::columns::page_rows;
 use crate::store::list::{
     GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole,

@@ -6,11 +6,11 @@
 use rusqlite::{Connection, params};
 
 use super::fault::Fault;
-use super::token_row::unpack_issuers;
 use crate::domain::change::Issuer;
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::REQUEST_KEPT_MS;
 use crate::domain::token::TokenId;
+use crate::store::columns::unpack_issuers;
 
 const ENDED: &str = "-- forget_tokens: ended
     SELECT id, issuers FROM tokens

@@ -12,6 +12,7 @@ use super::fault::Fault;
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{Entry, LogEntry};
+use crate::store::follow::follow;
 
 /// Most entries that one call returns.
 pub(super) const ENTRIES_MAX: usize = 10_000;
@@ -182,29 +183,6 @@ pub(super) fn chain_at(
     let sql = "-- chain_at\nSELECT chain FROM log WHERE revision = ?1";
     let mut select = connection.prepare_cached(sql)?;
     Ok(select.query_row([revision], |row| row.get(0)).optional()?)
-}
-
-/// Moves `head` over one stored body, which must be the next, hash to its chain and be readable.
-fn follow(
-    head: &mut Head,
-    revision: RevisionNumber,
-    body: &[u8],
-    chain: &[u8; 32],
-) -> Result<Entry, Fault> {
-    let next = head.after(body);
-    let damaged = |what: &str| Fault::damaged(next.revision, what);
-    if revision != next.revision {
-        return Err(damaged("the entry is missing"));
-    }
-    if next.chain != *chain {
-        return Err(damaged("the entry or its hash was changed"));
-    }
-    let entry = Entry::decode(body).map_err(|error| damaged(&error.to_string()))?;
-    if entry.revision != revision {
-        return Err(damaged("the body names another revision"));
-    }
-    *head = next;
-    Ok(entry)
 }
 
 /// Verifies the log from its beginning.

@@ -7,17 +7,17 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::directory_row::cut_off_columns;
 use super::fault::Fault;
 use super::forget;
 use super::log::HeadRow;
-use super::token_row::{self, Beside, unpack_issuers};
+use super::token_row::{self, Beside};
 use crate::domain::change::{
     Change, CutOffTarget, Display, GrantRecord, Issuer, PrincipalRecord, RoleRecord, TokenRecord,
 };
 use crate::domain::entry::{Entry, REQUESTS_MAX, Request};
 use crate::domain::principal::{GrantId, PrincipalId, RoleName};
 use crate::domain::token::{Digest, TokenId};
+use crate::store::columns::{cut_off_columns, unpack_issuers};
 
 /// Projects one entry; `head` is the head row of this transaction and keeps the counts.
 pub(super) fn project(

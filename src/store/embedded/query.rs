@@ -5,9 +5,7 @@
 use rusqlite::types::Value;
 
 use crate::domain::permission::Resource;
-
-/// Most rows of one page.
-const PAGE_ROWS_MAX: usize = 1_000;
+use crate::store::columns::under;
 
 /// A statement in the making, and the values that it binds.
 pub(super) struct Query {
@@ -54,7 +52,7 @@ impl Query {
     pub(super) fn filter_under(&mut self, column: &str, resource: Option<&Resource>) -> &mut Self {
         if let Some(resource) = resource {
             let condition = format!("{column} = ? OR ({column} >= ? AND {column} < ?)");
-            self.filter(&condition, under(resource));
+            self.filter(&condition, under(resource).map(Value::Text));
         }
         self
     }
@@ -64,16 +62,4 @@ impl Query {
         self.sql.push_str(order);
         (self.sql, self.values)
     }
-}
-
-/// A resource, and the bounds of what is below it: `/` is followed by `0`. A prefix test by
-/// `LIKE` would take `_` for any character, and would not use the index.
-pub(super) fn under(resource: &Resource) -> [Value; 3] {
-    let path = resource.as_str();
-    [path.to_owned(), format!("{path}/"), format!("{path}0")].map(Value::Text)
-}
-
-/// How many rows a page has when so many are asked for.
-pub(super) fn page_rows(limit: usize) -> usize {
-    limit.clamp(1, PAGE_ROWS_MAX)
 }

@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, HashMap};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
-use super::directory_row::cut_off_columns;
 use super::fault::Fault;
-use super::query::{Query, page_rows, under};
+use super::query::Query;
 use super::token_row::{RECORD_COLUMN_COUNT, RECORD_COLUMNS, TokenRows};
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{CutOffTarget, Subject, TokenRecord};
-use crate::domain::clock::UnixMs;
 use crate::domain::token::TokenId;
-use crate::store::list::{Page, StoredToken, TokenQuery, TokenState};
+use crate::store::columns::{
+    cut_off_columns, cut_offs_of, is_issued_by, page_rows, state_of, under,
+};
+use crate::store::list::{Page, StoredToken, TokenQuery};
 
 /// Most rows that one page looks at.
 const PAGE_SCAN_MAX: usize = 50_000;
@@ -74,6 +75,7 @@ pub(super) fn tokens(
         let token = reader.read(row)?;
         last = Some(token.record.id);
         let state = state_of(&token.record, token.cut_off, query.now_ms);
+        // Its issuers are packed in the row: read, and bounded, like a state.
         let issued = query
             .issuer_token
             .is_none_or(|id| is_issued_by(&token.record, id));
@@ -132,7 +134,7 @@ fn statement(query: &TokenQuery) -> (String, Vec<Value>) {
         select.filter(
             "t.id IN (SELECT id FROM tokens WHERE resource = ? UNION ALL
                       SELECT id FROM tokens WHERE resource >= ? AND resource < ?)",
-            under(resource),
+            under(resource).map(Value::Text),
         );
     }
     let after = query
@@ -142,24 +144,6 @@ fn statement(query: &TokenQuery) -> (String, Vec<Value>) {
         .filter_some("t.kind = ?", query.kind.map(|kind| (kind as u8).into()))
         .filter_some(&format!("{id} > ?"), after);
     select.end(&format!(" ORDER BY {id}"))
-}
-
-// Its issuers are packed in the row: read, and bounded, like a state.
-fn is_issued_by(record: &TokenRecord, id: TokenId) -> bool {
-    let mut issuers = record.issuers.iter();
-    issuers.any(|issuer| issuer.tokens.contains(&id))
-}
-
-fn state_of(record: &TokenRecord, cut_off: bool, now_ms: UnixMs) -> TokenState {
-    if record.revoked.is_some() || cut_off {
-        TokenState::Revoked
-    } else if record.expires_ms.is_some_and(|at| at <= now_ms) {
-        TokenState::Expired
-    } else if record.not_before_ms.is_some_and(|at| at > now_ms) {
-        TokenState::NotYetValid
-    } else {
-        TokenState::Active
-    }
 }
 
 /// Reads rows of one transaction.
@@ -222,47 +206,10 @@ impl<'c> Reader<'c> {
         Ok(())
     }
 
-    /// Whether a cut-off refuses the token itself; its ancestors are not asked.
     fn is_cut_off(&mut self, record: &TokenRecord) -> Result<bool, Fault> {
-        let made_at = record.made_at;
-        match &record.subject {
-            Subject::Principal(id) => {
-                if made_at < self.cut_off(CutOffTarget::Subject(*id))? {
-                    return Ok(true);
-                }
-            }
-            Subject::Resource(resource) => {
-                for path in resource.self_and_ancestors() {
-                    if made_at < self.cut_off(CutOffTarget::ResourceUnder(path))? {
-                        return Ok(true);
-                    }
-                }
-            }
-        }
-        for issuer in &record.issuers {
-            let since = if issuer.since == 0 {
-                made_at
-            } else {
-                issuer.since
-            };
-            let mut targets: Vec<CutOffTarget> = Vec::new();
-            if let Some(id) = issuer.principal {
-                targets.push(CutOffTarget::IssuedByPrincipal(id));
-                if let Subject::Principal(team) = record.subject {
-                    targets.push(CutOffTarget::IssuedForTeam(team, id));
-                }
-            }
-            targets.extend(
-                issuer
-                    .tokens
-                    .iter()
-                    .copied()
-                    .map(CutOffTarget::IssuedByToken),
-            );
-            for target in targets {
-                if since < self.cut_off(target)? {
-                    return Ok(true);
-                }
+        for (target, since) in cut_offs_of(record) {
+            if since < self.cut_off(target)? {
+                return Ok(true);
             }
         }
         Ok(false)

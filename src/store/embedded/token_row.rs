@@ -1,22 +1,20 @@
 //! A token's record as a row, and back.
 //!
-//! Texts are compact and stay readable: permissions are `ACTION@RESOURCE`, networks CIDR, both
-//! joined by a blank, which neither grammar contains. Issuers are packed, because start-up reads
-//! one for every token. Used by the projection, the snapshot and the lists.
+//! The form of each column is in `store::columns`. Used by the projection, the snapshot and the
+//! lists.
 
-use std::collections::HashMap;
-
-use foldhash::quality::RandomState;
 use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
-use crate::domain::change::{EXPIRES_MS_MAX, Grace, Issuer, Revoked, Subject, TokenRecord};
+use crate::domain::change::{EXPIRES_MS_MAX, Grace, Revoked, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
-use crate::domain::limits::{Audience, Networks, Uses, Workload};
-use crate::domain::permission::{Permission, Resource};
-use crate::domain::principal::PrincipalId;
+use crate::domain::limits::{Audience, Uses, Workload};
 use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::token::{Digest, TokenId, TokenKind};
+use crate::store::columns::{
+    Sets, ended_ms, networks_text, pack_issuers, parse_networks, parse_subject, set_text,
+    unpack_issuers,
+};
 
 fn expiry(at: Option<UnixMs>) -> Result<Option<UnixMs>, Fault> {
     if at.is_some_and(|at| at > EXPIRES_MS_MAX) {
@@ -32,9 +30,6 @@ pub(super) const RECORD_COLUMNS: &str = "t.id, t.digest, t.kind, t.subject, t.re
     t.rotation, t.grace_key, t.grace_until_ms, t.revoked_at, t.revoked_ms";
 /// How many columns that is.
 pub(super) const RECORD_COLUMN_COUNT: usize = 25;
-
-/// Texts of permissions kept parsed while reading many rows; beyond it they start anew.
-const SETS_CACHED: usize = 65_536;
 
 /// The first 16 bytes of the digest under which a token is found.
 const KEY_BYTES: usize = 16;
@@ -82,8 +77,6 @@ pub(super) fn write(
         Scopes::All => None,
         Scopes::Only(set) => Some(set_text(set)),
     };
-    let networks =
-        (!record.networks.is_empty()).then(|| record.networks.iter().collect::<Vec<_>>().join(" "));
     let issuer = record.issuers.first().and_then(|first| first.principal);
     let sql = if exists { UPDATE } else { INSERT };
     let written = connection.prepare_cached(sql)?.execute(params![
@@ -94,7 +87,7 @@ pub(super) fn write(
         resource,
         scopes,
         record.ceiling.as_ref().map(set_text),
-        pack_issuers(&record.issuers)?,
+        pack_issuers(&record.issuers).ok_or(Fault::Refused("an issuer has too many ancestors"))?,
         record.parent.map(TokenId::to_bytes),
         record.made_at,
         record.not_before_ms,
@@ -104,7 +97,7 @@ pub(super) fn write(
         record.period_s,
         record.uses.map(|uses| uses.limit),
         record.uses.map(|uses| uses.left),
-        networks,
+        networks_text(&record.networks),
         record.audience.as_ref().map(Audience::as_str),
         record.workload.as_ref().map(Workload::as_str),
         record.rotation,
@@ -125,16 +118,10 @@ pub(super) fn write(
         .ok_or(Fault::Refused("a token's row is not where it was"))
 }
 
-/// The earlier of expiry and revocation: what a *forget* compares with its instant.
-fn ended_ms(record: &TokenRecord) -> Option<UnixMs> {
-    let revoked_ms = record.revoked.map(|revoked| revoked.at_ms);
-    record.expires_ms.into_iter().chain(revoked_ms).min()
-}
-
 /// Reads records, parsing equal permission texts once: most tokens share a few.
 #[derive(Default)]
 pub(super) struct TokenRows {
-    sets: HashMap<Box<str>, PermissionSet, RandomState>,
+    sets: Sets,
 }
 
 impl TokenRows {
@@ -151,18 +138,12 @@ impl TokenRows {
             .get_ref(7)?
             .as_blob()
             .map_err(|_| Fault::Row("issuer"))?;
-        let networks = match optional_text(row, 17)? {
-            None => Networks::default(),
-            Some(text) => {
-                let texts: Vec<&str> = text.split(' ').collect();
-                Networks::parse(&texts).ok_or(Fault::Row("network"))?
-            }
-        };
         Ok(TokenRecord {
             id: token_id(row.get(0)?),
             key: u128::from_be_bytes(*key),
             kind: TokenKind::from_number(row.get(2)?).ok_or(Fault::Row("kind of token"))?,
-            subject: subject(row.get(3)?, optional_text(row, 4)?)?,
+            subject: parse_subject(row.get(3)?, optional_text(row, 4)?)
+                .ok_or(Fault::Row("subject"))?,
             scopes: match optional_text(row, 5)? {
                 None => Scopes::All,
                 Some(text) => Scopes::Only(self.set(text)?),
@@ -180,7 +161,7 @@ impl TokenRows {
             ttl_s: row.get(13)?,
             period_s: row.get(14)?,
             uses: both(row.get(15)?, row.get(16)?).map(|(limit, left)| Uses { limit, left }),
-            networks,
+            networks: parse_networks(optional_text(row, 17)?).ok_or(Fault::Row("network"))?,
             audience: match optional_text(row, 18)? {
                 None => None,
                 Some(text) => Some(Audience::parse(text).ok_or(Fault::Row("audience"))?),
@@ -200,15 +181,7 @@ impl TokenRows {
     }
 
     fn set(&mut self, text: &str) -> Result<PermissionSet, Fault> {
-        if let Some(set) = self.sets.get(text) {
-            return Ok(set.clone());
-        }
-        let set = parse_set(text).ok_or(Fault::Row("permission"))?;
-        if self.sets.len() >= SETS_CACHED {
-            self.sets.clear();
-        }
-        self.sets.insert(text.into(), set.clone());
-        Ok(set)
+        self.sets.read(text).ok_or(Fault::Row("permission"))
     }
 }
 
@@ -220,106 +193,7 @@ fn both<A, B>(first: Option<A>, second: Option<B>) -> Option<(A, B)> {
     first.zip(second)
 }
 
-fn subject(principal: Option<u32>, path: Option<&str>) -> Result<Subject, Fault> {
-    match (principal, path) {
-        (Some(id), None) => Ok(Subject::Principal(PrincipalId(id))),
-        (None, Some(path)) => Resource::parse(path)
-            .map(Subject::Resource)
-            .map_err(|_| Fault::Row("resource")),
-        _ => Err(Fault::Row("subject")),
-    }
-}
-
 fn optional_text<'r>(row: &'r Row<'_>, index: usize) -> Result<Option<&'r str>, Fault> {
     let value = row.get_ref(index)?;
     value.as_str_or_null().map_err(|_| Fault::Row("text"))
-}
-
-fn set_text(set: &PermissionSet) -> String {
-    let texts: Vec<String> = set.iter().map(ToString::to_string).collect();
-    texts.join(" ")
-}
-
-fn parse_set(text: &str) -> Option<PermissionSet> {
-    if text.is_empty() {
-        return Some(PermissionSet::default());
-    }
-    let permissions = text.split(' ').map(|one| {
-        // A resource may contain `@`, an action never.
-        let (action, resource) = one.split_once('@')?;
-        Permission::parse(action, resource).ok()
-    });
-    PermissionSet::new(permissions.collect::<Option<Vec<_>>>()?).ok()
-}
-
-/// Each issuer: 1 and its principal, or 0 and zero, in 5 bytes; since, in 8; how many tokens, in
-/// 1; the tokens, 16 bytes each.
-fn pack_issuers(issuers: &[Issuer]) -> Result<Vec<u8>, Fault> {
-    let mut packed = Vec::new();
-    for issuer in issuers {
-        let count = u8::try_from(issuer.tokens.len())
-            .map_err(|_| Fault::Refused("an issuer has too many ancestors"))?;
-        packed.push(u8::from(issuer.principal.is_some()));
-        packed.extend(issuer.principal.map_or(0, |id| id.0).to_be_bytes());
-        packed.extend(issuer.since.to_be_bytes());
-        packed.push(count);
-        packed.extend(issuer.tokens.iter().flat_map(|token| token.to_bytes()));
-    }
-    Ok(packed)
-}
-
-/// The issuers that were packed; `None` for anything else.
-pub(super) fn unpack_issuers(mut packed: &[u8]) -> Option<Vec<Issuer>> {
-    let mut issuers = Vec::new();
-    while let Some(([known], rest)) = packed.split_first_chunk::<1>() {
-        let (principal, rest) = rest.split_first_chunk::<4>()?;
-        let (since, rest) = rest.split_first_chunk::<8>()?;
-        let ([count], rest) = rest.split_first_chunk::<1>()?;
-        let (tokens, rest) = rest.split_at_checked(usize::from(*count) * 16)?;
-        let (tokens, _) = tokens.as_chunks::<16>();
-        issuers.push(Issuer {
-            principal: (*known == 1).then_some(PrincipalId(u32::from_be_bytes(*principal))),
-            tokens: tokens.iter().copied().map(TokenId::from_bytes).collect(),
-            since: u64::from_be_bytes(*since),
-        });
-        packed = rest;
-    }
-    Some(issuers)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn issuers_read_back_and_torn_ones_are_refused() {
-        let issuers = vec![
-            Issuer {
-                principal: Some(PrincipalId(7)),
-                tokens: vec![TokenId::from_u128(1), TokenId::from_u128(u128::MAX)],
-                since: 0,
-            },
-            Issuer {
-                principal: None,
-                tokens: Vec::new(),
-                since: u64::MAX,
-            },
-        ];
-        let packed = pack_issuers(&issuers).expect("few");
-        assert_eq!(unpack_issuers(&packed), Some(issuers));
-        assert_eq!(unpack_issuers(&[]), Some(Vec::new()));
-        for cut in [1, 13, 14, 30, packed.len() - 1] {
-            assert_eq!(unpack_issuers(&packed[..cut]), None, "{cut}");
-        }
-    }
-
-    #[test]
-    fn sets_read_back_and_other_texts_are_refused() {
-        let set = parse_set("a:x@acme/*/b@c b:*@**").expect("valid");
-        assert_eq!(parse_set(&set_text(&set)), Some(set));
-        assert_eq!(parse_set(""), Some(PermissionSet::default()));
-        for text in [" ", "a:x", "a:x@r ", "a:x@r  b:x@r", "A@r"] {
-            assert_eq!(parse_set(text), None, "{text:?}");
-        }
-    }
 }
