@@ -6,10 +6,12 @@
 //! (append, snapshot, log) and, through it, by the authority (lists). Deliberately absent:
 //! anything that a Check would wait for.
 
+pub mod cluster;
 mod columns;
 pub mod embedded;
 mod follow;
 pub mod list;
+pub mod postgres;
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -21,6 +23,7 @@ use crate::domain::clock::UnixMs;
 use crate::domain::entry::LogEntry;
 use crate::domain::token::TokenId;
 
+use cluster::Cluster;
 use list::{
     GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
@@ -131,6 +134,11 @@ pub trait Store: Send + Sync {
 
     /// Grants, oldest first.
     async fn grants(&self, query: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError>;
+
+    /// What several servers on this store know of each other; none where there is only one.
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        None
+    }
 
     /// Stops cleanly: what is open is finished, and the next start need not verify everything.
     async fn close(&self) -> Result<(), StoreError>;

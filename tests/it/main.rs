@@ -1,7 +1,7 @@
 //! The one integration binary: everything that is tested from outside the crate.
 //!
 //! A module here is a subject; its file says which door it tests by. Tests that run on a store
-//! have its name (`embedded`) in theirs. A file that is not declared here fails `tidy`.
+//! have its name (`embedded`, `postgres`) in theirs. A file that is not declared here fails `tidy`.
 
 mod bootstrap;
 mod cli;
@@ -10,6 +10,7 @@ mod crash;
 mod disk;
 mod leaks;
 mod model;
+mod postgres;
 mod program;
 mod repeats;
 mod scenes;

@@ -7,4 +7,5 @@
 mod conformance;
 mod embedded;
 mod history;
+mod postgres;
 mod scribe;

@@ -47,6 +47,9 @@ const EVERYTHING: &[&str] = &[
 /// Files of `domain` that encode the log, and may name its generated messages (`proto::…log…`).
 const LOG_ENCODING: &[&str] = &["src/domain/change", "src/domain/entry", "src/domain/wire"];
 
+/// The concrete stores, which only `cli` and they themselves may name.
+const STORES: &[&str] = &["embedded", "postgres"];
+
 /// Crates that only these files may name.
 const CONFINED: &[(&[&str], &[&str])] = &[
     (
@@ -72,6 +75,16 @@ const CONFINED: &[(&[&str], &[&str])] = &[
         ],
     ),
     (&["rusqlite"], &["src/store/embedded"]),
+    (
+        &[
+            "tokio_postgres",
+            "tokio_postgres_rustls",
+            "postgres_protocol",
+            "deadpool",
+            "rustls",
+        ],
+        &["src/store/postgres"],
+    ),
 ];
 
 /// What `domain` and `state` never name: they are pure.
@@ -152,9 +165,11 @@ fn arrows(file: &File) -> Vec<String> {
                 &format!("{layer} names {}", inside.join("::")),
             ));
         }
-        let concrete = target == "store" && inside.get(1).is_some_and(|part| part == "embedded");
-        let may = layer == "cli" || file.path.starts_with("src/store/embedded");
-        if concrete && !may {
+        let concrete = STORES
+            .iter()
+            .find(|store| target == "store" && inside.get(1).is_some_and(|part| part == *store));
+        let inside_it = |store| file.path.starts_with(&format!("src/store/{store}"));
+        if concrete.is_some_and(|store| layer != "cli" && !inside_it(store)) {
             found.push(violation(file, line, "only cli names a concrete store"));
         }
     }
@@ -278,7 +293,7 @@ fn layers_import_in_one_direction_only() {
 }
 
 #[test]
-fn tonic_prost_and_rusqlite_stay_in_their_layers() {
+fn tonic_prost_and_drivers_stay_in_their_layers() {
     assert_none(sources("src").iter().flat_map(confined_crates));
 }
 
@@ -333,6 +348,8 @@ fn an_arrow_that_points_back_is_found() {
         1 src/store/mod.rs pub use self::embedded::Embedded;
         1 src/replica/mod.rs use crate::store::{embedded, Store};
         0 src/store/embedded/mod.rs use crate::store::embedded::tables;
+        1 src/store/embedded/mod.rs use crate::store::postgres::Line;
+        1 src/replica/mod.rs use crate::store::postgres::PostgresStore;
     "#,
     );
 }

@@ -1,0 +1,152 @@
+//! Connecting: a host at a time, each with its own time-out, the last good one first.
+//!
+//! The driver's own time-out covers the TCP connect alone, so a frozen host would hold a connect
+//! for ever; here it bounds everything up to the proof that the server takes writes. A
+//! [`Connection`] counts the warnings that its server sends: a commit whose wait for a standby was
+//! cancelled is reported as a success with a warning.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::error::Severity;
+use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::OpenError;
+use super::settings::{Settings, Target, target};
+use super::tls;
+use crate::store::StoreError;
+
+/// Where connections come from.
+pub(super) struct Connector {
+    hosts: Vec<Config>,
+    tls: MakeRustlsConnect,
+    timeout: Duration,
+    /// The host that let us in last, and is tried first. Any task writes it; a stale value costs
+    /// one attempt.
+    last_good: AtomicUsize,
+}
+
+/// One connection and the task that drives it, which ends with this.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    warnings: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Connector {
+    /// Takes a URL apart; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`OpenError::Settings`].
+    pub(super) fn new(url: &str, settings: &Settings) -> Result<Self, OpenError> {
+        let Target {
+            hosts,
+            tls,
+            ca_file,
+        } = target(url, settings)?;
+        Ok(Self {
+            hosts,
+            tls: tls::connector(tls, ca_file.as_deref())?,
+            timeout: settings.connect_timeout,
+            last_good: AtomicUsize::new(0),
+        })
+    }
+
+    /// Connects to the first host that takes writes, going on from the last good one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when none did.
+    pub(super) async fn connect(
+        &self,
+        wakes: Option<watch::Sender<u64>>,
+    ) -> Result<Connection, StoreError> {
+        let first = self.last_good.load(Ordering::Relaxed);
+        let mut why = "there is no host".to_owned();
+        for step in 0..self.hosts.len() {
+            let index = (first + step) % self.hosts.len();
+            let host = &self.hosts[index];
+            match timeout(self.timeout, host.connect(self.tls.clone())).await {
+                Ok(Ok((client, connection))) => {
+                    self.last_good.store(index, Ordering::Relaxed);
+                    let warnings = Arc::new(AtomicU64::new(0));
+                    let driven = drive(connection, Arc::clone(&warnings), wakes);
+                    return Ok(Connection {
+                        client,
+                        warnings,
+                        task: tokio::spawn(driven),
+                    });
+                }
+                Ok(Err(error)) => why = words(&error),
+                Err(_) => why = "it did not answer in time".to_owned(),
+            }
+            tracing::debug!(host = index, why, "a database host cannot be used");
+        }
+        Err(StoreError::Unavailable(format!(
+            "no database host can be used; the last one: {why}"
+        )))
+    }
+}
+
+/// What a failed connect says: the server's message names roles and databases, no secrets.
+fn words(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+impl Connection {
+    /// How many warnings the server has sent. Read after a reply, it counts all that came before.
+    pub(super) fn warnings(&self) -> u64 {
+        self.warnings.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Moves bytes until the connection ends. A warning is counted before the reply that follows it is
+/// handed on, because one task does both in the order of the wire.
+async fn drive<S, T>(
+    mut connection: tokio_postgres::Connection<S, T>,
+    warnings: Arc<AtomicU64>,
+    wakes: Option<watch::Sender<u64>>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) => {
+                if notice.parsed_severity() == Some(Severity::Warning) {
+                    let code = notice.code().code();
+                    tracing::warn!(code, "the database warns: {}", notice.message());
+                    warnings.fetch_add(1, Ordering::Release);
+                }
+            }
+            Ok(AsyncMessage::Notification(_)) => {
+                if let Some(wakes) = &wakes {
+                    wakes.send_modify(|count| *count += 1);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = %words(&error), "a database connection ended");
+                return;
+            }
+        }
+    }
+}

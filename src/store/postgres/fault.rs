@@ -1,0 +1,134 @@
+//! What goes wrong inside the Postgres store, and what a caller of the trait may make of it.
+//!
+//! A [`Fault`] knows nothing of revisions; whoever returns it to a caller says at which one it
+//! happened. The database's own texts stay here: they may quote SQL or values, and every text of
+//! a [`StoreError`] may end in a log line or a status. What is told is the SQLSTATE.
+
+use tokio_postgres::Error;
+use tokio_postgres::error::{DbError, Severity, SqlState};
+
+use crate::domain::chain::RevisionNumber;
+use crate::store::StoreError;
+
+/// Raised by `latchkey.refuse`; its messages hold no values.
+const REFUSED: &str = "LK001";
+
+/// Why a step inside the store failed.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The driver, the connection or the database failed.
+    Sql(Error),
+    /// A stored value is outside its grammar; the value is not repeated.
+    Row(&'static str),
+    /// Already in the terms of the trait.
+    Store(StoreError),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Fault {
+    /// Damage that is known to begin at `revision`.
+    pub(super) fn damaged(revision: RevisionNumber, what: impl Into<String>) -> Self {
+        Self::Store(StoreError::Damaged {
+            revision,
+            what: what.into(),
+        })
+    }
+
+    /// In the terms of the trait, for what wrote nothing; `revision` is where the caller was.
+    pub(super) fn at(self, revision: RevisionNumber) -> StoreError {
+        match self {
+            Self::Sql(error) => classify(&error, revision),
+            Self::Row(what) => StoreError::Damaged {
+                revision,
+                what: format!("a table holds an unreadable {what}"),
+            },
+            Self::Store(error) => error,
+        }
+    }
+
+    /// Whether the connection that it came from, and others like it, lead to a server that is
+    /// gone, going, or no longer the one that takes writes.
+    pub(super) fn loses_server(&self) -> bool {
+        match self {
+            Self::Sql(error) => loses_server(error),
+            _ => false,
+        }
+    }
+}
+
+/// Whether an error says that the transaction it came from was rolled back: the server said so in
+/// full, and goes on serving the connection.
+pub(super) fn is_rolled_back(error: &Error) -> bool {
+    let severity = error.as_db_error().and_then(DbError::parsed_severity);
+    severity == Some(Severity::Error)
+}
+
+/// Whether the transaction may be sent again as it is: the only two states for which Postgres
+/// promises that another try can succeed.
+pub(super) fn is_retried(error: &Error) -> bool {
+    let states = [
+        &SqlState::T_R_SERIALIZATION_FAILURE,
+        &SqlState::T_R_DEADLOCK_DETECTED,
+    ];
+    error.code().is_some_and(|code| states.contains(&code))
+}
+
+/// Whether the log has no partition for what was to be appended.
+pub(super) fn is_out_of_room(error: &Error) -> bool {
+    error.as_db_error().is_some_and(|error| {
+        *error.code() == SqlState::CHECK_VIOLATION && error.constraint().is_none()
+    })
+}
+
+/// Whether the server behind a connection is gone, going, or read-only.
+pub(super) fn loses_server(error: &Error) -> bool {
+    let Some(code) = error.code() else {
+        return true;
+    };
+    let code = code.code();
+    code.starts_with("08") || code.starts_with("57P0") || code == "25006"
+}
+
+fn classify(error: &Error, revision: RevisionNumber) -> StoreError {
+    let Some(error) = error.as_db_error() else {
+        // Of the connection: closed, refused, cut. Its texts name no values.
+        return StoreError::Unavailable(format!("the database: {error}"));
+    };
+    let code = error.code().code();
+    if code == REFUSED {
+        return StoreError::Refused(error.message().to_owned());
+    }
+    let unavailable = |what: &str| StoreError::Unavailable(format!("{what} (SQLSTATE {code})"));
+    match code {
+        "25006" => unavailable("the database takes no writes"),
+        "42501" => unavailable("the database's role may not do this"),
+        "42P01" | "42883" | "3F000" | "42703" => unavailable("the tables are of another version"),
+        "53100" => unavailable("the database's disk is full"),
+        "55P03" => unavailable("the log is locked"),
+        "57014" => unavailable("the database took too long"),
+        "54000" => refused("a value is too large", code),
+        _ if code.starts_with("22") => refused("a value does not fit", code),
+        _ if code.starts_with("23") => refused("it contradicts the tables", code),
+        _ if code.starts_with("XX001") || code.starts_with("XX002") => StoreError::Damaged {
+            revision,
+            what: format!("the database's files are damaged (SQLSTATE {code})"),
+        },
+        _ if code.starts_with("57P") => unavailable("the database is stopping or starting"),
+        _ => unavailable("the database refuses to answer"),
+    }
+}
+
+fn refused(what: &str, code: &str) -> StoreError {
+    StoreError::Refused(format!("{what} (SQLSTATE {code})"))
+}

@@ -1,0 +1,61 @@
+//! Values written into the text of a statement.
+//!
+//! Appends and members' calls go as one message of the simple protocol, which has no parameters:
+//! the database begins only when it has all of it, so no lock is ever held for bytes that are
+//! still on their way. Texts are quoted by the driver's own function, in a form that no setting of
+//! the server changes; bytes go as hexadecimal digits.
+
+use std::fmt::Write as _;
+
+use postgres_protocol::escape::escape_literal;
+
+/// A text.
+pub(super) fn text(value: &str) -> String {
+    escape_literal(value)
+}
+
+/// Bytes.
+pub(super) fn bytes(value: &[u8]) -> String {
+    format!("decode('{}', 'hex')", hex(value))
+}
+
+/// The hexadecimal digits of bytes.
+pub(super) fn hex(value: &[u8]) -> String {
+    let mut digits = String::with_capacity(value.len() * 2);
+    for byte in value {
+        // Writing to a `String` cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
+}
+
+/// The bytes of hexadecimal digits; `None` for anything else.
+pub(super) fn parse_hex(digits: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pair = |pair: &[u8; 2]| u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok();
+    pairs.iter().map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_read_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(parse_hex(&hex(&all)), Some(all));
+        for digits in ["0", "0g", "é", "+1"] {
+            assert_eq!(parse_hex(digits), None, "{digits:?}");
+        }
+    }
+
+    #[test]
+    fn texts_cannot_leave_their_quotes() {
+        assert_eq!(text("a'b"), "'a''b'");
+        assert_eq!(text(r"a\'b"), r" E'a\\''b'");
+    }
+}

@@ -1,0 +1,223 @@
+//! Members as rows: joining, renewing, reporting, and who is there.
+//!
+//! Each call is one message of the simple protocol on a line of its own, so that it neither waits
+//! for a pool nor holds a row's lock for bytes still under way, and has a deadline. Renewals and
+//! reports do not wait for each other: the heartbeat has one line, the barrier another.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
+
+use super::fault::{self, Fault};
+use super::line::Line;
+use super::literal;
+use crate::domain::chain::{Head, RevisionNumber};
+use crate::store::StoreError;
+use crate::store::cluster::{History, Incarnation, Joining, Member, Renewal, Renewed, Roster};
+
+/// The two lines, and within what time each call must have its answer.
+pub(super) struct Members {
+    pub(super) heartbeat: Line,
+    pub(super) barrier: Line,
+    pub(super) limit: Duration,
+}
+
+impl Members {
+    pub(super) async fn join(&self, joining: &Joining) -> Result<u64, StoreError> {
+        let sql = format!(
+            "-- join\nSELECT latchkey.join_cluster({}, {}, {}, {}, {})",
+            literal::bytes(&joining.incarnation.0),
+            literal::text(&joining.name),
+            literal::text(&joining.address),
+            joining.lease_ms,
+            joining.format_max,
+        );
+        let rows = self.write(&self.heartbeat, &sql).await?;
+        let row = rows.first().ok_or(Fault::Row("lease"));
+        row.and_then(|row| number(row, 0))
+            .map_err(|fault| fault.at(0))
+    }
+
+    pub(super) async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError> {
+        let sql = format!(
+            "-- renew
+            SELECT revision, chain, chain_at_applied, database_ms, system, timeline
+            FROM latchkey.renew({}, {}, {})",
+            literal::bytes(&renewal.incarnation.0),
+            renewal.lease_ms,
+            renewal.applied,
+        );
+        let rows = self.write(&self.heartbeat, &sql).await?;
+        match rows.first() {
+            None => Ok(Renewed::Unknown),
+            Some(row) => held(row).map_err(|fault| fault.at(renewal.applied)),
+        }
+    }
+
+    pub(super) async fn report(
+        &self,
+        incarnation: Incarnation,
+        applied: RevisionNumber,
+    ) -> Result<(), StoreError> {
+        let sql = format!(
+            "-- report
+            BEGIN; SET LOCAL synchronous_commit = off;
+            UPDATE latchkey.replicas SET applied = greatest(applied, {applied}),
+              reported_ms = latchkey.now_ms()
+            WHERE incarnation = {};
+            COMMIT",
+            literal::bytes(&incarnation.0),
+        );
+        self.write(&self.barrier, &sql).await.map(drop)
+    }
+
+    pub(super) async fn roster(&self) -> Result<Roster, StoreError> {
+        let sql = "-- roster
+            SELECT c.lease_ms, h.revision, encode(h.chain, 'hex'), latchkey.now_ms(),
+              encode(r.incarnation, 'hex'), r.name, r.address, r.lease_ms, r.heartbeat, r.applied,
+              r.format_max, r.joined_ms, r.reported_ms
+            FROM latchkey.cluster c CROSS JOIN latchkey.head h
+            LEFT JOIN latchkey.replicas r ON true ORDER BY r.incarnation";
+        let rows = self
+            .ask(&self.barrier, sql)
+            .await
+            .map_err(|lost| lost.read())?;
+        roster(&rows).map_err(|fault| fault.at(0))
+    }
+
+    pub(super) async fn remove(
+        &self,
+        incarnation: Incarnation,
+        heartbeat: Option<u64>,
+    ) -> Result<bool, StoreError> {
+        let sql = format!(
+            "-- remove_member\nSELECT latchkey.remove_member({}, {})",
+            literal::bytes(&incarnation.0),
+            heartbeat.map_or_else(|| "NULL".to_owned(), |number| number.to_string()),
+        );
+        let rows = self.write(&self.heartbeat, &sql).await?;
+        Ok(rows.first().and_then(|row| row.get(0)) == Some("t"))
+    }
+
+    pub(super) async fn close(&self) {
+        self.heartbeat.close().await;
+        self.barrier.close().await;
+    }
+
+    async fn write(&self, line: &Line, sql: &str) -> Result<Vec<SimpleQueryRow>, StoreError> {
+        self.ask(line, sql).await.map_err(Lost::written)
+    }
+
+    async fn ask(&self, line: &Line, sql: &str) -> Result<Vec<SimpleQueryRow>, Lost> {
+        let connection = line.connection(self.limit).await.map_err(Lost::Unsent)?;
+        if connection.client.is_closed() {
+            line.discard(&connection).await;
+            let what = "the connection to the database was lost".to_owned();
+            return Err(Lost::Unsent(StoreError::Unavailable(what)));
+        }
+        let warnings = connection.warnings();
+        let lost = match timeout(self.limit, connection.client.simple_query(sql)).await {
+            Ok(Ok(_)) if connection.warnings() != warnings => {
+                return Err(Lost::Unknown(
+                    "the database warned about the commit".to_owned(),
+                ));
+            }
+            Ok(Ok(messages)) => {
+                let rows = messages.into_iter().filter_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => Some(row),
+                    _ => None,
+                });
+                return Ok(rows.collect());
+            }
+            Ok(Err(error)) if fault::is_rolled_back(&error) => {
+                Lost::Unsent(Fault::from(error).at(0))
+            }
+            Ok(Err(_)) => Lost::Unknown("the connection to the database was lost".to_owned()),
+            Err(_) => Lost::Unknown("the database did not answer in time".to_owned()),
+        };
+        line.discard(&connection).await;
+        Err(lost)
+    }
+}
+
+/// Why there is no answer.
+enum Lost {
+    /// Nothing was sent, or the server rolled back.
+    Unsent(StoreError),
+    Unknown(String),
+}
+
+impl Lost {
+    /// For what would have written.
+    fn written(self) -> StoreError {
+        match self {
+            Self::Unsent(error) => error,
+            Self::Unknown(why) => StoreError::OutcomeUnknown(why),
+        }
+    }
+
+    /// For what only reads.
+    fn read(self) -> StoreError {
+        match self {
+            Self::Unsent(error) => error,
+            Self::Unknown(why) => StoreError::Unavailable(why),
+        }
+    }
+}
+
+fn held(row: &SimpleQueryRow) -> Result<Renewed, Fault> {
+    Ok(Renewed::Held {
+        head: Head {
+            revision: number(row, 0)?,
+            chain: bytes(row, 1)?,
+        },
+        chain_at_applied: row.get(2).map(|_| bytes(row, 2)).transpose()?,
+        database_ms: number(row, 3)?,
+        history: History {
+            system: number(row, 4)?,
+            timeline: u32::from_str_radix(text(row, 5)?, 16).map_err(|_| Fault::Row("timeline"))?,
+        },
+    })
+}
+
+fn roster(rows: &[SimpleQueryRow]) -> Result<Roster, Fault> {
+    let first = rows.first().ok_or(Fault::Row("roster"))?;
+    let there = rows.iter().filter(|row| row.get(4).is_some());
+    Ok(Roster {
+        members: there.map(member).collect::<Result<_, _>>()?,
+        lease_ms: number(first, 0)?,
+        head: Head {
+            revision: number(first, 1)?,
+            chain: bytes(first, 2)?,
+        },
+        database_ms: number(first, 3)?,
+    })
+}
+
+fn member(row: &SimpleQueryRow) -> Result<Member, Fault> {
+    Ok(Member {
+        incarnation: Incarnation(bytes(row, 4)?),
+        name: text(row, 5)?.to_owned(),
+        address: text(row, 6)?.to_owned(),
+        lease_ms: number(row, 7)?,
+        heartbeat: number(row, 8)?,
+        applied: number(row, 9)?,
+        format_max: number(row, 10)?,
+        joined_ms: number(row, 11)?,
+        reported_ms: number(row, 12)?,
+    })
+}
+
+fn text(row: &SimpleQueryRow, index: usize) -> Result<&str, Fault> {
+    row.get(index).ok_or(Fault::Row("member"))
+}
+
+fn number<N: std::str::FromStr>(row: &SimpleQueryRow, index: usize) -> Result<N, Fault> {
+    text(row, index)?.parse().map_err(|_| Fault::Row("number"))
+}
+
+fn bytes<const N: usize>(row: &SimpleQueryRow, index: usize) -> Result<[u8; N], Fault> {
+    let bytes = literal::parse_hex(text(row, index)?).ok_or(Fault::Row("number of bytes"))?;
+    bytes.try_into().map_err(|_| Fault::Row("number of bytes"))
+}

@@ -1,0 +1,197 @@
+//! Migrations: numbered SQL files in the program, each applied once, in order, in one transaction.
+//!
+//! Run by a role that owns the schema, not by the server's. A database that a newer program has
+//! migrated is refused: what it means is not known here. Migrating twice at the same time is safe;
+//! the second finds nothing left to do.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::OpenError;
+use super::connect::Connector;
+use super::fault::Fault;
+use super::settings::Settings;
+
+/// A step of the schema.
+struct Migration {
+    name: &'static str,
+    sql: &'static str,
+}
+
+const fn migration(name: &'static str, sql: &'static str) -> Migration {
+    Migration { name, sql }
+}
+
+/// Every migration, in order; the first has version 1.
+const MIGRATIONS: &[Migration] = &[
+    migration("tables", include_str!("migrations/0001_tables.sql")),
+    migration("append", include_str!("migrations/0002_append.sql")),
+    migration("cluster", include_str!("migrations/0003_cluster.sql")),
+];
+
+const VERSIONS: &str = "-- make_versions
+    CREATE TABLE latchkey.schema_versions (
+      version    integer PRIMARY KEY,
+      name       text NOT NULL,
+      applied_at timestamptz NOT NULL DEFAULT now()
+    )";
+
+/// One version of the schema, as `migrate status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its number.
+    pub version: i32,
+    /// What it brings.
+    pub name: String,
+    /// When it was applied, in the database's words; none if it was not.
+    pub applied_at: Option<String>,
+}
+
+/// The newest version that this program knows.
+#[must_use]
+pub fn known() -> i32 {
+    i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
+}
+
+/// Every version that the database has or this program knows, oldest first.
+///
+/// # Errors
+/// [`OpenError`] when the database cannot be read.
+pub async fn status(settings: &Settings) -> Result<Vec<Version>, OpenError> {
+    let connection = Connector::new(&settings.url, settings)?
+        .connect(None)
+        .await?;
+    let mut versions = applied(&connection.client).await?;
+    for (version, migration) in (1..).zip(MIGRATIONS) {
+        if !versions.iter().any(|one| one.version == version) {
+            versions.push(Version {
+                version,
+                name: migration.name.to_owned(),
+                applied_at: None,
+            });
+        }
+    }
+    versions.sort_by_key(|one| one.version);
+    Ok(versions)
+}
+
+/// Applies what is missing; returns the versions that it applied.
+///
+/// # Errors
+/// [`OpenError::SchemaVersion`] for a newer database, [`OpenError::Migration`] for a step that
+/// failed; the steps before it stand.
+pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
+    let connection = Connector::new(&settings.url, settings)?
+        .connect(None)
+        .await?;
+    let client = &connection.client;
+    let mut done = Vec::new();
+    for (version, migration) in (1..).zip(MIGRATIONS) {
+        let failed = |error: tokio_postgres::Error| OpenError::Migration {
+            version,
+            why: match error.as_db_error() {
+                Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),
+                None => error.to_string(),
+            },
+        };
+        client
+            .batch_execute("-- migrate\nBEGIN")
+            .await
+            .map_err(failed)?;
+        let lock = "-- migrate\nSELECT pg_advisory_xact_lock(1818979961, 0)";
+        client.simple_query(lock).await.map_err(failed)?;
+        let found = newest(client).await?;
+        if found > known() {
+            return Err(unknown(found));
+        }
+        if found >= version {
+            client
+                .batch_execute("-- migrate\nROLLBACK")
+                .await
+                .map_err(failed)?;
+            continue;
+        }
+        if found == 0 {
+            make_versions(client).await.map_err(failed)?;
+        }
+        client.batch_execute(migration.sql).await.map_err(failed)?;
+        let note = "-- migrate\nINSERT INTO latchkey.schema_versions (version, name)
+            VALUES ($1, $2)";
+        let bound: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+            [(&version, Type::INT4), (&migration.name, Type::TEXT)];
+        client.query_typed(note, &bound).await.map_err(failed)?;
+        client
+            .batch_execute("-- migrate\nCOMMIT")
+            .await
+            .map_err(failed)?;
+        done.push(version);
+    }
+    Ok(done)
+}
+
+/// Refuses a database that is not of the version that this program knows.
+pub(super) async fn check(client: &Client) -> Result<(), OpenError> {
+    match newest(client).await? {
+        found if found == known() => Ok(()),
+        found if found > known() => Err(unknown(found)),
+        found => Err(OpenError::NotMigrated {
+            found,
+            known: known(),
+        }),
+    }
+}
+
+fn unknown(found: i32) -> OpenError {
+    OpenError::SchemaVersion {
+        found,
+        known: known(),
+    }
+}
+
+async fn newest(client: &Client) -> Result<i32, OpenError> {
+    Ok(applied(client).await?.last().map_or(0, |last| last.version))
+}
+
+async fn applied(client: &Client) -> Result<Vec<Version>, OpenError> {
+    let read = async {
+        let sql = "-- has_versions
+            SELECT to_regclass('latchkey.schema_versions') IS NOT NULL";
+        if !client
+            .query_typed_one(sql, &[])
+            .await?
+            .try_get::<_, bool>(0)?
+        {
+            return Ok(Vec::new());
+        }
+        let sql = "-- versions
+            SELECT version, name, applied_at::text FROM latchkey.schema_versions ORDER BY version";
+        let rows = client.query_typed(sql, &[]).await?;
+        let read = |row: &tokio_postgres::Row| {
+            Ok(Version {
+                version: row.try_get(0)?,
+                name: row.try_get(1)?,
+                applied_at: row.try_get(2)?,
+            })
+        };
+        rows.iter()
+            .map(read)
+            .collect::<Result<_, tokio_postgres::Error>>()
+    };
+    let read: Result<Vec<Version>, tokio_postgres::Error> = read.await;
+    read.map_err(|error| Fault::from(error).at(0).into())
+}
+
+/// A schema that is there already was made for us, by a role that may.
+async fn make_versions(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let sql = "-- has_schema\nSELECT to_regnamespace('latchkey') IS NOT NULL";
+    if !client
+        .query_typed_one(sql, &[])
+        .await?
+        .try_get::<_, bool>(0)?
+    {
+        client
+            .batch_execute("-- make_schema\nCREATE SCHEMA latchkey")
+            .await?;
+    }
+    client.batch_execute(VERSIONS).await
+}

@@ -1,0 +1,60 @@
+-- Functions of members: joining, renewing a lease, leaving. Each is one durable write, whatever a
+-- session was set to; where the deadline of a lease begins and ends is the replica's business.
+
+CREATE FUNCTION latchkey.now_ms() RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+$$;
+
+-- A new member; returns the cluster's lease, which is the longest that any member was given.
+CREATE FUNCTION latchkey.join_cluster(incarnation bytea, name text, address text, lease_ms bigint,
+  format_max bigint) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  longest bigint;
+BEGIN
+  PERFORM latchkey.durably();
+  -- The row's lock lets one join at a time see who else is there.
+  SELECT c.lease_ms INTO STRICT longest FROM latchkey.cluster c FOR UPDATE;
+  IF NOT EXISTS (SELECT FROM latchkey.replicas) THEN
+    longest := 0;
+  END IF;
+  longest := greatest(longest, join_cluster.lease_ms);
+  UPDATE latchkey.cluster c SET lease_ms = longest;
+  INSERT INTO latchkey.replicas VALUES (join_cluster.incarnation, join_cluster.name,
+    join_cluster.address, join_cluster.lease_ms, 0, 0, join_cluster.format_max,
+    latchkey.now_ms(), latchkey.now_ms());
+  RETURN longest;
+END $$;
+
+-- Renews a lease. No row: there is no such member. What is read was read after the write.
+CREATE FUNCTION latchkey.renew(incarnation bytea, lease_ms bigint, applied bigint)
+RETURNS TABLE (revision bigint, chain text, chain_at_applied text, database_ms bigint,
+  system text, timeline text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM latchkey.durably();
+  UPDATE latchkey.cluster c SET lease_ms = renew.lease_ms WHERE c.lease_ms < renew.lease_ms;
+  UPDATE latchkey.replicas r SET heartbeat = r.heartbeat + 1, lease_ms = renew.lease_ms,
+    applied = greatest(r.applied, renew.applied), reported_ms = latchkey.now_ms()
+  WHERE r.incarnation = renew.incarnation;
+  IF FOUND THEN
+    RETURN QUERY SELECT h.revision, encode(h.chain, 'hex'), CASE renew.applied
+      WHEN 0 THEN repeat('00', 32)
+      ELSE (SELECT encode(l.chain, 'hex') FROM latchkey.log l WHERE l.revision = renew.applied)
+      END, latchkey.now_ms(), (SELECT s.system_identifier::text FROM pg_control_system() s),
+      substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+    FROM latchkey.head h;
+  END IF;
+END $$;
+
+-- Takes a member off the list: one that leaves, or (with the heartbeat that was observed while its
+-- lease was waited out) one that is dead.
+CREATE FUNCTION latchkey.remove_member(incarnation bytea, heartbeat bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM latchkey.durably();
+  DELETE FROM latchkey.replicas r WHERE r.incarnation = remove_member.incarnation
+    AND (remove_member.heartbeat IS NULL OR r.heartbeat = remove_member.heartbeat);
+  RETURN FOUND;
+END $$;

@@ -1,0 +1,223 @@
+//! The Postgres store: any number of processes on one database.
+//!
+//! ```text
+//!  append ─► a line of its own ─► latchkey.append(…)      lock, head, log, tables, one NOTIFY
+//!  feed, heartbeat, barrier ─► lines of their own         past a pooler, where there is one
+//!  lists, snapshots ─► a small pool                       LISTEN ─► wakes
+//! ```
+//!
+//! Nothing it does holds a lock across a round trip, needs a named prepared statement or a
+//! session's setting, so it works through a pooler in transaction mode. Deliberately absent: a
+//! second copy of any rule in SQL, cancel requests, and reads from standbys.
+
+mod append;
+mod connect;
+mod directory_list;
+mod directory_row;
+mod error;
+mod fault;
+mod line;
+mod listen;
+mod literal;
+mod log;
+mod members;
+mod migrate;
+mod operations;
+mod pool;
+mod query;
+mod records;
+mod row;
+mod settings;
+mod snapshot;
+mod tls;
+mod token_list;
+mod token_row;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::domain::chain::RevisionNumber;
+use crate::domain::entropy::Entropy;
+use crate::domain::entry::LogEntry;
+use crate::domain::token::TokenId;
+use crate::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed, Roster};
+use crate::store::list::{
+    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    StoredPrincipal, StoredRole, StoredToken, TokenQuery,
+};
+use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
+
+pub use error::OpenError;
+pub use migrate::{Version, known, status, up};
+pub use settings::Settings;
+
+use append::Appender;
+use connect::Connector;
+use line::Line;
+use listen::Listener;
+use log::Log;
+use members::Members;
+use pool::Pool;
+
+/// The store of one process among others. Dropping it ends its connections and its one task.
+pub struct PostgresStore {
+    appender: Appender,
+    log: Log,
+    members: Members,
+    pool: Arc<Pool>,
+    listener: Listener,
+}
+
+impl PostgresStore {
+    /// Connects, and refuses a database whose tables are not of this version.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was changed.
+    pub async fn open(settings: &Settings, entropy: &dyn Entropy) -> Result<Self, OpenError> {
+        let connector = Arc::new(Connector::new(&settings.url, settings)?);
+        let direct = match &settings.listen_url {
+            Some(url) => Arc::new(Connector::new(url, settings)?),
+            None => Arc::clone(&connector),
+        };
+        let connection = connector.connect(None).await?;
+        migrate::check(&connection.client).await?;
+        drop(connection);
+        let mut owner = [0; 16];
+        entropy.fill(&mut owner);
+        Ok(Self {
+            appender: Appender::new(Line::new("append", &connector), owner, settings),
+            log: Log {
+                line: Line::new("log", &direct),
+                limit: settings.statement_timeout,
+            },
+            members: Members {
+                heartbeat: Line::new("heartbeat", &direct),
+                barrier: Line::new("barrier", &direct),
+                limit: settings.cluster_timeout,
+            },
+            pool: Arc::new(Pool::new(Arc::clone(&connector), settings)?),
+            listener: Listener::start(direct, settings.probe_every),
+        })
+    }
+}
+
+/// Reads one page or row in a transaction of its own.
+macro_rules! read {
+    ($store:expr, $read:path, $what:expr) => {{
+        let reading = $store.pool.reading_briefly().await?;
+        let read = reading.bounded(async { $read(reading.client()?, $what).await });
+        let read = read.await;
+        reading.end(read, 0).await
+    }};
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let (sender, found) = oneshot::channel();
+        let (chunks, rows) = mpsc::channel(snapshot::CHUNKS_QUEUED);
+        // Ends with its receiver.
+        tokio::spawn(snapshot::stream(Arc::clone(&self.pool), sender, chunks));
+        let stopped = |_| StoreError::Unavailable("a reader stopped".to_owned());
+        let found = found.await.map_err(stopped)??;
+        Ok(Snapshot {
+            head: found.head,
+            instant_ms: found.instant_ms,
+            state_digest: found.state_digest,
+            rows,
+        })
+    }
+
+    async fn append(&self, batch: Batch) -> Result<Appended, StoreError> {
+        self.appender.append(&batch).await
+    }
+
+    async fn changes_after(
+        &self,
+        revision: RevisionNumber,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        self.log.changes_after(revision, limit).await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<StoredToken>, StoreError> {
+        read!(self, token_list::token, id)
+    }
+
+    async fn tokens(&self, query: TokenQuery) -> Result<Page<StoredToken, TokenId>, StoreError> {
+        read!(self, token_list::tokens, &query)
+    }
+
+    async fn principals(
+        &self,
+        query: PrincipalQuery,
+    ) -> Result<Page<StoredPrincipal, String>, StoreError> {
+        read!(self, directory_list::principals, &query)
+    }
+
+    async fn members(&self, query: MemberQuery) -> Result<Page<StoredMember, String>, StoreError> {
+        read!(self, directory_list::members, &query)
+    }
+
+    async fn roles(&self, query: RoleQuery) -> Result<Page<StoredRole, String>, StoreError> {
+        read!(self, directory_list::roles, &query)
+    }
+
+    async fn grants(&self, query: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError> {
+        read!(self, directory_list::grants, &query)
+    }
+
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        Some(self)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.listener.close();
+        self.pool.close();
+        self.appender.close().await;
+        self.log.line.close().await;
+        self.members.close().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Cluster for PostgresStore {
+    async fn join(&self, joining: &Joining) -> Result<u64, StoreError> {
+        self.members.join(joining).await
+    }
+
+    async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError> {
+        self.members.renew(renewal).await
+    }
+
+    async fn report(
+        &self,
+        incarnation: Incarnation,
+        applied: RevisionNumber,
+    ) -> Result<(), StoreError> {
+        self.members.report(incarnation, applied).await
+    }
+
+    async fn roster(&self) -> Result<Roster, StoreError> {
+        self.members.roster().await
+    }
+
+    async fn leave(&self, incarnation: Incarnation) -> Result<(), StoreError> {
+        self.members.remove(incarnation, None).await.map(drop)
+    }
+
+    async fn remove(&self, incarnation: Incarnation, heartbeat: u64) -> Result<bool, StoreError> {
+        self.members.remove(incarnation, Some(heartbeat)).await
+    }
+
+    fn wakes(&self) -> watch::Receiver<u64> {
+        self.listener.wakes()
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}

@@ -1,0 +1,174 @@
+//! A few connections that only read: lists and snapshots, bounded, and waited for with a limit.
+//!
+//! deadpool itself and not its Postgres manager, whose own part is a cache of named prepared
+//! statements, which a pooler in transaction mode does not keep. When one connection finds its
+//! server gone, going or read-only, all idle ones are dropped: they lead there as well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool::Runtime;
+use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult};
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use super::connect::{Connection, Connector};
+use super::fault::Fault;
+use super::settings::Settings;
+use crate::domain::chain::RevisionNumber;
+use crate::store::StoreError;
+
+/// Until a connection that was idle must have answered.
+const RECYCLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+struct Manager(Arc<Connector>);
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<Connection, StoreError> {
+        self.0.connect(None).await
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {
+        let gone = |_| RecycleError::message("the connection is gone");
+        connection.client.simple_query("").await.map_err(gone)?;
+        Ok(())
+    }
+}
+
+/// The pool. Its connections are used by one task at a time.
+pub(super) struct Pool {
+    pool: managed::Pool<Manager>,
+    statement_timeout: Duration,
+}
+
+impl Pool {
+    pub(super) fn new(connector: Arc<Connector>, settings: &Settings) -> Result<Self, StoreError> {
+        let pool = managed::Pool::builder(Manager(connector))
+            .max_size(settings.pool_size.max(1))
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(settings.statement_timeout))
+            // Every host has its own; this is only the bound of them all.
+            .create_timeout(Some(settings.statement_timeout))
+            .recycle_timeout(Some(RECYCLE_TIMEOUT))
+            .build()
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(Self {
+            pool,
+            statement_timeout: settings.statement_timeout,
+        })
+    }
+
+    /// Begins a transaction that reads one moment and must end within `limit`.
+    pub(super) async fn reading(&self, limit: Duration) -> Result<Reading<'_>, StoreError> {
+        let connection = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error,
+            PoolError::Closed => super::closed(),
+            _ => StoreError::Unavailable("no database connection was free in time".to_owned()),
+        })?;
+        let reading = Reading {
+            pool: self,
+            connection: Some(connection),
+            limit,
+        };
+        let begin = format!(
+            "-- begin_reading
+            BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+            SET LOCAL statement_timeout = {0};
+            SET LOCAL idle_in_transaction_session_timeout = {0}",
+            limit.as_millis()
+        );
+        let begun = async { Ok(reading.client()?.batch_execute(&begin).await?) };
+        match reading.bounded(begun).await {
+            Ok(()) => Ok(reading),
+            Err(fault) => Err(reading.fail(fault, 0)),
+        }
+    }
+
+    /// A reading with the usual limit.
+    pub(super) async fn reading_briefly(&self) -> Result<Reading<'_>, StoreError> {
+        self.reading(self.statement_timeout).await
+    }
+
+    /// Lets nobody in any more.
+    pub(super) fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// One reading transaction. Its connection goes back to the pool by [`Reading::end`] alone: one
+/// that was given up on half-way may still be in its transaction.
+pub(super) struct Reading<'p> {
+    pool: &'p Pool,
+    connection: Option<Object<Manager>>,
+    limit: Duration,
+}
+
+impl Reading<'_> {
+    /// The client, until the reading has ended.
+    pub(super) fn client(&self) -> Result<&Client, Fault> {
+        let connection = self.connection.as_ref();
+        let client = connection.map(|connection| &connection.client);
+        client.ok_or_else(|| super::closed().into())
+    }
+
+    /// Waits for `work`, but no longer than the limit.
+    pub(super) async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        match timeout(self.limit, work).await {
+            Ok(result) => result,
+            Err(_) => {
+                let what = "the database did not answer in time".to_owned();
+                Err(StoreError::Unavailable(what).into())
+            }
+        }
+    }
+
+    /// Ends the transaction after what was read in it; `revision` is where the caller was.
+    pub(super) async fn end<T>(
+        mut self,
+        read: Result<T, Fault>,
+        revision: RevisionNumber,
+    ) -> Result<T, StoreError> {
+        let ended = match read {
+            Ok(read) => self.commit().await.map(|()| read),
+            Err(fault) => Err(fault),
+        };
+        match ended {
+            Ok(read) => {
+                drop(self.connection.take());
+                Ok(read)
+            }
+            Err(fault) => Err(self.fail(fault, revision)),
+        }
+    }
+
+    async fn commit(&self) -> Result<(), Fault> {
+        let commit = async {
+            Ok(self
+                .client()?
+                .batch_execute("-- end_reading\nCOMMIT")
+                .await?)
+        };
+        self.bounded(commit).await
+    }
+
+    fn fail(self, fault: Fault, revision: RevisionNumber) -> StoreError {
+        if fault.loses_server() {
+            self.pool.pool.retain(|_, _| false);
+        }
+        fault.at(revision)
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(Object::take(connection));
+        }
+    }
+}

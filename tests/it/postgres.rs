@@ -1,0 +1,186 @@
+//! One private Postgres for the whole test binary, and a database of its own for every test.
+//!
+//! Started from the system's binaries, as an unprivileged user, with its files in a folder that
+//! goes when the test process does, however that ends. `LATCHKEY_TEST_DATABASE_URL` names another
+//! server to use instead, by a role that may make databases and roles. The program connects as the
+//! role and with the grants that the README gives it, and no more.
+
+pub(crate) mod watched;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use latchkey::store::postgres::{Settings, up};
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+
+use watched::{Watched, free_port, in_folder};
+
+/// The role that the program runs as.
+const SERVER_ROLE: &str = "latchkey_server";
+const TEMPLATE: &str = "latchkey_template";
+
+const START: &str = r#"
+    export LC_ALL=C
+    "$BIN/initdb" -D data -U postgres -A trust -E UTF8 --no-sync >initdb.log 2>&1 ||
+        { cat initdb.log; exit 1; }
+    "$BIN/pg_ctl" -D data -l log -w -t 60 -o "-p $PORT $OPTIONS -k $PWD" start >start.log 2>&1 ||
+        { cat start.log log; exit 1; }
+    echo ready
+    cat >/dev/null
+    "$BIN/pg_ctl" -D data -m immediate stop >/dev/null 2>&1
+"#;
+
+const OPTIONS: &str = "-c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=500 \
+                       -c shared_buffers=64MB";
+
+/// A server: where it listens, and who may do everything there.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    host: String,
+    admin: String,
+    _watched: Option<Watched>,
+}
+
+static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
+
+/// The server of this test binary.
+pub(crate) fn server() -> &'static Server {
+    &SERVER
+}
+
+impl Server {
+    fn start() -> Self {
+        match std::env::var("LATCHKEY_TEST_DATABASE_URL") {
+            Ok(url) => Self::elsewhere(&url),
+            Err(_) => Self::private(OPTIONS),
+        }
+    }
+
+    fn elsewhere(url: &str) -> Self {
+        let config: tokio_postgres::Config = url.parse().expect("LATCHKEY_TEST_DATABASE_URL");
+        let hosts = config.get_hosts().first();
+        let Some(tokio_postgres::config::Host::Tcp(host)) = hosts else {
+            panic!("LATCHKEY_TEST_DATABASE_URL names no TCP host");
+        };
+        Self {
+            port: config.get_ports().first().copied().unwrap_or(5432),
+            host: host.clone(),
+            admin: config.get_user().expect("a user").to_owned(),
+            _watched: None,
+        }
+    }
+
+    /// Starts a server of its own with these options.
+    pub(crate) fn private(options: &str) -> Self {
+        let bin = binaries();
+        let (watched, port) = in_folder("postgres", |folder| {
+            let port = free_port();
+            let mut script = folder.script(START);
+            script
+                .env("BIN", &bin)
+                .env("PORT", port.to_string())
+                .env("OPTIONS", options);
+            (script, port)
+        });
+        Self {
+            port,
+            host: "127.0.0.1".to_owned(),
+            admin: "postgres".to_owned(),
+            _watched: Some(watched),
+        }
+    }
+
+    /// A URL of a database here, for a role.
+    pub(crate) fn url(&self, role: &str, database: &str) -> String {
+        let Self { host, port, .. } = self;
+        format!("postgres://{role}@{host}:{port}/{database}?sslmode=disable")
+    }
+
+    /// Runs statements as the one who may do everything.
+    pub(crate) async fn admin(&self, database: &str, sql: &str) {
+        let client = self.client(&self.admin, database).await;
+        client.batch_execute(sql).await.expect(sql);
+    }
+
+    /// A client of a role.
+    pub(crate) async fn client(&self, role: &str, database: &str) -> Client {
+        let url = self.url(role, database);
+        let (client, connection) = tokio_postgres::connect(&url, NoTls)
+            .await
+            .expect("connected");
+        tokio::spawn(connection);
+        client
+    }
+
+    async fn prepare(&self) {
+        let client = self.client(&self.admin, "postgres").await;
+        let sql = format!(
+            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{SERVER_ROLE}') THEN
+               CREATE ROLE {SERVER_ROLE} LOGIN; END IF; END $$"
+        );
+        client.batch_execute(&sql).await.expect("the role");
+        let sql = format!("DROP DATABASE IF EXISTS {TEMPLATE}");
+        client.batch_execute(&sql).await.expect("dropped");
+        let sql = format!("CREATE DATABASE {TEMPLATE}");
+        client.batch_execute(&sql).await.expect("a database");
+        let settings = Settings {
+            url: self.url(&self.admin, TEMPLATE),
+            ..Settings::default()
+        };
+        up(&settings).await.expect("migrated");
+        self.admin(TEMPLATE, &grants()).await;
+    }
+}
+
+/// What the README grants to the program's role.
+fn grants() -> String {
+    let readme = include_str!("../../README.md");
+    let (_, after) = readme.split_once("<!-- grants: begin -->").expect("grants");
+    let (block, _) = after.split_once("<!-- grants: end -->").expect("grants");
+    let sql = block.trim().trim_start_matches("```sql");
+    sql.trim_end_matches("```").to_owned()
+}
+
+/// A migrated database that nobody else uses.
+pub(crate) struct Database {
+    /// For the program's role.
+    pub(crate) url: String,
+}
+
+/// A fresh one.
+pub(crate) async fn database() -> Database {
+    static PREPARED: OnceCell<()> = OnceCell::const_new();
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let server = server();
+    PREPARED.get_or_init(|| server.prepare()).await;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("latchkey_{}_{number}", std::process::id());
+    let sql = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
+    server.admin("postgres", &sql).await;
+    Database {
+        url: server.url(SERVER_ROLE, &name),
+    }
+}
+
+/// Where the system has its Postgres: on the path, or where Debian puts the newest.
+fn binaries() -> PathBuf {
+    if let Some(found) = watched::on_path("initdb") {
+        return found;
+    }
+    let versions = std::fs::read_dir("/usr/lib/postgresql");
+    let folders = versions.into_iter().flatten().flatten();
+    let bins = folders.map(|entry| entry.path().join("bin"));
+    let newest = bins.filter(|bin| bin.join("initdb").exists()).max();
+    newest.unwrap_or_else(|| {
+        panic!("no Postgres here: run 'sudo apt-get install postgresql', or 'make tools' as root")
+    })
+}
+
+/// A command with the program's own environment kept out.
+#[allow(dead_code, reason = "used by tests that run Postgres's own tools")]
+pub(crate) fn tool(name: &str) -> Command {
+    Command::new(binaries().join(name))
+}
