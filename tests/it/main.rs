@@ -12,6 +12,7 @@ mod leaks;
 mod model;
 mod postgres;
 mod program;
+mod proxy;
 mod repeats;
 mod scenes;
 mod store;

@@ -5,10 +5,10 @@
 //! server to use instead, by a role that may make databases and roles. The program connects as the
 //! role and with the grants that the README gives it, and no more.
 
+pub(crate) mod bouncer;
 pub(crate) mod watched;
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -146,6 +146,7 @@ fn grants() -> String {
 
 /// A migrated database that nobody else uses.
 pub(crate) struct Database {
+    pub(crate) name: String,
     /// For the program's role.
     pub(crate) url: String,
 }
@@ -153,22 +154,35 @@ pub(crate) struct Database {
 /// A fresh one.
 pub(crate) async fn database() -> Database {
     static PREPARED: OnceCell<()> = OnceCell::const_new();
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
     let server = server();
     PREPARED.get_or_init(|| server.prepare()).await;
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("latchkey_{}_{number}", std::process::id());
-    let sql = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
-    server.admin("postgres", &sql).await;
+    let name = create(&format!("TEMPLATE {TEMPLATE}")).await;
     Database {
         url: server.url(SERVER_ROLE, &name),
+        name,
     }
+}
+
+/// A fresh database without tables.
+pub(crate) async fn empty_database() -> String {
+    create("").await
+}
+
+async fn create(options: &str) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("latchkey_{}_{number}", std::process::id());
+    let sql = format!("CREATE DATABASE {name} {options}");
+    server().admin("postgres", &sql).await;
+    name
 }
 
 /// Where the system has its Postgres: on the path, or where Debian puts the newest.
 fn binaries() -> PathBuf {
-    if let Some(found) = watched::on_path("initdb") {
-        return found;
+    // What stands on the path may be a link to one of many programs that belong together.
+    let linked = watched::on_path("initdb").and_then(|bin| bin.join("initdb").canonicalize().ok());
+    if let Some(bin) = linked.as_deref().and_then(Path::parent) {
+        return bin.to_owned();
     }
     let versions = std::fs::read_dir("/usr/lib/postgresql");
     let folders = versions.into_iter().flatten().flatten();
@@ -177,10 +191,4 @@ fn binaries() -> PathBuf {
     newest.unwrap_or_else(|| {
         panic!("no Postgres here: run 'sudo apt-get install postgresql', or 'make tools' as root")
     })
-}
-
-/// A command with the program's own environment kept out.
-#[allow(dead_code, reason = "used by tests that run Postgres's own tools")]
-pub(crate) fn tool(name: &str) -> Command {
-    Command::new(binaries().join(name))
 }

@@ -90,15 +90,14 @@ impl Appender {
     /// Appends a batch if the head is its base.
     pub(super) async fn append(&self, batch: &Batch) -> Result<Appended, StoreError> {
         let message = self.message(batch)?;
-        // Beyond the server's own limit, which leaves no doubt.
-        let deadline = Instant::now() + self.statement_timeout * 2;
+        let patience_ends = Instant::now() + self.statement_timeout;
         let mut retries = 0;
         let mut made_room = false;
         loop {
-            match self.send(&message, deadline).await {
+            match self.send(&message).await {
                 Ok(answer) if answer.outcome == "turn" => {
                     // The others' turns end by themselves, but so does patience.
-                    if Instant::now() >= deadline {
+                    if Instant::now() >= patience_ends {
                         let what = "it is another replica's turn to append".to_owned();
                         return Err(StoreError::Unavailable(what));
                     }
@@ -152,7 +151,9 @@ impl Appender {
         ))
     }
 
-    async fn send(&self, message: &str, deadline: Instant) -> Result<Answer, Failed> {
+    async fn send(&self, message: &str) -> Result<Answer, Failed> {
+        // Beyond the server's own limit, which leaves no doubt.
+        let deadline = Instant::now() + self.statement_timeout * 2;
         let left = deadline.saturating_duration_since(Instant::now());
         let connection = self.line.connection(left).await.map_err(Failed::Unsent)?;
         let warnings = connection.warnings();

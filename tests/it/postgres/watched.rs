@@ -107,7 +107,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-#[allow(dead_code, reason = "used by servers with a configuration file")]
+/// Writes a file that a server reads.
 pub(crate) fn write(path: &Path, text: &str) {
     std::fs::write(path, text).expect("written");
 }

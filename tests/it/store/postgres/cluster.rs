@@ -1,0 +1,209 @@
+//! What servers on one database know of each other: members, leases, turns and wake-ups.
+//!
+//! Two stores on one database are two servers; what a third party does, the database's owner does.
+
+use std::time::Duration;
+
+use latchkey::domain::chain::Head;
+use latchkey::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed};
+use latchkey::store::postgres::Settings;
+use latchkey::store::{Appended, Store as _, StoreError};
+
+use super::{fresh, open, open_with};
+use crate::postgres::server;
+use crate::store::scribe::{Scribe, put_principal};
+
+fn joining(number: u8, lease_ms: u64) -> Joining {
+    Joining {
+        incarnation: Incarnation([number; 16]),
+        name: format!("replica's {number}"),
+        address: "127.0.0.1:7421".to_owned(),
+        lease_ms,
+        format_max: 1,
+    }
+}
+
+fn renewal(number: u8, lease_ms: u64, applied: u64) -> Renewal {
+    Renewal {
+        incarnation: Incarnation([number; 16]),
+        lease_ms,
+        applied,
+    }
+}
+
+#[tokio::test]
+async fn a_member_joins_renews_reports_and_leaves() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    let unknown = store.renew(&renewal(1, 900, 0)).await;
+    assert_eq!(unknown.expect("answered"), Renewed::Unknown);
+    assert_eq!(store.join(&joining(1, 900)).await.expect("joined"), 900);
+    let mut scribe = Scribe::new();
+    scribe.append(store, [put_principal(1, "user:alice")]).await;
+
+    let Ok(Renewed::Held {
+        head,
+        chain_at_applied,
+        database_ms,
+        history,
+    }) = store.renew(&renewal(1, 900, 0)).await
+    else {
+        panic!("not held");
+    };
+    assert_eq!(
+        (head, chain_at_applied),
+        (scribe.head, Some(Head::EMPTY.chain))
+    );
+    assert!(database_ms > 1_700_000_000_000 && history.system > 0 && history.timeline == 1);
+    store
+        .report(Incarnation([1; 16]), 1)
+        .await
+        .expect("reported");
+    // Never taken back.
+    store
+        .report(Incarnation([1; 16]), 0)
+        .await
+        .expect("reported");
+    let roster = store.roster().await.expect("a roster");
+    let member = &roster.members[0];
+    assert_eq!(
+        (roster.members.len(), roster.head, roster.lease_ms),
+        (1, scribe.head, 900)
+    );
+    assert_eq!(
+        (member.heartbeat, member.applied, member.lease_ms),
+        (1, 1, 900)
+    );
+    assert_eq!((&*member.name, member.format_max), ("replica's 1", 1));
+    assert!(member.joined_ms <= member.reported_ms && member.reported_ms <= roster.database_ms);
+
+    store.leave(Incarnation([1; 16])).await.expect("left");
+    assert!(store.roster().await.expect("a roster").members.is_empty());
+}
+
+#[tokio::test]
+async fn a_revision_that_the_log_lacks_has_no_chain() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    store.join(&joining(1, 900)).await.expect("joined");
+    let mut scribe = Scribe::new();
+    scribe.append(store, [put_principal(1, "user:alice")]).await;
+    let chain_at = async |applied| match store.renew(&renewal(1, 900, applied)).await {
+        Ok(Renewed::Held {
+            chain_at_applied, ..
+        }) => chain_at_applied,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(chain_at(1).await, Some(scribe.head.chain));
+    assert_eq!(chain_at(2).await, None);
+}
+
+#[tokio::test]
+async fn the_cluster_keeps_the_longest_lease_while_anybody_is_there() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    assert_eq!(store.join(&joining(1, 900)).await.expect("joined"), 900);
+    assert_eq!(store.join(&joining(2, 500)).await.expect("joined"), 900);
+    store.renew(&renewal(2, 1_500, 0)).await.expect("renewed");
+    assert_eq!(store.roster().await.expect("a roster").lease_ms, 1_500);
+    store.leave(Incarnation([2; 16])).await.expect("left");
+    assert_eq!(store.join(&joining(3, 400)).await.expect("joined"), 1_500);
+    for number in [1, 3] {
+        store.leave(Incarnation([number; 16])).await.expect("left");
+    }
+    assert_eq!(store.join(&joining(4, 400)).await.expect("joined"), 400);
+}
+
+#[tokio::test]
+async fn only_a_heartbeat_that_stood_still_is_removed() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    let member = Incarnation([1; 16]);
+    store.join(&joining(1, 900)).await.expect("joined");
+    let seen = store.roster().await.expect("a roster").members[0].heartbeat;
+    store.renew(&renewal(1, 900, 0)).await.expect("renewed");
+    assert!(!store.remove(member, seen).await.expect("answered"));
+    assert!(store.remove(member, seen + 1).await.expect("answered"));
+    assert!(!store.remove(member, seen + 1).await.expect("answered"));
+    let renewed = store.renew(&renewal(1, 900, 0)).await.expect("answered");
+    assert_eq!(renewed, Renewed::Unknown);
+}
+
+#[tokio::test]
+async fn an_append_wakes_the_others() {
+    let fresh = fresh().await;
+    let other = open(&fresh.database.url).await;
+    let mut wakes = other.wakes();
+    // The first tells that it listens.
+    wakes.changed().await.expect("listening");
+    let mut scribe = Scribe::new();
+    for number in 1..=3 {
+        wakes.mark_unchanged();
+        let put = put_principal(number, &format!("user:u{number}"));
+        scribe.append(&fresh.store, [put]).await;
+        wakes.changed().await.expect("woken");
+    }
+    // An empty append changes nothing that anybody would read.
+    let before = *wakes.borrow_and_update();
+    let empty = scribe.batch([]);
+    scribe.commit(&fresh.store, empty).await;
+    assert_eq!(*wakes.borrow(), before);
+}
+
+async fn turns(database: &crate::postgres::Database) -> i64 {
+    let client = server().client("postgres", &database.name).await;
+    let sql = "SELECT count(*) FROM latchkey.turn";
+    client.query_one(sql, &[]).await.expect("counted").get(0)
+}
+
+#[tokio::test]
+async fn a_refused_replica_has_a_turn_until_it_appends() {
+    let fresh = fresh().await;
+    let other = open(&fresh.database.url).await;
+    let mut scribe = Scribe::new();
+    let mut late = scribe.clone();
+    scribe
+        .append(&fresh.store, [put_principal(1, "user:alice")])
+        .await;
+    assert_eq!(turns(&fresh.database).await, 0);
+    let batch = late.batch([put_principal(9, "user:late")]);
+    let refused = other.append(batch).await;
+    assert!(matches!(refused, Ok(Appended::Conflict(_))), "{refused:?}");
+    assert_eq!(turns(&fresh.database).await, 1);
+    late.head = scribe.head;
+    late.append(&other, [put_principal(9, "user:late")]).await;
+    assert_eq!(turns(&fresh.database).await, 0);
+}
+
+#[tokio::test]
+async fn while_it_is_anothers_turn_nobody_else_appends() {
+    let fresh = fresh().await;
+    let settings = Settings {
+        url: fresh.database.url.clone(),
+        statement_timeout: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let hasty = open_with(settings).await;
+    let mut scribe = Scribe::new();
+    let turn = |ends: &str| {
+        format!(
+            "INSERT INTO latchkey.turn VALUES (1, 'another', {ends})
+        ON CONFLICT (id) DO UPDATE SET ends_at = excluded.ends_at"
+        )
+    };
+    let name = &fresh.database.name;
+    server()
+        .admin(name, &turn("now() + interval '1 hour'"))
+        .await;
+    let refused = hasty
+        .append(scribe.batch([put_principal(1, "user:alice")]))
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
+    server().admin(name, &turn("now()")).await;
+    scribe
+        .append(&fresh.store, [put_principal(1, "user:alice")])
+        .await;
+}
