@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use foldhash::quality::RandomState;
 
 use crate::domain::chain::RevisionNumber;
-use crate::domain::change::{CutOffTarget, Issuer, Subject, TokenRecord};
+use crate::domain::change::{CutOffTarget, EXPIRES_MS_MAX, Issuer, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::limits::Networks;
 use crate::domain::permission::{Permission, Resource};
@@ -41,6 +41,11 @@ fn parse_set(text: &str) -> Option<PermissionSet> {
         Permission::parse(action, resource).ok()
     });
     PermissionSet::new(permissions.collect::<Option<Vec<_>>>()?).ok()
+}
+
+/// An expiry as it stands in a column; none where no index could hold it.
+pub(super) fn expiry(at: Option<UnixMs>) -> Option<Option<UnixMs>> {
+    (at.unwrap_or(0) <= EXPIRES_MS_MAX).then_some(at)
 }
 
 /// Reads sets of permissions, parsing equal texts once: most tokens share a few.

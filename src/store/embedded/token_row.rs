@@ -6,22 +6,14 @@
 use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
-use crate::domain::change::{EXPIRES_MS_MAX, Grace, Revoked, Subject, TokenRecord};
-use crate::domain::clock::UnixMs;
+use crate::domain::change::{Grace, Revoked, Subject, TokenRecord};
 use crate::domain::limits::{Audience, Uses, Workload};
 use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::token::{Digest, TokenId, TokenKind};
 use crate::store::columns::{
-    Sets, ended_ms, networks_text, pack_issuers, parse_networks, parse_subject, set_text,
+    Sets, ended_ms, expiry, networks_text, pack_issuers, parse_networks, parse_subject, set_text,
     unpack_issuers,
 };
-
-fn expiry(at: Option<UnixMs>) -> Result<Option<UnixMs>, Fault> {
-    if at.is_some_and(|at| at > EXPIRES_MS_MAX) {
-        return Err(Fault::Row("expiry"));
-    }
-    Ok(at)
-}
 
 /// What [`TokenRows::read`] wants selected, in this order, as its first columns.
 pub(super) const RECORD_COLUMNS: &str = "t.id, t.digest, t.kind, t.subject, t.resource, t.scopes, \
@@ -156,8 +148,8 @@ impl TokenRows {
             parent: row.get::<_, Option<_>>(8)?.map(token_id),
             made_at: row.get(9)?,
             not_before_ms: row.get(10)?,
-            expires_ms: expiry(row.get(11)?)?,
-            expires_max_ms: expiry(row.get(12)?)?,
+            expires_ms: expiry(row.get(11)?).ok_or(Fault::Row("expiry"))?,
+            expires_max_ms: expiry(row.get(12)?).ok_or(Fault::Row("expiry"))?,
             ttl_s: row.get(13)?,
             period_s: row.get(14)?,
             uses: both(row.get(15)?, row.get(16)?).map(|(limit, left)| Uses { limit, left }),
@@ -171,7 +163,11 @@ impl TokenRows {
                 Some(text) => Some(Workload::parse(text).ok_or(Fault::Row("workload"))?),
             },
             rotation: row.get(20)?,
-            grace: both(row.get(21)?, expiry(row.get(22)?)?).map(|(key, until_ms)| Grace {
+            grace: both(
+                row.get(21)?,
+                expiry(row.get(22)?).ok_or(Fault::Row("expiry"))?,
+            )
+            .map(|(key, until_ms)| Grace {
                 key: u128::from_be_bytes(key),
                 until_ms,
             }),

@@ -8,10 +8,11 @@ use tokio_postgres::Row;
 use super::fault::Fault;
 use super::row::{bytes, number, optional_bytes, optional_number, token_id, value};
 use crate::domain::change::{Grace, Revoked, TokenRecord};
+use crate::domain::clock::UnixMs;
 use crate::domain::limits::{Audience, Uses, Workload};
 use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::token::{TokenId, TokenKind};
-use crate::store::columns::{Sets, parse_networks, parse_subject, unpack_issuers};
+use crate::store::columns::{Sets, expiry, parse_networks, parse_subject, unpack_issuers};
 
 /// What [`TokenRows::read`] wants selected, in this order, as its first columns.
 pub(super) const RECORD_COLUMNS: &str = "t.id, substr(t.digest, 1, 16), t.kind, t.subject, \
@@ -20,6 +21,10 @@ pub(super) const RECORD_COLUMNS: &str = "t.id, substr(t.digest, 1, 16), t.kind, 
     t.audience, t.workload, t.rotation, t.grace_key, t.grace_until_ms, t.revoked_at, t.revoked_ms";
 /// How many columns that is.
 pub(super) const RECORD_COLUMN_COUNT: usize = 25;
+
+fn ended(row: &Row, index: usize) -> Result<Option<UnixMs>, Fault> {
+    expiry(optional_number(row, index)?).ok_or(Fault::Row("expiry"))
+}
 
 /// Reads records, parsing equal permission texts once.
 #[derive(Default)]
@@ -34,7 +39,7 @@ impl TokenRows {
         let optional_text = |index| value::<Option<&str>>(row, index);
         let parent: Option<uuid::Uuid> = value(row, 8)?;
         let uses = optional_number(row, 15)?.zip(optional_number(row, 16)?);
-        let grace = optional_bytes(row, 21)?.zip(optional_number(row, 22)?);
+        let grace = optional_bytes(row, 21)?.zip(ended(row, 22)?);
         let revoked = optional_number(row, 23)?.zip(optional_number(row, 24)?);
         Ok(TokenRecord {
             id: token_id(row, 0)?,
@@ -53,8 +58,8 @@ impl TokenRows {
             parent: parent.map(|id| TokenId::from_bytes(id.into_bytes())),
             made_at: number(row, 9)?,
             not_before_ms: optional_number(row, 10)?,
-            expires_ms: optional_number(row, 11)?,
-            expires_max_ms: optional_number(row, 12)?,
+            expires_ms: ended(row, 11)?,
+            expires_max_ms: ended(row, 12)?,
             ttl_s: optional_number(row, 13)?,
             period_s: optional_number(row, 14)?,
             uses: uses.map(|(limit, left)| Uses { limit, left }),
