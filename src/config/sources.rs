@@ -3,10 +3,12 @@
 //! A value is read by the kind of its setting, so that `true`, `10` and `10s` need no quotes in a
 //! variable or a flag. An error names the file and line, the variable or the flag it comes from.
 
+use std::time::Duration;
+
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::{Config, KEYS};
+use super::{Config, KEYS, Limits};
 
 /// Why settings cannot be used; the text names where they come from.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -139,33 +141,82 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// Bounds that a number's type does not know.
+/// Settings and sums of them stay far from where numbers and clocks end.
+const COUNT_MAX: u64 = 1 << 20;
+const BYTES_MIN: u64 = 4 << 10;
+const HEADER_BYTES_MAX: u64 = 1 << 20;
+const MESSAGE_BYTES_MAX: u64 = 64 << 20;
+const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const KEPT_MAX: Duration = Duration::from_secs(100 * YEAR.as_secs());
+
+/// Bounds that a setting's type does not know.
 fn check(config: &Config) -> Result<(), ConfigError> {
-    let limits = &config.limits;
-    let bounds = [
-        ("limits.connections_max", limits.connections_max > 0),
-        (
+    for (name, value, least, most) in numbers(&config.limits) {
+        if value < least || value > most {
+            return Err(ConfigError(format!(
+                "{name}: {value} is not within {least} to {most}"
+            )));
+        }
+    }
+    for (name, value, most) in durations(config) {
+        if value > most {
+            let text = humantime::format_duration;
+            return Err(ConfigError(format!(
+                "{name}: {} is more than {}",
+                text(value),
+                text(most)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn numbers(limits: &Limits) -> [(&'static str, u64, u64, u64); 8] {
+    let count = |name, value: usize| (name, value as u64, 1, COUNT_MAX);
+    [
+        count("limits.connections_max", limits.connections_max),
+        count(
             "limits.connections_per_peer_max",
-            limits.connections_per_peer_max > 0,
+            limits.connections_per_peer_max,
         ),
-        (
+        count(
             "limits.streams_per_connection_max",
-            limits.streams_per_connection_max > 0,
+            limits.streams_per_connection_max as usize,
         ),
+        count("limits.requests_waiting_max", limits.requests_waiting_max),
+        count("limits.error_resets_max", limits.error_resets_max),
+        count("limits.pending_resets_max", limits.pending_resets_max),
         (
-            "limits.requests_waiting_max",
-            limits.requests_waiting_max > 0,
+            "limits.header_bytes_max",
+            limits.header_bytes_max.into(),
+            BYTES_MIN,
+            HEADER_BYTES_MAX,
         ),
-        ("limits.error_resets_max", limits.error_resets_max > 0),
-        ("limits.pending_resets_max", limits.pending_resets_max > 0),
-        ("limits.header_bytes_max", limits.header_bytes_max >= 4_096),
         (
             "limits.message_bytes_max",
-            limits.message_bytes_max >= 4_096,
+            limits.message_bytes_max as u64,
+            BYTES_MIN,
+            MESSAGE_BYTES_MAX,
         ),
-    ];
-    match bounds.iter().find(|(_, good)| !good) {
-        Some((name, _)) => Err(ConfigError(format!("{name}: too small"))),
-        None => Ok(()),
-    }
+    ]
+}
+
+fn durations(config: &Config) -> [(&'static str, Duration, Duration); 10] {
+    let limits = &config.limits;
+    [
+        ("check.valid_for", config.check.valid_for, YEAR),
+        ("forget.interval", config.forget.interval, YEAR),
+        ("forget.retention", config.forget.retention, KEPT_MAX),
+        ("limits.hello_time_max", limits.hello_time_max, YEAR),
+        ("limits.connection_age_max", limits.connection_age_max, YEAR),
+        (
+            "limits.connection_age_grace",
+            limits.connection_age_grace,
+            YEAR,
+        ),
+        ("limits.request_time_max", limits.request_time_max, YEAR),
+        ("limits.ping_every", limits.ping_every, YEAR),
+        ("limits.ping_time_max", limits.ping_time_max, YEAR),
+        ("limits.drain_time_max", limits.drain_time_max, YEAR),
+    ]
 }

@@ -90,6 +90,44 @@ fn unknown_keys_and_wrong_values_are_refused_with_their_place() {
 }
 
 #[test]
+fn settings_out_of_their_bounds_are_refused_by_name() {
+    let huge = usize::MAX >> 3;
+    for (name, value, good) in [
+        ("limits.requests_waiting_max", "0", false),
+        ("limits.requests_waiting_max", "1", true),
+        ("limits.requests_waiting_max", &huge.to_string(), false),
+        ("limits.connections_max", "1048577", false),
+        ("limits.connections_per_peer_max", "1048577", false),
+        ("limits.streams_per_connection_max", "4294967295", false),
+        ("limits.error_resets_max", "1048577", false),
+        ("limits.pending_resets_max", "1048577", false),
+        ("limits.header_bytes_max", "4095", false),
+        ("limits.header_bytes_max", "4294967295", false),
+        ("limits.message_bytes_max", "4096", true),
+        ("limits.message_bytes_max", "67108864", true),
+        ("limits.message_bytes_max", "67108865", false),
+        ("limits.connection_age_max", "366days", true),
+        ("limits.connection_age_max", "580000000000years", false),
+        ("limits.connection_age_grace", "580000000000years", false),
+        ("limits.hello_time_max", "2years", false),
+        ("limits.request_time_max", "2years", false),
+        ("limits.ping_every", "2years", false),
+        ("limits.ping_time_max", "2years", false),
+        ("limits.drain_time_max", "2years", false),
+        ("check.valid_for", "2years", false),
+        ("forget.interval", "2years", false),
+        ("forget.retention", "10years", true),
+        ("forget.retention", "101years", false),
+    ] {
+        let mut sources = Sources::default();
+        sources.flag(name, value, "--set").expect("of its kind");
+        let error = sources.build().err().map(|error| error.to_string());
+        assert_eq!(error.is_none(), good, "{name} {value}: {error:?}");
+        assert!(error.is_none_or(|error| error.starts_with(name)), "{name}");
+    }
+}
+
+#[test]
 fn the_table_of_keys_is_that_of_the_settings() {
     fn names(prefix: &str, table: &Table, into: &mut Vec<String>) {
         for (name, value) in table {
