@@ -376,15 +376,12 @@ pub(crate) struct RevokeAllArgs {
     /// Every token that speaks for this principal, as user:alice.
     #[arg(long, value_name = "NAME", group = "target")]
     subject: Option<String>,
-    /// Every token that this principal issued.
+    /// Every token that this principal issued; one that is deleted by its number, as principal:17.
     #[arg(long, value_name = "NAME", group = "target")]
     issued_by_principal: Option<String>,
     /// Every token that was issued with this token.
     #[arg(long, value_name = "TOKEN_ID", value_parser = parse::token_id, group = "target")]
     issued_by_token: Option<String>,
-    /// Every token that was made from this credential.
-    #[arg(long, value_name = "ID", group = "target")]
-    issued_by_credential: Option<String>,
     /// Every resource token for this resource or one below it.
     #[arg(long, value_name = "PATH", group = "target")]
     resource_under: Option<String>,
@@ -408,7 +405,6 @@ pub(super) async fn revoke_all(args: RevokeAllArgs, output: Output) -> Result<()
         .map(CutOff::Subject)
         .or(args.issued_by_principal.map(CutOff::IssuedByPrincipal))
         .or(args.issued_by_token.map(CutOff::IssuedByToken))
-        .or(args.issued_by_credential.map(CutOff::IssuedByCredential))
         .or(args.resource_under.map(CutOff::ResourceUnder));
     let mut tokens = args.caller.session().await?.tokens();
     let request = v1::RevokeAllRequest {
