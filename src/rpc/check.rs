@@ -21,7 +21,7 @@ use crate::proto::v1;
 use crate::proto::v1::check_service_server::CheckService;
 
 use super::auth::{budget, credentials_in};
-use super::errors::{invalid, status};
+use super::errors::{invalid, reason, status};
 use super::metrics::Metrics;
 use super::question::{Needs, Told, answered, asked, counted, parse_revision};
 use super::stream::{Answers, answers};
@@ -140,6 +140,19 @@ impl CheckRpc {
                 response: write(&Told::of(answer, hidden)),
             }
         }))
+    }
+
+    /// The status of a question that is refused, counted.
+    #[cold]
+    pub(super) fn refused(&self, refusal: Refusal) -> Status {
+        self.note(&refusal);
+        status(refusal)
+    }
+
+    /// Counts a refused question.
+    #[cold]
+    pub(super) fn note(&self, refusal: &Refusal) {
+        self.metrics.check_refused(reason(refusal));
     }
 
     /// The reply of a verdict that stands, counted.
@@ -273,12 +286,13 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
-        let caller = self.caller_of(&request).map_err(status)?;
+        let refused = |refusal| self.refused(refusal);
+        let caller = self.caller_of(&request).map_err(refused)?;
         let message = request.get_ref();
         if message.at_least.is_none() {
             let verdict = self
                 .decide(&self.authority.view(), caller, message)
-                .map_err(status)?;
+                .map_err(refused)?;
             if !verdict.counts_use {
                 return Ok(Response::new(self.done(verdict)));
             }
@@ -286,17 +300,18 @@ impl CheckService for CheckRpc {
         // Boxed, so that a Check that does not wait carries no room for one that does.
         let wait = wait_of(&request);
         let answer = Box::pin(self.answer(caller, message, wait)).await;
-        answer.map(Response::new).map_err(status)
+        answer.map(Response::new).map_err(refused)
     }
 
     async fn batch_check(
         &self,
         request: Request<v1::BatchCheckRequest>,
     ) -> Result<Response<v1::BatchCheckResponse>, Status> {
-        let caller = self.caller_of(&request).map_err(status)?;
+        let refused = |refusal| self.refused(refusal);
+        let caller = self.caller_of(&request).map_err(refused)?;
         let wait = wait_of(&request);
         let answer = self.batch(caller, request.get_ref(), wait).await;
-        answer.map(Response::new).map_err(status)
+        answer.map(Response::new).map_err(refused)
     }
 
     type StreamCheckStream = Answers;
@@ -307,6 +322,6 @@ impl CheckService for CheckRpc {
     ) -> Result<Response<Self::StreamCheckStream>, Status> {
         answers(self.clone(), request)
             .map(Response::new)
-            .map_err(status)
+            .map_err(|refusal| self.refused(refusal))
     }
 }

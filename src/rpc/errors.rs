@@ -49,6 +49,11 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
     }
 }
 
+/// The stable reason of a refusal.
+pub(super) fn reason(refusal: &Refusal) -> &'static str {
+    mapped(refusal).1
+}
+
 /// The status that a caller gets for a refusal.
 pub(super) fn status(refusal: Refusal) -> Status {
     let (code, reason) = mapped(&refusal);

@@ -77,6 +77,7 @@ struct Counted {
     connections: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     shed: AtomicU64,
+    checks_refused: Family<Labels<1>, Counter>,
     calls: Family<Labels<2>, Counter>,
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
 }
@@ -88,6 +89,7 @@ impl Default for Counted {
             connections: AtomicU64::new(0),
             refused: Default::default(),
             shed: AtomicU64::new(0),
+            checks_refused: Family::default(),
             calls: Family::default(),
             // 0.5 ms to 16 s: from a read to beyond the longest request.
             seconds: Family::new_with_constructor(|| {
@@ -108,6 +110,12 @@ impl Metrics {
     #[inline]
     pub(super) fn checked(&self, reason: Reason) {
         self.0.checks[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a Check, a batch or a stream's question that was refused, by its stable reason.
+    pub(super) fn check_refused(&self, reason: &'static str) {
+        let labels = [("reason", reason.to_owned())];
+        self.0.checks_refused.get_or_create(&labels).inc();
     }
 
     /// Counts a management call that was answered.
@@ -142,6 +150,11 @@ impl Metrics {
     /// Everything that `/metrics` shows.
     pub(super) fn registry(&self, authority: Authority) -> Registry {
         let mut registry = Registry::with_prefix("latchkey");
+        registry.register(
+            "checks_refused",
+            "Checks that were refused, not decided, by reason",
+            self.0.checks_refused.clone(),
+        );
         registry.register("calls", "Management calls by outcome", self.0.calls.clone());
         registry.register(
             "call_seconds",

@@ -134,8 +134,9 @@ impl Asking {
         };
         let outcome = match answer {
             Ok(answer) => Outcome::Check(answer),
-            Err(Refusal::Unauthenticated) => return Err(status(Refusal::Unauthenticated)),
+            Err(refusal @ Refusal::Unauthenticated) => return Err(self.rpc.refused(refusal)),
             Err(refusal) => {
+                self.rpc.note(&refusal);
                 let (code, reason, message) = told(&refusal);
                 Outcome::Error(v1::StreamCheckError {
                     code,

@@ -35,7 +35,7 @@ use crate::domain::token::KindSet;
 use crate::proto::v1::check_service_server::{CheckServiceServer, SERVICE_NAME};
 
 use super::check::CheckRpc;
-use super::errors::{invalid, status};
+use super::errors::invalid;
 use super::question::parsed_context;
 use super::wire::{Usual, message_in, written};
 
@@ -91,7 +91,7 @@ impl Service<http::Request<Body>> for CheckFront {
             {
                 return Ok(match answer {
                     Ok(message) => replied(message),
-                    Err(refusal) => status(refusal).into_http(),
+                    Err(refusal) => services.check.refused(refusal).into_http(),
                 });
             }
             let body = Body::new(read.rewound(body));
