@@ -5,23 +5,22 @@
 //!                   └─► router, measured     counted, logged, with the caller's deadline
 //! ```
 //!
-//! Used by `server`; the benchmark's empty RPC goes the same way as Check. A request that must
-//! wait, for its body or for the writer, holds one of a bounded number of places and has a
-//! deadline; one that is answered at once pays for neither.
+//! Used by `server`; the benchmark's empty RPC goes the same way as Check. Whoever goes to the
+//! router holds one of a bounded number of `places` and has a deadline, from before anything is
+//! submitted for it; a Check only if it must wait, for its body or for the writer. Half a message
+//! of a stream waits too (`half`).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::sync::Arc;
+use std::task::{self, Context, Poll};
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{BoxFuture, Service};
@@ -33,44 +32,52 @@ use crate::proto::DESCRIPTOR;
 
 use super::auth::{Calling, Peer, budget};
 use super::errors::{ended, response};
+use super::half::Watched;
 use super::metrics::Metrics;
+use super::places::{Held, Place, Places};
 use super::stream::Drain;
 
 type Answer = BoxFuture<Response<Body>, Infallible>;
 
-/// One peer may have this part of the places of all who wait.
-const PEER_SHARE: usize = 8;
+/// The methods whose client streams, of every version of their services.
+const STREAM_CHECK: &str = "/StreamCheck";
+const REFLECTION: &str = "/ServerReflectionInfo";
+
+const CROWDED: &str = "too many requests are waiting; try again";
 
 /// First words of the methods that change nothing.
 const READS: [&str; 6] = ["Get", "List", "Watch", "Verify", "Explain", "WhoAmI"];
+
+/// The answer of a direct service, as it comes.
+///
+/// Once it returns `Pending` it has a place among those who wait, or is dropped: whatever it
+/// submits to the writer it submits after that.
+pub trait DirectAnswer: Future<Output = Result<Response<Body>, Infallible>> + Unpin {
+    /// Whether something may have been written by now.
+    fn may_write(&self) -> bool;
+}
+
+/// A service that never writes.
+impl DirectAnswer for Answer {
+    fn may_write(&self) -> bool {
+        false
+    }
+}
 
 /// What every connection's front shares.
 pub(super) struct Shared {
     metrics: Metrics,
     drain: Drain,
-    // One permit for each request that waits.
-    waiting: Arc<Semaphore>,
-    // How many of them each peer has: one alone must not keep the others from revoking.
-    waiting_by_peer: Mutex<HashMap<IpAddr, usize>>,
-    waiting_of_peer_max: usize,
-    request_time_max: Duration,
+    places: Arc<Places>,
     methods: Methods,
 }
 
 impl Shared {
-    pub(super) fn new(
-        metrics: Metrics,
-        drain: Drain,
-        waiting_max: usize,
-        request_time_max: Duration,
-    ) -> Self {
+    pub(super) fn new(metrics: Metrics, drain: Drain, places: Places) -> Self {
         Self {
             metrics,
             drain,
-            waiting: Arc::new(Semaphore::new(waiting_max)),
-            waiting_by_peer: Mutex::new(HashMap::new()),
-            waiting_of_peer_max: waiting_max.div_ceil(PEER_SHARE),
-            request_time_max,
+            places: Arc::new(places),
             methods: Methods::described(),
         }
     }
@@ -130,36 +137,54 @@ impl<D> Front<D> {
 impl<D> Service<Request<Body>> for Front<D>
 where
     D: NamedService,
-    D: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answer>,
+    D: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    D::Future: DirectAnswer,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Waiting;
+    type Future = Answered<D::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.direct.poll_ready(cx)
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<Body>) -> Waiting {
+    fn call(&mut self, mut request: Request<Body>) -> Answered<D::Future> {
         let path = request.uri().path();
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
-        let answer = if is_of(path, D::NAME) {
-            // Streams of the direct service end with the server too.
-            if path.ends_with("/StreamCheck") {
-                request.extensions_mut().insert(self.shared.drain.clone());
-            }
-            self.direct.call(request)
-        } else {
-            let (routes, shared) = (self.routes.clone(), Arc::clone(&self.shared));
-            Box::pin(managed(routes, shared, request))
-        };
-        Waiting {
-            answer,
+        if !is_of(path, D::NAME) {
+            return Answered::Managed(self.managed(request, peer));
+        }
+        // Streams of the direct service end with the server too.
+        if path.ends_with(STREAM_CHECK) {
+            request.extensions_mut().insert(self.shared.drain.clone());
+            request = self.watched(request, peer);
+        }
+        Answered::Direct(Waiting {
+            answer: self.direct.call(request),
             shared: Arc::clone(&self.shared),
             peer,
-            place: None,
+            held: None,
+        })
+    }
+}
+
+impl<D> Front<D> {
+    fn managed(&self, mut request: Request<Body>, peer: Option<IpAddr>) -> Answer {
+        // Taken before the service is reached: who is turned away has written nothing.
+        let Some(place) = self.shared.places.take(peer) else {
+            return Box::pin(ready(Ok(busy(CROWDED))));
+        };
+        if request.uri().path().ends_with(REFLECTION) {
+            request = self.watched(request, peer);
         }
+        let (routes, shared) = (self.routes.clone(), Arc::clone(&self.shared));
+        Box::pin(managed(routes, shared, request, place))
+    }
+
+    fn watched(&self, request: Request<Body>, peer: Option<IpAddr>) -> Request<Body> {
+        let places = Arc::clone(&self.shared.places);
+        request.map(|body| Body::new(Watched::new(body, places, peer)))
     }
 }
 
@@ -171,99 +196,64 @@ fn is_of(path: &str, name: &str) -> bool {
         .is_some_and(|method| method.starts_with('/'))
 }
 
-/// A request that is being answered. Once it has to wait it takes a place and gets a deadline.
-pub(super) struct Waiting {
-    answer: Answer,
-    shared: Arc<Shared>,
-    peer: Option<IpAddr>,
-    place: Option<Place>,
+/// A request that is being answered, and how.
+pub(super) enum Answered<F> {
+    Direct(Waiting<F>),
+    Managed(Answer),
 }
 
-/// A place among those who wait, and when it has to be given up.
-struct Place {
-    _permit: OwnedSemaphorePermit,
-    _share: Option<Share>,
-    deadline: Pin<Box<Sleep>>,
-}
-
-/// A peer's part of the places; given back when dropped.
-struct Share {
-    shared: Arc<Shared>,
-    peer: IpAddr,
-}
-
-impl Share {
-    fn take(shared: &Arc<Shared>, peer: IpAddr) -> Option<Self> {
-        let mut by_peer = shared
-            .waiting_by_peer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let taken = by_peer.entry(peer).or_default();
-        if *taken >= shared.waiting_of_peer_max {
-            return None;
-        }
-        *taken += 1;
-        drop(by_peer);
-        Some(Self {
-            shared: Arc::clone(shared),
-            peer,
-        })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let by_peer = self.shared.waiting_by_peer.lock();
-        let mut by_peer = by_peer.unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = by_peer.get_mut(&self.peer) {
-            *taken -= 1;
-            if *taken == 0 {
-                by_peer.remove(&self.peer);
-            }
-        }
-    }
-}
-
-impl Future for Waiting {
+impl<F: DirectAnswer> Future for Answered<F> {
     type Output = Result<Response<Body>, Infallible>;
 
     #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Poll::Ready(answer) = self.answer.as_mut().poll(cx) {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Direct(waiting) => waiting.poll(cx),
+            Self::Managed(answer) => answer.as_mut().poll(cx),
+        }
+    }
+}
+
+/// A direct request. Once it has to wait it takes a place and gets a deadline.
+pub(super) struct Waiting<F> {
+    answer: F,
+    shared: Arc<Shared>,
+    peer: Option<IpAddr>,
+    held: Option<Held>,
+}
+
+impl<F: DirectAnswer> Waiting<F> {
+    #[inline]
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Body>, Infallible>> {
+        if let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(cx) {
             return Poll::Ready(answer);
         }
         self.wait(cx)
     }
-}
 
-impl Waiting {
     #[cold]
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Body>, Infallible>> {
-        let place = match &mut self.place {
-            Some(place) => place,
+        let held = match &mut self.held {
+            Some(held) => held,
             None => {
-                let Some(place) = self.take_place() else {
-                    self.shared.metrics.shed();
-                    return Poll::Ready(Ok(busy("too many requests are waiting; try again")));
+                let Some(held) = self.shared.places.hold(self.peer) else {
+                    return Poll::Ready(Ok(busy(CROWDED)));
                 };
-                self.place.insert(place)
+                self.held.insert(held)
             }
         };
-        ready!(place.deadline.as_mut().poll(cx));
-        Poll::Ready(Ok(busy("the request took too long")))
+        task::ready!(held.poll_end(cx));
+        Poll::Ready(Ok(late(self.answer.may_write())))
     }
+}
 
-    fn take_place(&self) -> Option<Place> {
-        let share = match self.peer {
-            Some(peer) => Some(Share::take(&self.shared, peer)?),
-            None => None,
-        };
-        let permit = Arc::clone(&self.shared.waiting).try_acquire_owned().ok()?;
-        Some(Place {
-            _permit: permit,
-            _share: share,
-            deadline: Box::pin(sleep(self.shared.request_time_max)),
-        })
+/// The answer when the time is up.
+fn late(may_write: bool) -> Response<Body> {
+    if may_write {
+        // What was queued may be written yet.
+        response(Refusal::OutcomeUnknown)
+    } else {
+        busy("the request took too long")
     }
 }
 
@@ -276,19 +266,19 @@ async fn managed(
     mut routes: Routes,
     shared: Arc<Shared>,
     mut request: Request<Body>,
+    // Held until the answer, for a stream until its headers.
+    _place: Place,
 ) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     let method = shared.methods.0.get(request.uri().path());
     let writes = method.is_some_and(|method| method.writes);
-    let granted = budget(request.headers(), shared.request_time_max);
+    let granted = budget(request.headers(), shared.places.time_max());
     request.extensions_mut().insert(shared.drain.clone());
     let calling = Calling::default();
     request.extensions_mut().insert(calling.clone());
     let answer = match timeout(granted, routes.call(request)).await {
         Ok(answer) => answer?,
-        // What was queued may be written yet.
-        Err(_) if writes => response(Refusal::OutcomeUnknown),
-        Err(_) => busy("the request took too long"),
+        Err(_) => late(writes),
     };
     if let Some(method) = method {
         let took = started.elapsed();
@@ -306,6 +296,10 @@ async fn managed(
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -341,38 +335,137 @@ mod tests {
 
     fn shared(time_max: Duration) -> Arc<Shared> {
         let (metrics, drain) = (Metrics::default(), Drain::default());
-        Arc::new(Shared::new(metrics, drain, 1, time_max))
+        let places = Places::new(metrics.clone(), 1, time_max);
+        Arc::new(Shared::new(metrics, drain, places))
     }
 
-    fn never(shared: &Arc<Shared>) -> Waiting {
-        Waiting {
-            answer: Box::pin(std::future::pending()),
-            shared: Arc::clone(shared),
-            peer: None,
-            place: None,
+    /// A direct answer that never comes.
+    struct Never {
+        may_write: bool,
+    }
+
+    impl Future for Never {
+        type Output = Result<Response<Body>, Infallible>;
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Pending
         }
     }
 
-    async fn code(waiting: Waiting) -> &'static str {
-        let Ok(answer) = waiting.await;
+    impl DirectAnswer for Never {
+        fn may_write(&self) -> bool {
+            self.may_write
+        }
+    }
+
+    fn never(shared: &Arc<Shared>, may_write: bool) -> Answered<Never> {
+        Answered::Direct(Waiting {
+            answer: Never { may_write },
+            shared: Arc::clone(shared),
+            peer: None,
+            held: None,
+        })
+    }
+
+    async fn code(
+        answer: impl Future<Output = Result<Response<Body>, Infallible>>,
+    ) -> &'static str {
+        let Ok(answer) = answer.await;
         ended(answer.headers()).0
     }
 
     #[tokio::test]
     async fn a_request_that_never_ends_is_ended() {
         let shared = shared(Duration::from_millis(5));
-        assert_eq!(code(never(&shared)).await, "UNAVAILABLE");
+        assert_eq!(code(never(&shared, false)).await, "UNAVAILABLE");
+        assert_eq!(code(never(&shared, true)).await, "UNKNOWN");
     }
 
     #[tokio::test]
     async fn no_more_wait_than_there_are_places() {
         let shared = shared(Duration::from_secs(600));
-        let mut first = never(&shared);
+        let mut first = never(&shared, false);
         assert!(futures_util::poll!(&mut first).is_pending());
         // At once: the deadline is far.
-        assert_eq!(code(never(&shared)).await, "UNAVAILABLE");
+        assert_eq!(code(never(&shared, false)).await, "UNAVAILABLE");
         drop(first);
-        let mut next = never(&shared);
+        let mut next = never(&shared, false);
         assert!(futures_util::poll!(&mut next).is_pending());
+    }
+
+    /// A managed service that notes each call it gets, and never answers.
+    #[derive(Clone, Default)]
+    struct Submits(Arc<AtomicUsize>);
+
+    impl NamedService for Submits {
+        const NAME: &'static str = "latchkey.v1.TokenService";
+    }
+
+    impl Service<Request<Body>> for Submits {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Answer;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Answer {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(pending())
+        }
+    }
+
+    /// A direct service that is never called.
+    #[derive(Clone)]
+    struct Uncalled;
+
+    impl NamedService for Uncalled {
+        const NAME: &'static str = "latchkey.v1.CheckService";
+    }
+
+    impl Service<Request<Body>> for Uncalled {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Answer;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Answer {
+            unreachable!("no path of this test is its own")
+        }
+    }
+
+    fn front(service: &Submits, time_max: Duration) -> Front<Uncalled> {
+        let (metrics, drain) = (Metrics::default(), Drain::default());
+        let places = Places::new(metrics.clone(), 1, time_max);
+        let routes = Routes::new(service.clone());
+        Front::new(Uncalled, routes, Shared::new(metrics, drain, places))
+    }
+
+    fn revoke() -> Request<Body> {
+        let path = "/latchkey.v1.TokenService/RevokeToken";
+        Request::builder().uri(path).body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_is_turned_away_has_not_reached_the_service() {
+        let service = Submits::default();
+        let mut front = front(&service, Duration::from_secs(600));
+        let mut first = front.call(revoke());
+        assert!(futures_util::poll!(&mut first).is_pending());
+        assert_eq!(code(front.call(revoke())).await, "UNAVAILABLE");
+        assert_eq!(service.0.load(Ordering::Relaxed), 1);
+        drop(first);
+        let mut next = front.call(revoke());
+        assert!(futures_util::poll!(&mut next).is_pending());
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_time_is_up_may_have_been_made() {
+        let mut front = front(&Submits::default(), Duration::from_millis(5));
+        assert_eq!(code(front.call(revoke())).await, "UNKNOWN");
     }
 }

@@ -158,8 +158,8 @@ impl Places {
     }
 }
 
-/// The unit that addresses are handed out in.
-fn network_of(address: IpAddr) -> IpAddr {
+/// The unit that addresses are handed out in: a peer, wherever peers are counted.
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {

@@ -15,8 +15,8 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tonic::body::Body;
+use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
-use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -31,10 +31,11 @@ use crate::proto::v1::token_service_server::TokenServiceServer;
 use super::audit::AuditRpc;
 use super::check::CheckRpc;
 use super::directory::DirectoryRpc;
-use super::front::{Front, Shared};
+use super::front::{DirectAnswer, Front, Shared};
 use super::health::Health;
 use super::listen::{ConnectionLimits, Incoming};
 use super::metrics::Metrics;
+use super::places::Places;
 use super::stream::Drain;
 use super::token::TokenRpc;
 use super::unary::CheckFront;
@@ -43,6 +44,8 @@ use super::unary::CheckFront;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// Bytes on their way to us on one connection: what a client can make us hold unread.
 const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
+/// Bytes of a question about the API: a name, and anybody may ask.
+const REFLECTION_BYTES_MAX: usize = 4 << 10;
 
 /// Why the port cannot be served.
 #[derive(Debug, Error)]
@@ -64,11 +67,13 @@ pub fn direct(
     Request<Body>,
     Response = Response<Body>,
     Error = Infallible,
-    Future = BoxFuture<Response<Body>, Infallible>,
-> + NamedService
+    Future = impl DirectAnswer + Send + 'static + use<>,
+>
++ NamedService
 + Clone
 + Send
-+ 'static {
++ 'static
++ use<> {
     let check = CheckRpc::new(authority.clone(), metrics.clone());
     CheckFront::new(check, limits.message_bytes_max)
 }
@@ -79,6 +84,7 @@ pub fn direct(
 /// [`ServeError::Reflection`] when the build is broken.
 pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeError> {
     let most = limits.message_bytes_max;
+    let asked = most.min(REFLECTION_BYTES_MAX);
     let token = TokenServiceServer::new(TokenRpc::new(authority.clone()));
     let directory = DirectoryServiceServer::new(DirectoryRpc::new(authority.clone()));
     let audit = AuditServiceServer::new(AuditRpc::new(authority.clone()));
@@ -93,11 +99,11 @@ pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeErr
         .add_service(token.max_decoding_message_size(most))
         .add_service(directory.max_decoding_message_size(most))
         .add_service(audit.max_decoding_message_size(most))
-        .add_service(reflection().build_v1()?.max_decoding_message_size(most))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(asked))
         .add_service(
             reflection()
                 .build_v1alpha()?
-                .max_decoding_message_size(most),
+                .max_decoding_message_size(asked),
         ))
 }
 
@@ -145,19 +151,19 @@ where
             Request<Body>,
             Response = Response<Body>,
             Error = Infallible,
-            Future = BoxFuture<Response<Body>, Infallible>,
+            Future: DirectAnswer + Send + 'static,
         > + NamedService
         + Clone
         + Send
         + 'static,
 {
     let drain = Drain::default();
-    let shared = Shared::new(
+    let places = Places::new(
         metrics.clone(),
-        drain.clone(),
         limits.requests_waiting_max,
         limits.request_time_max,
     );
+    let shared = Shared::new(metrics.clone(), drain.clone(), places);
     let front = Front::new(direct, routes, shared);
     let incoming = Incoming::new(listener, of_connections(limits), metrics);
     let served = server(limits).serve_with_incoming_shutdown(front, incoming, drain.begun());

@@ -83,15 +83,16 @@ struct Asking {
     drain: Drain,
 }
 
-/// Answers questions as they come.
+/// Answers questions as they come, to whom may ask any: judged before anything is read.
 ///
 /// # Errors
-/// [`Refusal::Unauthenticated`] for more than one calling token or another scheme.
+/// [`Refusal::Unauthenticated`] for no calling token that can be used, or more than one.
 pub(super) fn answers(
     rpc: CheckRpc,
     request: Request<Streaming<v1::StreamCheckRequest>>,
 ) -> Result<Answers, Refusal> {
     let caller = rpc.caller_of(&request)?;
+    rpc.view().may_check(caller, &[])?;
     let (token, client_ip) = (caller.token.map(str::to_owned), caller.client_ip);
     let drain = Drain::of(&request);
     let asking = Asking {

@@ -3,7 +3,7 @@
 //! ```text
 //! /…/Check ─► one message in one piece, of the usual shape? ─┬─► read in place, decide, write
 //!                                                            └─► generated service, as read so far
-//! the other methods ─► generated service
+//! the other methods ─► generated service, a stream's with a message limit of its own
 //! ```
 //!
 //! Used by `server` as the direct service. Decoding and encoding by prost and tonic's general
@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,12 +36,17 @@ use crate::proto::v1::check_service_server::{CheckServiceServer, SERVICE_NAME};
 
 use super::check::CheckRpc;
 use super::errors::invalid;
+use super::front::DirectAnswer;
 use super::question::parsed_context;
 use super::wire::{Usual, message_in, written};
 
 const CHECK: &str = "/latchkey.v1.CheckService/Check";
+const STREAM_CHECK: &str = "/latchkey.v1.CheckService/StreamCheck";
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// Bytes of a question of a stream: what a client may leave half sent on each of its streams.
+const STREAM_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// CheckService, its unary Check first.
 #[derive(Clone)]
@@ -50,15 +55,18 @@ pub(super) struct CheckFront(Arc<Services>);
 struct Services {
     check: CheckRpc,
     all: CheckServiceServer<CheckRpc>,
+    streams: CheckServiceServer<CheckRpc>,
     message_bytes_max: usize,
 }
 
 impl CheckFront {
     pub(super) fn new(check: CheckRpc, message_bytes_max: usize) -> Self {
-        let all = CheckServiceServer::new(check.clone());
+        let of =
+            |bytes_max| CheckServiceServer::new(check.clone()).max_decoding_message_size(bytes_max);
         Self(Arc::new(Services {
+            all: of(message_bytes_max),
+            streams: of(message_bytes_max.min(STREAM_MESSAGE_BYTES_MAX)),
             check,
-            all: all.max_decoding_message_size(message_bytes_max),
             message_bytes_max,
         }))
     }
@@ -71,37 +79,91 @@ impl NamedService for CheckFront {
 impl Service<http::Request<Body>> for CheckFront {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     #[inline]
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != CHECK || request.headers().contains_key(GRPC_ENCODING) {
-            return self.0.all.clone().call(request);
-        }
+    fn call(&mut self, request: http::Request<Body>) -> Answering {
         let services = Arc::clone(&self.0);
-        Box::pin(async move {
-            let (parts, mut body) = request.into_parts();
-            let read = Read::all(&mut body).await;
-            if let Read::Whole(bytes) = &read
-                && let Some(answer) = services.at_once(&parts, bytes)
-            {
-                return Ok(match answer {
-                    Ok(message) => replied(message),
-                    Err(refusal) => services.check.refused(refusal).into_http(),
-                });
-            }
-            let body = Body::new(read.rewound(body));
-            let request = http::Request::from_parts(parts, body);
-            services.all.clone().call(request).await
-        })
+        match request.uri().path() {
+            CHECK => Answering::First(Box::pin(services.first(request))),
+            STREAM_CHECK => Answering::Unwritten(services.streams.clone().call(request)),
+            _ => Answering::Unwritten(services.all.clone().call(request)),
+        }
+    }
+}
+
+/// How far an answer of CheckService is.
+pub(super) enum Answering {
+    /// A Check that is read, and answered if it is a usual one.
+    First(BoxFuture<http::Response<Body>, Box<Unusual>>),
+    /// A Check that the generated service answers; it may count a use.
+    Generated(BoxFuture<http::Response<Body>, Infallible>),
+    /// A call that writes nothing before its headers.
+    Unwritten(BoxFuture<http::Response<Body>, Infallible>),
+}
+
+/// A Check that is left to the generated service.
+pub(super) struct Unusual {
+    services: Arc<Services>,
+    request: http::Request<Body>,
+}
+
+impl Future for Answering {
+    type Output = Result<http::Response<Body>, Infallible>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        match this {
+            Self::First(answer) => match answer.as_mut().poll(context) {
+                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
+                Poll::Ready(Err(unusual)) => {
+                    let Unusual { services, request } = *unusual;
+                    *this = Self::Generated(services.all.clone().call(request));
+                    // Pending once: only who has a place by then may go on to submit a use.
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Poll::Pending => Poll::Pending,
+            },
+            Self::Generated(answer) | Self::Unwritten(answer) => answer.as_mut().poll(context),
+        }
+    }
+}
+
+impl DirectAnswer for Answering {
+    fn may_write(&self) -> bool {
+        matches!(self, Self::Generated(_))
     }
 }
 
 impl Services {
+    async fn first(
+        self: Arc<Self>,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Box<Unusual>> {
+        let unusual = |services, request| Err(Box::new(Unusual { services, request }));
+        if request.headers().contains_key(GRPC_ENCODING) {
+            return unusual(self, request);
+        }
+        let (parts, mut body) = request.into_parts();
+        let read = Read::all(&mut body).await;
+        if let Read::Whole(bytes) = &read
+            && let Some(answer) = self.at_once(&parts, bytes)
+        {
+            return Ok(match answer {
+                Ok(message) => replied(message),
+                Err(refusal) => self.check.refused(refusal).into_http(),
+            });
+        }
+        let body = Body::new(read.rewound(body));
+        unusual(self, http::Request::from_parts(parts, body))
+    }
+
     /// The answer to a usual question that needs no wait; none if there is more to it.
     #[inline]
     fn at_once(

@@ -109,12 +109,13 @@ fn ask_everything(server: &Server, id: &str, secret: &str) -> String {
 }
 
 /// An address that nothing listens on; the program says so if somebody else was quicker.
-fn free_port() -> String {
+pub(crate) fn free_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("bound").to_string()
 }
 
-fn metrics(address: &str) -> String {
+/// What the admin port shows.
+pub(crate) fn metrics(address: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the admin port");
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

@@ -16,5 +16,6 @@ mod proxy;
 mod repeats;
 mod scenes;
 mod store;
+mod streams;
 mod tidy;
 mod wire;

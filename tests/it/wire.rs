@@ -31,7 +31,8 @@ pub(crate) fn bearer<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-fn check(token: &str, needs: &[(&str, &str)]) -> v1::CheckRequest {
+/// A question about `token`.
+pub(crate) fn check(token: &str, needs: &[(&str, &str)]) -> v1::CheckRequest {
     v1::CheckRequest {
         token: token.to_owned(),
         needs: needs
