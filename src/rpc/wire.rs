@@ -233,6 +233,24 @@ mod tests {
     use crate::domain::token::TokenId;
     use crate::proto::v1;
 
+    const REASONS: [Reason; 15] = [
+        Reason::Stale,
+        Reason::NoToken,
+        Reason::Malformed,
+        Reason::Unknown,
+        Reason::WrongKind,
+        Reason::Revoked,
+        Reason::SubjectDisabled,
+        Reason::Expired,
+        Reason::NotYetValid,
+        Reason::Network,
+        Reason::Audience,
+        Reason::Workload,
+        Reason::NotPermitted,
+        Reason::UsesExhausted,
+        Reason::Allowed,
+    ];
+
     fn as_message(usual: &Usual<'_>) -> v1::CheckRequest {
         let context = v1::Context {
             client_ip: usual.client_ip.map(str::to_owned),
@@ -333,7 +351,7 @@ mod tests {
 
         #[test]
         fn the_reply_is_what_prost_writes(
-            reason in 0..3_usize,
+            reason in proptest::sample::select(&REASONS[..]),
             kind in 0..4_usize,
             subject in "[a-z:/]{0,300}",
             expires_ms in proptest::option::of(any::<u64>()),
@@ -349,9 +367,8 @@ mod tests {
                 expires_ms,
                 counts_uses: false,
             };
-            const REASONS: [Reason; 3] = [Reason::Allowed, Reason::Stale, Reason::Revoked];
             let told = Told {
-                reason: REASONS[reason],
+                reason,
                 seen: shown.then_some(&seen),
                 valid_for_ms: times.0,
                 retry_after_ms: times.1,

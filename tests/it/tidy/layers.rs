@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! main ─► cli ─► everything      rpc ─► authority ─► replica ─► state, store (trait) ─► domain
+//!                                  └──► config (the limits of the port)
 //! ```
 //!
 //! Unit tests inside a file are exempt: they may build what they need. A module that the table
