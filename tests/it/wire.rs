@@ -12,6 +12,7 @@ use tonic_types::StatusExt;
 use v1::check_service_client::CheckServiceClient;
 use v1::token_service_client::TokenServiceClient;
 
+use crate::crash::issue;
 use crate::program::{Server, fresh};
 
 /// A channel to a server.
@@ -87,6 +88,71 @@ async fn what_is_not_a_token_is_unknown_and_nothing_more_embedded() {
         .expect("an answer")
         .into_inner();
     assert_eq!(none.reason(), v1::Reason::NoToken);
+}
+
+#[tokio::test]
+async fn the_straight_way_of_a_check_answers_as_the_general_one_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let admin = server.admin.clone().expect("fresh");
+    let channel = channel(&server.address).await;
+    let mut tokens = TokenServiceClient::new(channel.clone());
+    let issued = tokens.issue_token(bearer(&admin, issue(1))).await;
+    let narrow = issued.expect("issued").into_inner().secret;
+    let mut client = CheckServiceClient::new(channel);
+    let here = [("a:b", "crash/1")];
+    let elsewhere = [("a:b", "crash/2")];
+    for (token, needs) in [
+        (&admin, &here[..]),
+        (&admin, &[]),
+        (&narrow, &here),
+        (&narrow, &elsewhere),
+        (&narrow, &[]),
+        (&"lku_garbage".to_owned(), &here),
+    ] {
+        let message = check(token, needs);
+        let alone = client.check(message.clone()).await.expect("an answer");
+        // Decoded and encoded by prost, as nothing of a batch goes the straight way.
+        let batch = v1::BatchCheckRequest {
+            checks: vec![message],
+            at_least: None,
+        };
+        let batch = client.batch_check(batch).await.expect("an answer");
+        assert_eq!(batch.into_inner().results, [alone.into_inner()]);
+    }
+}
+
+#[tokio::test]
+async fn an_allow_by_a_former_secret_is_valid_no_longer_than_its_grace_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let admin = server.admin.clone().expect("fresh");
+    let channel = channel(&server.address).await;
+    let mut client = CheckServiceClient::new(channel.clone());
+    let mut tokens = TokenServiceClient::new(channel);
+    let issued = tokens.issue_token(bearer(&admin, issue(1))).await;
+    let issued = issued.expect("issued").into_inner();
+    let valid_ms = |answer: v1::CheckResponse| {
+        assert!(answer.allowed, "{answer:?}");
+        let valid_for = answer.valid_for.expect("an allow says for how long");
+        valid_for.seconds * 1_000 + i64::from(valid_for.nanos) / 1_000_000
+    };
+    let asked = check(&issued.secret, &[]);
+    let before = client.check(asked.clone()).await.expect("an answer");
+    let before_ms = valid_ms(before.into_inner());
+    let grace = prost_types::Duration {
+        seconds: before_ms / 1_000 - 1,
+        nanos: 0,
+    };
+    let rotation = v1::RotateTokenRequest {
+        token_id: issued.token.expect("shown").token_id,
+        grace: Some(grace),
+        ..v1::RotateTokenRequest::default()
+    };
+    let rotated = tokens.rotate_token(bearer(&admin, rotation)).await;
+    rotated.expect("rotated");
+    let after = client.check(asked).await.expect("an answer");
+    assert!(valid_ms(after.into_inner()) <= grace.seconds * 1_000);
 }
 
 #[tokio::test]
