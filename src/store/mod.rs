@@ -12,6 +12,7 @@ pub mod embedded;
 mod follow;
 pub mod list;
 pub mod postgres;
+mod query;
 
 use async_trait::async_trait;
 use thiserror::Error;

@@ -10,13 +10,13 @@ use rusqlite::{Connection, Row, params_from_iter};
 
 use super::directory_row::{self, GRANT_COLUMNS, PRINCIPAL_COLUMNS, ROLE_COLUMNS, principal_name};
 use super::fault::Fault;
-use super::query::Query;
 use crate::domain::principal::{PrincipalId, PrincipalKind};
 use crate::store::columns::page_rows;
 use crate::store::list::{
     GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole,
 };
+use crate::store::query::Query;
 
 /// Principals of one kind, by name without the kind.
 pub(super) fn principals(
@@ -182,7 +182,7 @@ fn labels(row: &Row<'_>, index: usize) -> Result<BTreeMap<String, String>, Fault
 
 fn page<T, Key>(
     connection: &Connection,
-    select: Query,
+    select: Query<Value>,
     order: &str,
     limit: usize,
     read: impl Fn(&Row<'_>) -> Result<T, Fault>,

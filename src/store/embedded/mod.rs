@@ -20,7 +20,6 @@ mod forget;
 mod log;
 mod place;
 mod project;
-mod query;
 mod readers;
 mod schema;
 mod snapshot;

@@ -10,7 +10,6 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
 use super::fault::Fault;
-use super::query::Query;
 use super::token_row::{RECORD_COLUMN_COUNT, RECORD_COLUMNS, TokenRows};
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{CutOffTarget, Subject, TokenRecord};
@@ -19,6 +18,7 @@ use crate::store::columns::{
     cut_off_columns, cut_offs_of, is_issued_by, page_rows, state_of, under,
 };
 use crate::store::list::{Page, StoredToken, TokenQuery};
+use crate::store::query::Query;
 
 /// Most rows that one page looks at.
 const PAGE_SCAN_MAX: usize = 50_000;

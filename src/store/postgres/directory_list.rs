@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Row};
 
 use super::directory_row::{self, GRANT_COLUMNS, PRINCIPAL_COLUMNS, ROLE_COLUMNS, principal_name};
 use super::fault::Fault;
-use super::query::{Query, Value};
+use super::query::{Query, Value, rows};
 use super::row::{number, value};
 use crate::domain::principal::{PrincipalId, PrincipalKind};
 use crate::store::columns::page_rows;
@@ -47,7 +47,7 @@ pub(super) async fn principals(
         })
     };
     let key = |one: &StoredPrincipal| one.record.name.name().to_owned();
-    page(client, &select, "p.name", query.limit, read, key).await
+    page(client, select, "p.name", query.limit, read, key).await
 }
 
 /// The bounds of all names of a kind, so that a page walks the index of names: `:` is followed
@@ -89,7 +89,7 @@ pub(super) async fn members(
         true => one.member.to_string(),
         false => one.team.to_string(),
     };
-    page(client, &select, listed, query.limit, read, key).await
+    page(client, select, listed, query.limit, read, key).await
 }
 
 /// Roles, by name.
@@ -117,7 +117,7 @@ pub(super) async fn roles(
         })
     };
     let key = |one: &StoredRole| one.record.name.as_str().to_owned();
-    page(client, &select, "r.name", query.limit, read, key).await
+    page(client, select, "r.name", query.limit, read, key).await
 }
 
 /// Grants, oldest first.
@@ -146,7 +146,7 @@ pub(super) async fn grants(
         })
     };
     let key = |one: &StoredGrant| one.record.id.0;
-    page(client, &select, "g.id", query.limit, read, key).await
+    page(client, select, "g.id", query.limit, read, key).await
 }
 
 fn labels(row: &Row, index: usize) -> Result<BTreeMap<String, String>, Fault> {
@@ -155,14 +155,14 @@ fn labels(row: &Row, index: usize) -> Result<BTreeMap<String, String>, Fault> {
 
 async fn page<T, Key>(
     client: &Client,
-    select: &Query,
+    select: Query,
     order: &str,
     limit: usize,
     read: impl Fn(&Row) -> Result<T, Fault>,
     key: impl Fn(&T) -> Key,
 ) -> Result<Page<T, Key>, Fault> {
     let limit = page_rows(limit);
-    let found = select.rows(client, order, limit + 1).await?;
+    let found = rows(select, client, order, limit + 1).await?;
     let rows: Vec<T> = found
         .iter()
         .take(limit)

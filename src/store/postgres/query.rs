@@ -1,7 +1,7 @@
-//! A `SELECT` put together from the filters that were given.
+//! What a `SELECT` of this store binds, and how it is sent.
 //!
-//! Values are always bound, never written into the text. They go with their types in one message
-//! and without a name, so that nothing is prepared. Used by the lists.
+//! Values go with their types in one message and without a name, so that nothing is prepared.
+//! Used by the lists.
 
 use std::fmt::Write as _;
 
@@ -10,9 +10,8 @@ use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use super::fault::Fault;
-use crate::domain::permission::Resource;
 use crate::domain::token::TokenId;
-use crate::store::columns::under;
+use crate::store::query;
 
 /// What a condition compares with.
 #[derive(Clone, Debug)]
@@ -37,71 +36,45 @@ impl Value {
     }
 }
 
-/// A statement in the making, and the values that it binds.
-pub(super) struct Query {
-    sql: String,
-    values: Vec<Value>,
-    filtered: bool,
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
 }
 
-impl Query {
-    /// Begins with everything up to `WHERE`.
-    pub(super) fn select(sql: impl Into<String>) -> Self {
-        Self {
-            sql: sql.into(),
-            values: Vec::new(),
-            filtered: false,
-        }
-    }
+/// A statement with the values of this store.
+pub(super) type Query = query::Query<Value>;
 
-    /// Adds a condition; each `?` in it is bound to the next of `values`.
-    pub(super) fn filter(
-        &mut self,
-        condition: &str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> &mut Self {
-        self.sql
-            .push_str(if self.filtered { " AND (" } else { " WHERE (" });
-        let mut values = values.into_iter();
-        for (index, part) in condition.split('?').enumerate() {
-            if index > 0 {
-                self.values.extend(values.next());
-                // Writing to a `String` cannot fail.
-                let _ = write!(self.sql, "${}", self.values.len());
-            }
-            self.sql.push_str(part);
-        }
-        self.sql.push(')');
-        self.filtered = true;
-        self
-    }
+/// The rows of a statement, in an order, at most so many.
+pub(super) async fn rows(
+    select: Query,
+    client: &Client,
+    order: &str,
+    limit: usize,
+) -> Result<Vec<Row>, Fault> {
+    let (sql, values) = select.end(&format!(" ORDER BY {order} LIMIT {limit}"));
+    let bound: Vec<_> = values.iter().map(Value::bound).collect();
+    Ok(client.query_typed(&numbered(&sql), &bound).await?)
+}
 
-    /// Adds a condition if there is a value for it.
-    pub(super) fn filter_some(&mut self, condition: &str, value: Option<Value>) -> &mut Self {
-        if let Some(value) = value {
-            self.filter(condition, [value]);
-        }
-        self
+// Postgres counts its parameters where other databases write a question mark.
+fn numbered(sql: &str) -> String {
+    let mut parts = sql.split('?');
+    let mut numbered = parts.next().unwrap_or_default().to_owned();
+    for (number, part) in (1..).zip(parts) {
+        // Writing to a `String` cannot fail.
+        let _ = write!(numbered, "${number}{part}");
     }
+    numbered
+}
 
-    /// Keeps rows whose `column` is this resource or one below it.
-    pub(super) fn filter_under(&mut self, column: &str, resource: Option<&Resource>) -> &mut Self {
-        if let Some(resource) = resource {
-            let condition = format!("{column} = ? OR ({column} >= ? AND {column} < ?)");
-            self.filter(&condition, under(resource).map(Value::Text));
-        }
-        self
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// The rows, in an order, at most so many.
-    pub(super) async fn rows(
-        &self,
-        client: &Client,
-        order: &str,
-        limit: usize,
-    ) -> Result<Vec<Row>, Fault> {
-        let sql = format!("{} ORDER BY {order} LIMIT {limit}", self.sql);
-        let bound: Vec<_> = self.values.iter().map(Value::bound).collect();
-        Ok(client.query_typed(&sql, &bound).await?)
+    #[test]
+    fn parameters_are_counted_in_their_order() {
+        assert_eq!(numbered("SELECT 1"), "SELECT 1");
+        assert_eq!(numbered("a = ? AND (b > ?)"), "a = $1 AND (b > $2)");
     }
 }

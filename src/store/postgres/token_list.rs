@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::directory_row::cut_off_target;
 use super::fault::Fault;
-use super::query::{Query, Value};
+use super::query::{Query, Value, rows};
 use super::row::{number, token_id, value};
 use super::token_row::{RECORD_COLUMN_COUNT, RECORD_COLUMNS, TokenRows};
 use crate::domain::chain::RevisionNumber;
@@ -41,9 +41,9 @@ pub(super) async fn token(client: &Client, id: TokenId) -> Result<Option<StoredT
         "-- token\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM latchkey.tokens t {NAMES}"
     ));
     select.filter("t.id = ?", [Value::id(id)]);
-    let rows = select.rows(client, "t.id", 1).await?;
+    let found = rows(select, client, "t.id", 1).await?;
     let mut reader = Reader::new(client);
-    let mut tokens = reader.read(&rows).await?;
+    let mut tokens = reader.read(&found).await?;
     reader.complete(&mut tokens).await?;
     Ok(tokens.pop())
 }
@@ -64,9 +64,9 @@ pub(super) async fn tokens(
     let (mut last, mut scanned) = (query.after, 0);
     'chunks: loop {
         let (select, order) = statement(query, last);
-        let rows = select.rows(client, order, chunk).await?;
-        let is_end = rows.len() < chunk;
-        for token in reader.read(&rows).await? {
+        let found = rows(select, client, order, chunk).await?;
+        let is_end = found.len() < chunk;
+        for token in reader.read(&found).await? {
             if page.rows.len() == limit || scanned == PAGE_SCAN_MAX {
                 page.next = last;
                 break 'chunks;
