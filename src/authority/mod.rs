@@ -242,6 +242,7 @@ impl Authority {
             decided,
             revision,
             instant_ms,
+            ..
         } = self.replica.submit(envelope).await?;
         let change = match decided.outcome {
             Outcome::Change { change, .. } => Some(change),

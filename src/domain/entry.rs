@@ -76,6 +76,35 @@ impl EntryKind {
         (Self::Forget, "forget"),
     ];
 
+    /// Whether a change of this kind can turn an allow into a denial: then it is enforced by
+    /// every server before it is confirmed.
+    #[must_use]
+    pub fn may_deny(self) -> bool {
+        match self {
+            Self::TokenUpdate
+            | Self::TokenRotate
+            | Self::TokenRevoke
+            | Self::TokenRevokeAll
+            | Self::PrincipalUpdate
+            | Self::PrincipalDelete
+            | Self::PrincipalDisable
+            | Self::MemberRemove
+            | Self::RoleUpdate
+            | Self::RoleDelete
+            | Self::GrantDelete => true,
+            // A use is counted by its own append: no server has more of the budget to give.
+            Self::TokenIssue
+            | Self::TokenRenew
+            | Self::TokenUse
+            | Self::PrincipalCreate
+            | Self::PrincipalEnable
+            | Self::MemberAdd
+            | Self::RoleCreate
+            | Self::GrantCreate
+            | Self::Forget => false,
+        }
+    }
+
     /// The stable word.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -10,15 +10,21 @@
 //! `.await` that a reader could want. The replica knows no gRPC and no rule: what a command means
 //! is in `state::decide`.
 
+mod barrier;
+mod keeper;
+mod lease;
 mod load;
+mod mutation;
 mod recent;
+mod time;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -29,10 +35,18 @@ use crate::domain::entry::LogEntry;
 use crate::domain::refusal::Refusal;
 use crate::state::State;
 use crate::state::decide::{Decided, Envelope, Lifetimes};
+use crate::store::cluster::Incarnation;
 use crate::store::{Store, StoreError};
 
+use barrier::{Barrier, Readings};
+use keeper::Keeper;
+use lease::Lease;
+use mutation::mutated;
 use recent::{RECENT_MAX, Recent};
+use time::SharedTime;
+use writer::Writer;
 
+pub use barrier::Enforced;
 pub use load::LoadError;
 
 /// Commands that may wait for the writer; more are refused at once.
@@ -42,8 +56,54 @@ pub const BATCH_COMMANDS_MAX: usize = 200;
 /// Bytes of bodies that are appended together, give or take one entry.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// What of the replica can be set.
+/// How leases are held, where several servers share a store.
 #[derive(Clone, Copy, Debug)]
+pub struct LeaseSettings {
+    /// How long a lease holds after the clock was read that it begins with.
+    pub length_ms: u64,
+    /// How much faster or slower than another a server's boot clock may run, in thousandths.
+    pub slack_thousandths: u64,
+    /// How often the log is read without a wake-up.
+    pub poll: Duration,
+    /// Whether Checks are answered without a lease: what was revoked may then be allowed.
+    pub serve_stale: bool,
+}
+
+impl Default for LeaseSettings {
+    fn default() -> Self {
+        Self {
+            length_ms: 5_000,
+            slack_thousandths: 50,
+            poll: Duration::from_millis(250),
+            serve_stale: false,
+        }
+    }
+}
+
+impl LeaseSettings {
+    // After so long on our clock, a lease of this length has ended on any other.
+    fn with_slack(&self, length_ms: u64) -> u64 {
+        length_ms + (length_ms * self.slack_thousandths).div_ceil(1_000)
+    }
+
+    fn renew_every(&self) -> Duration {
+        Duration::from_millis((self.length_ms / 4).max(1))
+    }
+}
+
+/// Who this server is to the others on its store.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// What people call it.
+    pub name: String,
+    /// Where it is reached.
+    pub address: String,
+    /// The newest format of entries that it reads.
+    pub format_max: u32,
+}
+
+/// What of the replica can be set.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The longest life of each kind of token.
     pub lifetimes: Lifetimes,
@@ -53,6 +113,13 @@ pub struct Settings {
     pub forget_after_ms: u64,
     /// How often one of the 256 slices of the index is swept.
     pub forget_every_ms: u64,
+    /// How leases are held.
+    pub lease: LeaseSettings,
+    /// Who this server is.
+    pub identity: Identity,
+    /// A rule to break.
+    #[cfg(test)]
+    pub(crate) mutation: Option<mutation::Mutation>,
 }
 
 impl Default for Settings {
@@ -62,6 +129,10 @@ impl Default for Settings {
             batch_commands_max: BATCH_COMMANDS_MAX,
             forget_after_ms: 24 * 60 * 60 * 1_000,
             forget_every_ms: 10_000,
+            lease: LeaseSettings::default(),
+            identity: Identity::default(),
+            #[cfg(test)]
+            mutation: None,
         }
     }
 }
@@ -75,6 +146,8 @@ pub struct Done {
     pub revision: Revision,
     /// The entry's instant in Unix milliseconds.
     pub instant_ms: u64,
+    /// Boot time, read after the store had acknowledged it.
+    pub committed_ms: u64,
 }
 
 struct Queued {
@@ -97,12 +170,27 @@ pub struct Counters {
     pub unknown_outcomes: AtomicU64,
     /// Appends that the store could not take.
     pub store_errors: AtomicU64,
+    /// Times that State was found to be another than the log's and loaded anew.
+    pub divergences: AtomicU64,
 }
 
 struct Shared {
     published: ArcSwap<State>,
     store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    clock: Arc<SharedTime>,
+    lease: Lease,
+    serve_stale: bool,
+    // This run as a member, and the cluster's own lease, once it has joined.
+    membership: Mutex<Option<(Incarnation, u64)>>,
+    readings: Readings,
+    // The newest revision that a barrier may wait for.
+    awaited: AtomicU64,
+    // State must be loaded anew.
+    reload: Notify,
+    #[cfg(test)]
+    mutation: Option<mutation::Mutation>,
+    #[cfg(test)]
+    cached_boot_ms: AtomicU64,
     // Set once the store turned out to be damaged: nothing may be answered from then on.
     fenced: AtomicBool,
     counters: Counters,
@@ -110,26 +198,109 @@ struct Shared {
     revision: watch::Sender<RevisionNumber>,
 }
 
+impl Shared {
+    fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
+        let lease = match store.cluster() {
+            Some(_) => Lease::none(),
+            None => Lease::forever(),
+        };
+        let (revision, _) = watch::channel(0);
+        Self {
+            published: ArcSwap::from_pointee(State::default()),
+            store,
+            clock: Arc::new(SharedTime::new(clock)),
+            lease,
+            serve_stale: settings.lease.serve_stale,
+            membership: Mutex::new(None),
+            readings: Readings::default(),
+            awaited: AtomicU64::new(0),
+            reload: Notify::new(),
+            #[cfg(test)]
+            mutation: settings.mutation,
+            #[cfg(test)]
+            cached_boot_ms: AtomicU64::new(0),
+            fenced: AtomicBool::new(false),
+            counters: Counters::default(),
+            recent: Recent::default(),
+            revision,
+        }
+    }
+
+    /// Takes note of this run as a member.
+    fn joined(&self, incarnation: Incarnation, cluster_lease_ms: u64) {
+        let mut membership = self
+            .membership
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *membership = Some((incarnation, cluster_lease_ms));
+    }
+
+    fn membership(&self) -> Option<(Incarnation, u64)> {
+        *self
+            .membership
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of entries that a barrier may wait for.
+    fn note_awaited(&self, entries: &[LogEntry]) {
+        let awaited = entries.iter().rev().find(|one| one.entry.kind.may_deny());
+        if let Some(last) = awaited {
+            self.awaited
+                .fetch_max(last.head.revision, Ordering::Relaxed);
+        }
+    }
+
+    /// This State must not be answered from; the keeper loads it anew.
+    fn diverged(&self) {
+        self.lease.end();
+        self.reload.notify_one();
+    }
+
+    #[inline]
+    fn may_answer(&self) -> bool {
+        if self.fenced.load(Ordering::Acquire) {
+            return false;
+        }
+        if mutated!(self, NoLease) {
+            return true;
+        }
+        #[cfg(test)]
+        if mutated!(self, CachedClock) {
+            let cached = self.cached_boot_ms.load(Ordering::Relaxed);
+            return self
+                .lease
+                .is_held(&crate::domain::clock::ManualClock::at(cached));
+        }
+        self.lease.is_held(&*self.clock) || self.serve_stale
+    }
+}
+
 /// A running replica. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Replica {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Queued>,
+    lease: LeaseSettings,
 }
 
 /// The writer task and its stop signal; whoever starts a replica ends it.
 #[derive(Debug)]
 pub struct WriterTask {
-    task: JoinHandle<()>,
+    writer: JoinHandle<()>,
+    keeper: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
 impl WriterTask {
-    /// Answers what is queued, refuses what comes later, and closes the store.
+    /// Ends the lease and hands it back, answers what is queued, refuses what comes later, and
+    /// closes the store.
     pub async fn stop(self) {
         self.stop.cancel();
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "the writer died");
+        for task in self.keeper.into_iter().chain([self.writer]) {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the replica died");
+            }
         }
     }
 }
@@ -145,27 +316,50 @@ impl Replica {
         entropy: Arc<dyn Entropy>,
         settings: Settings,
     ) -> Result<(Self, WriterTask), LoadError> {
-        let state = load::load(&*store).await?;
-        let head = state.head().revision;
-        let recent = Recent::default();
-        let known = head.saturating_sub(RECENT_MAX as u64);
-        recent.record(&store.changes_after(known, RECENT_MAX).await?);
-        let (revision, _) = watch::channel(head);
-        let shared = Arc::new(Shared {
-            published: ArcSwap::from_pointee(state),
-            store,
-            clock,
-            fenced: AtomicBool::new(false),
-            counters: Counters::default(),
-            recent,
-            revision,
-        });
+        let shared = Arc::new(Shared::new(store, clock, &settings));
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
+        let (follows, followed) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let writer_shared = Arc::clone(&shared);
-        let writer = writer::Writer::new(writer_shared, queue, entropy, settings, stop.clone());
-        let task = tokio::spawn(writer.run());
-        Ok((Self { shared, commands }, WriterTask { task, stop }))
+        let mut keeper = None;
+        if shared.store.cluster().is_some() {
+            let mut joining = Keeper::new(
+                Arc::clone(&shared),
+                follows,
+                Arc::clone(&entropy),
+                &settings,
+                stop.clone(),
+            );
+            // Before the snapshot is read: whoever waits for all members then waits for us, too.
+            joining.join().await?;
+            keeper = Some(joining);
+        }
+        let state = load::load(&*shared.store).await?;
+        let head = state.head().revision;
+        let known = head.saturating_sub(RECENT_MAX as u64);
+        let entries = shared.store.changes_after(known, RECENT_MAX).await?;
+        shared.recent.record(&entries);
+        shared.published.store(Arc::new(state));
+        shared.revision.send_replace(head);
+        let lease = settings.lease;
+        let writer = Writer::new(
+            Arc::clone(&shared),
+            queue,
+            followed,
+            entropy,
+            settings,
+            stop.clone(),
+        );
+        let tasks = WriterTask {
+            writer: tokio::spawn(writer.run()),
+            keeper: keeper.map(|keeper| tokio::spawn(keeper.run())),
+            stop,
+        };
+        let replica = Self {
+            shared,
+            commands,
+            lease,
+        };
+        Ok((replica, tasks))
     }
 
     /// The published State: one revision, for as long as the guard is held.
@@ -184,7 +378,36 @@ impl Replica {
     #[inline]
     #[must_use]
     pub fn may_answer(&self) -> bool {
-        !self.shared.fenced.load(Ordering::Acquire)
+        self.shared.may_answer()
+    }
+
+    /// How long this replica may still answer without the store; none where it shares it with
+    /// nobody.
+    #[must_use]
+    pub fn lease_left_ms(&self) -> Option<u64> {
+        self.shared.lease.left_ms(&*self.shared.clock)
+    }
+
+    /// Waits, at the most so long, until a change that was answered holds on every server.
+    pub async fn enforce(&self, done: &Done, most: Duration) -> Enforced {
+        let membership = self.shared.membership();
+        let (Some(cluster), Some((incarnation, cluster_lease_ms))) =
+            (self.shared.store.cluster(), membership)
+        else {
+            return Enforced::Confirmed {
+                replicas: Vec::new(),
+            };
+        };
+        let barrier = Barrier {
+            shared: &self.shared,
+            cluster,
+            lease: self.lease,
+            incarnation,
+            cluster_lease_ms,
+            revision: done.revision.number,
+            committed_ms: done.committed_ms,
+        };
+        barrier.wait(most).await
     }
 
     /// Queues a command and waits for its durable outcome.

@@ -41,6 +41,13 @@ impl Recent {
         }
     }
 
+    /// Forgets all of them: the history is another. For the one writer only.
+    pub(super) fn clear(&self) {
+        for slot in &self.slots {
+            slot.number.store(0, Ordering::Release);
+        }
+    }
+
     fn put(&self, revision: Revision) {
         if let Some(slot) = self.slot(revision.number) {
             slot.number.store(0, Ordering::Relaxed);

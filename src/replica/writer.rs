@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::clock::Clock as _;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{Entry, EntryKind, LogEntry};
 use crate::domain::refusal::Refusal;
@@ -23,6 +24,7 @@ use crate::state::decide::{Caller, Command, Decided, Envelope, Moment, Outcome, 
 use crate::state::{Diverged, State};
 use crate::store::{Appended, Batch, StoreError};
 
+use super::keeper::Follow;
 use super::{BATCH_BYTES_MAX, Done, Queued, Settings, Shared};
 
 const DECIDED_AGAIN_MAX: usize = 32;
@@ -33,8 +35,12 @@ const SLICES: u16 = 256;
 pub(super) struct Writer {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Queued>,
+    // What the keeper read.
+    follows: mpsc::Receiver<Follow>,
     entropy: Arc<dyn Entropy>,
     settings: Settings,
+    // How often State was loaded anew: a batch that was decided before is of another history.
+    loaded: u64,
     // Published States that a reader may still hold: dropped here, so that no reader ever frees.
     retired: Vec<Arc<State>>,
     next_slice: u16,
@@ -50,6 +56,14 @@ struct Plan {
     rest: VecDeque<Queued>,
 }
 
+impl Plan {
+    fn committed(&mut self, committed_ms: u64) {
+        for done in self.results.iter_mut().flatten() {
+            done.committed_ms = committed_ms;
+        }
+    }
+}
+
 /// What became of a batch.
 enum Settled {
     Committed,
@@ -61,6 +75,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         queue: mpsc::Receiver<Queued>,
+        follows: mpsc::Receiver<Follow>,
         entropy: Arc<dyn Entropy>,
         settings: Settings,
         stop: CancellationToken,
@@ -68,8 +83,10 @@ impl Writer {
         Self {
             shared,
             queue,
+            follows,
             entropy,
             settings,
+            loaded: 0,
             retired: Vec::new(),
             next_slice: 0,
             stop,
@@ -89,6 +106,10 @@ impl Writer {
                 // Rare, so it starves nobody; behind the queue it would be starved itself.
                 _ = sweep.tick() => {
                     self.sweep().await;
+                    continue;
+                }
+                Some(follow) = self.follows.recv() => {
+                    self.follow(follow);
                     continue;
                 }
                 queued = self.queue.recv() => queued,
@@ -154,8 +175,18 @@ impl Writer {
                 return refuse(waiting, &stopped());
             }
             let mut plan = self.plan(&mut waiting, alone);
-            match self.append(&plan.batch).await {
+            let loaded = self.loaded;
+            let settled = self.append(&plan.batch).await;
+            // Read after the store has acknowledged it: every lease without it began before.
+            let committed_ms = self.shared.clock.boot_ms();
+            match settled {
+                Settled::Committed if loaded != self.loaded => {
+                    // What it was decided on is no longer what the log says.
+                    refuse(waiting, &Refusal::OutcomeUnknown);
+                    return plan.rest;
+                }
                 Settled::Committed => {
+                    plan.committed(committed_ms);
                     self.count(&plan);
                     self.shared.recent.record(&plan.batch.entries);
                     self.publish(std::mem::take(&mut plan.state));
@@ -238,6 +269,7 @@ impl Writer {
             decided,
             revision: heads[after].revision(),
             instant_ms,
+            committed_ms: 0,
         };
         Plan {
             batch: Batch {
@@ -252,14 +284,14 @@ impl Writer {
     }
 
     async fn append(&mut self, batch: &Batch) -> Settled {
-        match self.shared.store.append(batch.clone()).await {
+        match self.stored(batch.clone()).await {
             Ok(Appended::Committed) => Settled::Committed,
             Ok(Appended::Conflict(missed)) => {
                 self.shared
                     .counters
                     .conflicts
                     .fetch_add(1, Ordering::Relaxed);
-                self.catch_up(missed)
+                self.catch_up(&missed)
             }
             Err(StoreError::OutcomeUnknown(error)) => {
                 tracing::warn!(%error, "the outcome of an append is unknown; settling it");
@@ -280,12 +312,12 @@ impl Writer {
             ..batch.clone()
         };
         for _ in 0..SETTLE_TRIES_MAX {
-            match self.shared.store.append(probe.clone()).await {
+            match self.stored(probe.clone()).await {
                 // The base still stands: the lost append can no longer commit. Decide again.
                 Ok(Appended::Committed) => return Settled::Moved,
                 Ok(Appended::Conflict(missed)) => {
                     let written = missed.iter().any(|one| one.entry.batch_id == batch.id);
-                    return match self.catch_up(missed) {
+                    return match self.catch_up(&missed) {
                         Settled::Moved if written => Settled::Committed,
                         settled => settled,
                     };
@@ -301,17 +333,57 @@ impl Writer {
         ))
     }
 
-    /// Applies entries that others appended, and publishes what they make.
-    fn catch_up(&mut self, missed: Vec<LogEntry>) -> Settled {
-        let mut state = (*self.shared.published.load_full()).clone();
-        for entry in &missed {
-            if let Err(diverged) = state.apply(entry) {
-                return Settled::Failed(damaged(&diverged));
+    /// Appends, and meanwhile publishes what the keeper reads: a store that keeps an append
+    /// waiting does not keep this server from what others wrote.
+    async fn stored(&mut self, batch: Batch) -> Result<Appended, StoreError> {
+        let store = Arc::clone(&self.shared.store);
+        let mut append = store.append(batch);
+        loop {
+            tokio::select! {
+                biased;
+                appended = &mut append => return appended,
+                Some(follow) = self.follows.recv() => self.follow(follow),
             }
         }
-        self.shared.recent.record(&missed);
+    }
+
+    fn follow(&mut self, follow: Follow) {
+        match follow {
+            Follow::Entries(entries, reply) => {
+                let applied = self
+                    .apply(&entries)
+                    .map_err(|diverged| diverged.to_string());
+                // A keeper that is gone needs no answer.
+                let _ = reply.send(applied);
+            }
+            Follow::Anew(state, reply) => {
+                self.loaded += 1;
+                self.shared.recent.clear();
+                self.swap(*state);
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// Applies entries that others appended, and publishes what they make.
+    fn catch_up(&mut self, missed: &[LogEntry]) -> Settled {
+        match self.apply(missed) {
+            Ok(()) => Settled::Moved,
+            Err(diverged) => Settled::Failed(damaged(&diverged)),
+        }
+    }
+
+    // The published State may have some of the entries already.
+    fn apply(&mut self, entries: &[LogEntry]) -> Result<(), Diverged> {
+        let mut state = (*self.shared.published.load_full()).clone();
+        let known = state.head().revision;
+        for entry in entries.iter().filter(|one| one.entry.revision > known) {
+            state.apply(entry)?;
+        }
+        self.shared.recent.record(entries);
+        self.shared.note_awaited(entries);
         self.publish(state);
-        Settled::Moved
+        Ok(())
     }
 
     fn publish(&mut self, state: State) {
@@ -320,6 +392,11 @@ impl Writer {
         if head.revision <= self.shared.published.load().head().revision {
             return;
         }
+        self.swap(state);
+    }
+
+    fn swap(&mut self, state: State) {
+        let head = state.head();
         let former = self.shared.published.swap(Arc::new(state));
         self.retired.push(former);
         self.retired.retain(|state| Arc::strong_count(state) > 1);
@@ -340,6 +417,13 @@ impl Writer {
 
     fn refusal_of(&self, error: &StoreError) -> Refusal {
         match error {
+            StoreError::Damaged { .. } | StoreError::OlderCopy { .. }
+                if self.shared.store.cluster().is_some() =>
+            {
+                tracing::error!(%error, "the log is another than this server's");
+                self.shared.diverged();
+                Refusal::OutcomeUnknown
+            }
             StoreError::Damaged { .. } | StoreError::OlderCopy { .. } => {
                 // Nothing that is in memory can be trusted to be what the log says.
                 self.shared.fenced.store(true, Ordering::Release);

@@ -49,7 +49,8 @@ impl Cluster {
         let mut replicas = Vec::new();
         for number in 0..2 {
             let random = Arc::new(entropy(seed * 2 + number));
-            let replica = Replica::start(store.clone(), clock.clone(), random, settings).await;
+            let replica =
+                Replica::start(store.clone(), clock.clone(), random, settings.clone()).await;
             replicas.push(replica.expect("an empty store loads"));
         }
         let oracle = Oracle {

@@ -1,0 +1,171 @@
+//! The barrier: waiting until a revision holds everywhere.
+//!
+//! It holds once every member has reported it, or once every lease that could have been taken
+//! without it has ended: the longest lease among the members read after the commit, and never
+//! less than the cluster's own, plus the slack, on this server's clock since the commit was
+//! acknowledged. A member that is silent is waited for, never presumed dead. The first way is
+//! quick, the second is the one that the promise stands on.
+//!
+//! One reading of the members serves all barriers that began before it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+
+use crate::domain::chain::RevisionNumber;
+use crate::domain::clock::Clock;
+use crate::store::StoreError;
+use crate::store::cluster::{Cluster, Incarnation, Member, Roster};
+
+use super::mutation::mutated;
+use super::{LeaseSettings, Shared};
+
+const POLL_FIRST: Duration = Duration::from_millis(1);
+const POLL_MAX: Duration = Duration::from_millis(50);
+
+/// How far a change is enforced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enforced {
+    /// By every member: no Check that any of them receives from now on is answered without it.
+    Confirmed {
+        /// The members that had applied it, by name; the leases of all others have ended.
+        replicas: Vec<String>,
+    },
+    /// Durable, and enforced everywhere after so long.
+    Committed {
+        /// In milliseconds from now.
+        everywhere_after_ms: u64,
+        /// The members that have not reported it, by name; none if they could not be read.
+        missing: Vec<String>,
+    },
+}
+
+/// The newest reading of the members, and when it was begun.
+#[derive(Debug, Default)]
+pub(super) struct Readings(Mutex<Option<(u64, Arc<Roster>)>>);
+
+impl Readings {
+    /// The members as they were at `since_ms` of boot time or later.
+    async fn since(
+        &self,
+        cluster: &dyn Cluster,
+        clock: &dyn Clock,
+        since_ms: u64,
+    ) -> Result<Arc<Roster>, StoreError> {
+        // Whoever waits here is served by the reading of whoever is before it.
+        let mut newest = self.0.lock().await;
+        if let Some((begun_ms, roster)) = &*newest
+            && *begun_ms > since_ms
+        {
+            return Ok(Arc::clone(roster));
+        }
+        let begun_ms = clock.boot_ms();
+        let roster = Arc::new(cluster.roster().await?);
+        *newest = Some((begun_ms, Arc::clone(&roster)));
+        Ok(roster)
+    }
+}
+
+/// One wait.
+pub(super) struct Barrier<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) cluster: &'a dyn Cluster,
+    pub(super) lease: LeaseSettings,
+    pub(super) incarnation: Incarnation,
+    /// The cluster's own lease, as it was when this server joined.
+    pub(super) cluster_lease_ms: u64,
+    pub(super) revision: RevisionNumber,
+    /// Boot time read after the commit was acknowledged.
+    pub(super) committed_ms: u64,
+}
+
+impl Barrier<'_> {
+    /// Waits at the most so long.
+    pub(super) async fn wait(&self, most: Duration) -> Enforced {
+        let mut known = None;
+        let confirmed = timeout(most, self.confirmed(&mut known)).await;
+        match confirmed {
+            Ok(replicas) => Enforced::Confirmed { replicas },
+            Err(_) => self.committed(known),
+        }
+    }
+
+    async fn confirmed(&self, known: &mut Option<Arc<Roster>>) -> Vec<String> {
+        let mut pause = POLL_FIRST;
+        let mut since_ms = self.committed_ms;
+        loop {
+            let clock = &*self.shared.clock;
+            let roster = self
+                .shared
+                .readings
+                .since(self.cluster, clock, since_ms)
+                .await;
+            since_ms = clock.boot_ms();
+            match roster {
+                Ok(roster) => {
+                    let missing = self.missing(&roster);
+                    if missing.is_empty() || since_ms >= self.ended_ms(&roster) {
+                        return self.names(&roster, true);
+                    }
+                    *known = Some(roster);
+                }
+                // Without a reading of the members their longest lease is not known.
+                Err(error) => tracing::warn!(%error, "the members cannot be read"),
+            }
+            let left = known.as_ref().map_or(POLL_MAX, |roster| {
+                Duration::from_millis(self.ended_ms(roster).saturating_sub(since_ms).max(1))
+            });
+            sleep(pause.min(left)).await;
+            pause = (pause * 2).min(POLL_MAX);
+        }
+    }
+
+    // When the last lease has ended that could have been taken without the revision.
+    fn ended_ms(&self, roster: &Roster) -> u64 {
+        let members = roster.members.iter().map(|member| member.lease_ms);
+        let mut longest_ms = members.chain([roster.lease_ms]).max().unwrap_or_default();
+        if mutated!(self.shared, OwnLeaseOnly) {
+            longest_ms = self.lease.length_ms;
+        }
+        self.committed_ms + self.lease.with_slack(longest_ms)
+    }
+
+    fn has_applied(&self, member: &Member) -> bool {
+        if member.incarnation == self.incarnation {
+            return self.shared.published.load().head().revision >= self.revision;
+        }
+        if mutated!(self.shared, SilentPresumedDead)
+            && self.shared.clock.boot_ms() >= self.committed_ms + self.lease.length_ms / 4
+        {
+            return true;
+        }
+        member.applied >= self.revision
+    }
+
+    fn missing(&self, roster: &Roster) -> Vec<String> {
+        self.names(roster, false)
+    }
+
+    fn names(&self, roster: &Roster, applied: bool) -> Vec<String> {
+        let members = roster.members.iter();
+        let wanted = members.filter(|member| self.has_applied(member) == applied);
+        wanted.map(|member| member.name.clone()).collect()
+    }
+
+    fn committed(&self, known: Option<Arc<Roster>>) -> Enforced {
+        let now_ms = self.shared.clock.boot_ms();
+        let (ended_ms, missing) = match &known {
+            Some(roster) => (self.ended_ms(roster), self.missing(roster)),
+            None => {
+                let own_ms = self.lease.with_slack(self.cluster_lease_ms);
+                (self.committed_ms + own_ms, Vec::new())
+            }
+        };
+        Enforced::Committed {
+            everywhere_after_ms: ended_ms.saturating_sub(now_ms),
+            missing,
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The keeper: membership, the lease, and following the log.
+//!
+//! ```text
+//! join ─► load a snapshot ─► ┌─► read the clock ─► renew ─► apply up to the head ─► extend
+//!                            ├─► woken or polled: read the log behind us ─► apply ─► report
+//!                            └─► divergence: end the lease ─► load anew
+//! ```
+//!
+//! One task. Its calls are bounded by the store and never wait for an append. What it reads it
+//! hands to the writer, the only one that publishes. The lease begins at the clock as it was read
+//! before the renewal was sent, and only after everything up to the renewal's head is published:
+//! so a lease that knows nothing of a revision began before that revision was committed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::chain::{Head, RevisionNumber};
+use crate::domain::clock::Clock as _;
+use crate::domain::entropy::Entropy;
+use crate::domain::entry::LogEntry;
+use crate::state::State;
+use crate::store::StoreError;
+use crate::store::cluster::{Cluster, History, Incarnation, Joining, Renewal, Renewed, Roster};
+
+use super::mutation::mutated;
+use super::{Identity, LeaseSettings, Settings, Shared, load};
+
+/// Entries read at a time.
+const FOLLOW_MAX: usize = 1_000;
+/// After a failed step.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// A report of what nobody waits for may be so late.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// What the keeper asks the writer to publish.
+pub(super) enum Follow {
+    /// Entries behind the published State, or some that it has already.
+    Entries(Vec<LogEntry>, oneshot::Sender<Result<(), String>>),
+    /// A State loaded anew, whatever is published now.
+    Anew(Box<State>, oneshot::Sender<()>),
+}
+
+/// Why a step did not succeed.
+#[derive(Debug)]
+enum Trouble {
+    /// Try again: the lease ends by itself.
+    Store(StoreError),
+    /// This State is not what the log says: nothing may be answered from it.
+    Diverged(String),
+    /// The writer has ended.
+    Stopped,
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Damaged { .. } | StoreError::OlderCopy { .. } => {
+                Self::Diverged(error.to_string())
+            }
+            other => Self::Store(other),
+        }
+    }
+}
+
+/// A member as it was seen, and since when it has not moved.
+struct Observed {
+    heartbeat: u64,
+    since_ms: u64,
+}
+
+/// The task.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    follows: mpsc::Sender<Follow>,
+    entropy: Arc<dyn Entropy>,
+    lease: LeaseSettings,
+    identity: Identity,
+    stop: CancellationToken,
+    incarnation: Incarnation,
+    history: Option<History>,
+    // How far wall and boot time were apart at the last renewal.
+    apart_ms: Option<u64>,
+    reported: RevisionNumber,
+    // When what nobody waits for is reported.
+    report_at: Option<Instant>,
+    observed: HashMap<Incarnation, Observed>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        follows: mpsc::Sender<Follow>,
+        entropy: Arc<dyn Entropy>,
+        settings: &Settings,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            shared,
+            follows,
+            entropy,
+            lease: settings.lease,
+            identity: settings.identity.clone(),
+            stop,
+            incarnation: Incarnation([0; 16]),
+            history: None,
+            apart_ms: None,
+            reported: 0,
+            report_at: None,
+            observed: HashMap::new(),
+        }
+    }
+
+    fn cluster(&self) -> &dyn Cluster {
+        // A keeper is made only for a store that has one.
+        self.shared.store.cluster().expect("a store with members")
+    }
+
+    /// Becomes a member, before anything is read that is answered from.
+    pub(super) async fn join(&mut self) -> Result<(), StoreError> {
+        let mut id = [0; 16];
+        self.entropy.fill(&mut id);
+        self.incarnation = Incarnation(id);
+        let joining = Joining {
+            incarnation: self.incarnation,
+            name: self.identity.name.clone(),
+            address: self.identity.address.clone(),
+            lease_ms: self.lease.length_ms,
+            format_max: self.identity.format_max,
+        };
+        let cluster_ms = self.cluster().join(&joining).await?;
+        self.shared.joined(self.incarnation, cluster_ms);
+        tracing::info!(name = %joining.name, "joined the cluster");
+        Ok(())
+    }
+
+    /// Renews, follows and reports until it is stopped; then hands the lease back.
+    pub(super) async fn run(mut self) {
+        let mut wakes = self.cluster().wakes();
+        let mut published = self.shared.revision.subscribe();
+        let mut renew_at = Instant::now();
+        loop {
+            let poll_at = Instant::now() + self.lease.poll;
+            let report_at = self.report_at.unwrap_or(poll_at + self.lease.poll);
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                () = self.shared.reload.notified() => self.load_anew("another history").await,
+                () = sleep_until(renew_at) => {
+                    renew_at = Instant::now() + self.lease.renew_every();
+                    if let Err(trouble) = self.renew().await {
+                        self.troubled(trouble).await;
+                        renew_at = renew_at.min(Instant::now() + RETRY_PAUSE);
+                    }
+                }
+                _ = wakes.changed() => self.follow_and_report().await,
+                _ = published.changed() => self.report_if_awaited().await,
+                () = sleep_until(report_at) => self.report().await,
+                () = sleep_until(poll_at) => self.follow_and_report().await,
+            }
+        }
+        // Nothing is answered any more before others hear that nothing is.
+        self.shared.lease.end();
+        if let Err(error) = self.cluster().leave(self.incarnation).await {
+            tracing::warn!(%error, "the lease could not be handed back; it ends by itself");
+        }
+    }
+
+    async fn follow_and_report(&mut self) {
+        match self.follow(RevisionNumber::MAX).await {
+            Ok(()) => self.report_if_awaited().await,
+            Err(trouble) => self.troubled(trouble).await,
+        }
+    }
+
+    async fn troubled(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::Store(error) => {
+                tracing::warn!(%error, left_ms = ?self.shared.lease.left_ms(&*self.shared.clock),
+                    "the store does not answer; the lease goes on until it ends");
+                sleep(RETRY_PAUSE).await;
+            }
+            Trouble::Diverged(what) => self.load_anew(&what).await,
+            Trouble::Stopped => self.stop.cancel(),
+        }
+    }
+
+    /// One renewal, in the order that the promise stands on.
+    async fn renew(&mut self) -> Result<(), Trouble> {
+        let (clock, lease) = (Arc::clone(&self.shared.clock), &self.shared.lease);
+        let term = lease.term();
+        let mut begun_ms = clock.boot_ms();
+        let head = self.shared.published.load().head();
+        let renewal = Renewal {
+            incarnation: self.incarnation,
+            lease_ms: self.lease.length_ms,
+            applied: head.revision,
+        };
+        let renewed = self.cluster().renew(&renewal).await?;
+        let Renewed::Held {
+            head: log_head,
+            chain_at_applied,
+            database_ms,
+            history,
+        } = renewed
+        else {
+            tracing::warn!("this member was removed; it joins anew");
+            self.join().await?;
+            return Box::pin(self.renew()).await;
+        };
+        self.compare(&head, chain_at_applied, history)?;
+        self.shared.clock.heard(database_ms);
+        if mutated!(self.shared, LeaseFromReply) {
+            begun_ms = clock.boot_ms();
+        }
+        if mutated!(self.shared, LeaseBeforeApply) {
+            self.shared
+                .lease
+                .extend(term, begun_ms + self.lease.length_ms);
+        }
+        self.follow(log_head.revision).await?;
+        if self.clocks_parted() {
+            self.shared.lease.end();
+            return Ok(());
+        }
+        self.shared
+            .lease
+            .extend(term, begun_ms + self.lease.length_ms);
+        self.reported = self.reported.max(head.revision);
+        self.remove_dead().await;
+        Ok(())
+    }
+
+    // Another chain at our revision, or a head below ours: a failover that lost data.
+    fn compare(
+        &mut self,
+        head: &Head,
+        chain: Option<[u8; 32]>,
+        history: History,
+    ) -> Result<(), Trouble> {
+        if head.revision > 0 && chain != Some(head.chain) {
+            let what = format!("the log has another revision {} than we", head.revision);
+            return Err(Trouble::Diverged(what));
+        }
+        if let Some(former) = self.history.replace(history)
+            && former != history
+        {
+            tracing::warn!(?former, ?history, "another server of the database answers");
+        }
+        Ok(())
+    }
+
+    /// Whether wall and boot time have parted since the last renewal by more than the slack: a
+    /// machine that was stopped whole, or a clock that was set.
+    fn clocks_parted(&mut self) -> bool {
+        let apart_ms = self.shared.clock.apart_ms();
+        let slack_ms = self.lease.with_slack(self.lease.length_ms) - self.lease.length_ms;
+        let former = self.apart_ms.replace(apart_ms);
+        former.is_some_and(|former| apart_ms.abs_diff(former) > slack_ms)
+    }
+
+    /// Reads the log behind the published State until it has reached `target`, or its end.
+    async fn follow(&mut self, target: RevisionNumber) -> Result<(), Trouble> {
+        loop {
+            let at = self.shared.published.load().head().revision;
+            if at >= target {
+                return Ok(());
+            }
+            let entries = self.shared.store.changes_after(at, FOLLOW_MAX).await?;
+            let whole = entries.len() < FOLLOW_MAX;
+            if entries.is_empty() {
+                // The head of a renewal was read, and then what leads to it is gone.
+                return if target == RevisionNumber::MAX {
+                    Ok(())
+                } else {
+                    Err(Trouble::Diverged("the log ends before its head".to_owned()))
+                };
+            }
+            if mutated!(self.shared, ReportBeforePublish)
+                && let Some(last) = entries.last()
+            {
+                let early = last.head.revision;
+                let _ = self.cluster().report(self.incarnation, early).await;
+            }
+            let (reply, published) = oneshot::channel();
+            let follow = Follow::Entries(entries, reply);
+            self.follows
+                .send(follow)
+                .await
+                .map_err(|_| Trouble::Stopped)?;
+            published
+                .await
+                .map_err(|_| Trouble::Stopped)?
+                .map_err(Trouble::Diverged)?;
+            if whole && target == RevisionNumber::MAX {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells what is published at once if a barrier may wait for it, or else after a while.
+    async fn report_if_awaited(&mut self) {
+        if self.shared.awaited.load(Ordering::Relaxed) > self.reported {
+            self.report().await;
+        } else if self.report_at.is_none() {
+            self.report_at = Some(Instant::now() + REPORT_EVERY);
+        }
+    }
+
+    async fn report(&mut self) {
+        self.report_at = None;
+        let published = self.shared.published.load().head().revision;
+        if published <= self.reported {
+            return;
+        }
+        match self.cluster().report(self.incarnation, published).await {
+            Ok(()) => self.reported = published,
+            Err(error) => tracing::debug!(%error, "a report was lost"),
+        }
+    }
+
+    /// Ends the lease and loads State as the store has it now.
+    async fn load_anew(&mut self, what: &str) {
+        self.shared.lease.end();
+        self.shared
+            .counters
+            .divergences
+            .fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%what, "this server's state is not the log's; it is loaded anew");
+        let loaded = match load::load(&*self.shared.store).await {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::error!(%error, "the state cannot be loaded");
+                sleep(RETRY_PAUSE).await;
+                self.shared.reload.notify_one();
+                return;
+            }
+        };
+        self.reported = loaded.head().revision;
+        self.history = None;
+        let (reply, published) = oneshot::channel();
+        let sent = self
+            .follows
+            .send(Follow::Anew(Box::new(loaded), reply))
+            .await;
+        if sent.is_err() || published.await.is_err() {
+            self.stop.cancel();
+        }
+    }
+
+    /// Removes members whose leases have surely ended: their heartbeat has stood still for that
+    /// long on our clock.
+    async fn remove_dead(&mut self) {
+        let Ok(roster) = self.cluster().roster().await else {
+            return;
+        };
+        let now_ms = self.shared.clock.boot_ms();
+        for (incarnation, heartbeat) in self.dead(&roster, now_ms) {
+            match self.cluster().remove(incarnation, heartbeat).await {
+                Ok(true) => tracing::info!("a member that is gone was removed"),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "a member could not be removed"),
+            }
+        }
+    }
+
+    fn dead(&mut self, roster: &Roster, now_ms: u64) -> Vec<(Incarnation, u64)> {
+        let present = |incarnation: &Incarnation| {
+            roster
+                .members
+                .iter()
+                .any(|one| one.incarnation == *incarnation)
+        };
+        self.observed.retain(|incarnation, _| present(incarnation));
+        let mut dead = Vec::new();
+        for member in &roster.members {
+            let observed = self.observed.entry(member.incarnation).or_insert(Observed {
+                heartbeat: member.heartbeat,
+                since_ms: now_ms,
+            });
+            if observed.heartbeat != member.heartbeat {
+                *observed = Observed {
+                    heartbeat: member.heartbeat,
+                    since_ms: now_ms,
+                };
+            }
+            let longest_ms = member.lease_ms.max(roster.lease_ms);
+            let over_ms = observed.since_ms + self.lease.with_slack(longest_ms);
+            if member.incarnation != self.incarnation && now_ms >= over_ms {
+                dead.push((member.incarnation, member.heartbeat));
+            }
+        }
+        dead
+    }
+}

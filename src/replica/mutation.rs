@@ -1,0 +1,43 @@
+//! Ways to break the protocol on purpose, for the tests that must find each of them.
+//!
+//! In a release there is none: [`mutated!`] is `false` and no enum exists.
+
+/// Rules of leases and barriers that can be broken.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// The lease begins when the reply of the renewal comes, not before it was sent.
+    LeaseFromReply,
+    /// The lease is extended before the log was applied up to the head of the renewal.
+    LeaseBeforeApply,
+    /// A Check takes a reading of the clock that a timer made.
+    CachedClock,
+    /// A revision is reported before it is published.
+    ReportBeforePublish,
+    /// The log is read by a sequence that skips what commits late.
+    SequenceLog,
+    /// A member that has been silent for a while is presumed dead.
+    SilentPresumedDead,
+    /// The barrier waits out its own lease, not the longest.
+    OwnLeaseOnly,
+    /// Checks are answered without a lease.
+    NoLease,
+}
+
+/// Whether a rule is broken in this test.
+#[cfg(test)]
+macro_rules! mutated {
+    ($shared:expr, $mutation:ident) => {
+        $shared.mutation == Some($crate::replica::mutation::Mutation::$mutation)
+    };
+}
+
+/// No rule is broken in a release.
+#[cfg(not(test))]
+macro_rules! mutated {
+    ($shared:expr, $mutation:ident) => {
+        false
+    };
+}
+
+pub(super) use mutated;
