@@ -38,6 +38,8 @@ pub struct Answer<'s> {
 /// The published State of one moment: all that is asked of it is answered at one revision.
 pub struct View<'a> {
     authority: &'a Authority,
+    // Whether the lease was held before the State was read.
+    held: bool,
     state: Guard<Arc<State>>,
 }
 
@@ -46,7 +48,7 @@ impl View<'_> {
     #[inline]
     pub fn check<R>(&self, request: &CheckRequest<'_>, answer: impl FnOnce(&Answer<'_>) -> R) -> R {
         let (replica, settings) = (&self.authority.replica, &self.authority.settings);
-        if !replica.may_answer() {
+        if !self.held {
             return answer(&Answer {
                 decision: Decision {
                     reason: Reason::Stale,
@@ -133,13 +135,16 @@ impl View<'_> {
 }
 
 impl Authority {
-    /// The published State, to ask Checks of. Short-lived: it keeps a revision in memory.
+    /// The published State, to ask Checks of that have arrived already. Short-lived: it keeps a
+    /// revision in memory, and what arrives later is not answered by it.
     #[inline]
     #[must_use]
     pub fn view(&self) -> View<'_> {
+        let (held, state) = self.replica.answering();
         View {
             authority: self,
-            state: self.replica.state(),
+            held,
+            state,
         }
     }
 

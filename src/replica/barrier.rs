@@ -9,6 +9,7 @@
 //! One reading of the members serves all barriers that began before it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -20,7 +21,7 @@ use crate::store::StoreError;
 use crate::store::cluster::{Cluster, Incarnation, Member, Roster};
 
 use super::mutation::mutated;
-use super::{LeaseSettings, Shared};
+use super::{LEASE_MS_MAX, LeaseSettings, Shared};
 
 const POLL_FIRST: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(50);
@@ -40,6 +41,8 @@ pub enum Enforced {
         /// The members that have not reported it, by name; none if they could not be read.
         missing: Vec<String>,
     },
+    /// The log is another than the one that it was written to: it may be lost.
+    Lost,
 }
 
 /// The newest reading of the members, and when it was begun.
@@ -74,11 +77,11 @@ pub(super) struct Barrier<'a> {
     pub(super) cluster: &'a dyn Cluster,
     pub(super) lease: LeaseSettings,
     pub(super) incarnation: Incarnation,
-    /// The cluster's own lease, as it was when this server joined.
-    pub(super) cluster_lease_ms: u64,
     pub(super) revision: RevisionNumber,
     /// Boot time read after the commit was acknowledged.
     pub(super) committed_ms: u64,
+    /// How often State had been loaded anew by then.
+    pub(super) loaded: u64,
 }
 
 impl Barrier<'_> {
@@ -87,12 +90,19 @@ impl Barrier<'_> {
         let mut known = None;
         let confirmed = timeout(most, self.confirmed(&mut known)).await;
         match confirmed {
-            Ok(replicas) => Enforced::Confirmed { replicas },
+            Ok(enforced) => enforced,
+            Err(_) if self.is_lost(known.as_deref()) => Enforced::Lost,
             Err(_) => self.committed(known),
         }
     }
 
-    async fn confirmed(&self, known: &mut Option<Arc<Roster>>) -> Vec<String> {
+    // A failover that lost data: what others report is of another history.
+    fn is_lost(&self, roster: Option<&Roster>) -> bool {
+        self.loaded != self.shared.loaded.load(Ordering::Relaxed)
+            || roster.is_some_and(|roster| roster.head.revision < self.revision)
+    }
+
+    async fn confirmed(&self, known: &mut Option<Arc<Roster>>) -> Enforced {
         let mut pause = POLL_FIRST;
         let mut since_ms = self.committed_ms;
         loop {
@@ -104,20 +114,23 @@ impl Barrier<'_> {
                 .await;
             since_ms = clock.boot_ms();
             match roster {
-                Ok(roster) => {
-                    let missing = self.missing(&roster);
-                    if missing.is_empty() || since_ms >= self.ended_ms(&roster) {
-                        return self.names(&roster, true);
-                    }
-                    *known = Some(roster);
-                }
-                // Without a reading of the members their longest lease is not known.
-                Err(error) => tracing::warn!(%error, "the members cannot be read"),
+                Ok(roster) => *known = Some(roster),
+                Err(error) => tracing::debug!(%error, "the members cannot be read"),
             }
-            let left = known.as_ref().map_or(POLL_MAX, |roster| {
-                Duration::from_millis(self.ended_ms(roster).saturating_sub(since_ms).max(1))
-            });
-            sleep(pause.min(left)).await;
+            if self.is_lost(known.as_deref()) {
+                return Enforced::Lost;
+            }
+            let mut left_ms = u64::MAX;
+            // Without any reading since the commit the longest lease is not known; one is enough:
+            // whoever has joined after it has the revision.
+            if let Some(roster) = known {
+                left_ms = self.ended_ms(roster).saturating_sub(since_ms);
+                if left_ms == 0 || self.missing(roster).is_empty() {
+                    let replicas = self.names(roster, true);
+                    return Enforced::Confirmed { replicas };
+                }
+            }
+            sleep(pause.min(Duration::from_millis(left_ms))).await;
             pause = (pause * 2).min(POLL_MAX);
         }
     }
@@ -158,9 +171,10 @@ impl Barrier<'_> {
         let now_ms = self.shared.clock.boot_ms();
         let (ended_ms, missing) = match &known {
             Some(roster) => (self.ended_ms(roster), self.missing(roster)),
+            // Somebody may have joined with any lease that there can be.
             None => {
-                let own_ms = self.lease.with_slack(self.cluster_lease_ms);
-                (self.committed_ms + own_ms, Vec::new())
+                let most_ms = self.lease.with_slack(LEASE_MS_MAX);
+                (self.committed_ms + most_ms, Vec::new())
             }
         };
         Enforced::Committed {

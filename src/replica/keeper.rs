@@ -3,7 +3,7 @@
 //! ```text
 //! join ─► load a snapshot ─► ┌─► read the clock ─► renew ─► apply up to the head ─► extend
 //!                            ├─► woken or polled: read the log behind us ─► apply ─► report
-//!                            └─► divergence: end the lease ─► load anew
+//!                            └─► divergence: end the lease ─► join as another ─► load anew
 //! ```
 //!
 //! One task. Its calls are bounded by the store and never wait for an append. What it reads it
@@ -24,17 +24,19 @@ use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::clock::Clock as _;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::LogEntry;
-use crate::state::State;
 use crate::store::StoreError;
 use crate::store::cluster::{Cluster, History, Incarnation, Joining, Renewal, Renewed, Roster};
 
+use super::load::{self, LoadError, Loaded};
 use super::mutation::mutated;
-use super::{Identity, LeaseSettings, Settings, Shared, load};
+use super::{Identity, LeaseSettings, Settings, Shared};
 
 /// Entries read at a time.
 const FOLLOW_MAX: usize = 1_000;
 /// After a failed step.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// After a State that could not be loaded anew.
+const LOAD_PAUSE: Duration = Duration::from_millis(1_000);
 /// A report of what nobody waits for may be so late.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -43,7 +45,7 @@ pub(super) enum Follow {
     /// Entries behind the published State, or some that it has already.
     Entries(Vec<LogEntry>, oneshot::Sender<Result<(), String>>),
     /// A State loaded anew, whatever is published now.
-    Anew(Box<State>, oneshot::Sender<()>),
+    Anew(Box<Loaded>, oneshot::Sender<()>),
 }
 
 /// Why a step did not succeed.
@@ -83,10 +85,14 @@ pub(super) struct Keeper {
     identity: Identity,
     stop: CancellationToken,
     incarnation: Incarnation,
+    // Whether this run has reported nothing yet.
+    fresh: bool,
     history: Option<History>,
     // How far wall and boot time were apart at the last renewal.
     apart_ms: Option<u64>,
     reported: RevisionNumber,
+    renew_at: Instant,
+    poll_at: Instant,
     // When what nobody waits for is reported.
     report_at: Option<Instant>,
     observed: HashMap<Incarnation, Observed>,
@@ -108,9 +114,12 @@ impl Keeper {
             identity: settings.identity.clone(),
             stop,
             incarnation: Incarnation([0; 16]),
+            fresh: false,
             history: None,
             apart_ms: None,
             reported: 0,
+            renew_at: Instant::now(),
+            poll_at: Instant::now(),
             report_at: None,
             observed: HashMap::new(),
         }
@@ -133,45 +142,56 @@ impl Keeper {
             lease_ms: self.lease.length_ms,
             format_max: self.identity.format_max,
         };
-        let cluster_ms = self.cluster().join(&joining).await?;
-        self.shared.joined(self.incarnation, cluster_ms);
+        // Also a join whose outcome is not learnt may be one.
+        self.shared.joined(self.incarnation);
+        self.reported = 0;
+        self.cluster().join(&joining).await?;
+        self.fresh = true;
         tracing::info!(name = %joining.name, "joined the cluster");
         Ok(())
+    }
+
+    /// Hands the membership back, after the lease has ended.
+    pub(super) async fn leave(&self) {
+        if let Err(error) = self.cluster().leave(self.incarnation).await {
+            tracing::warn!(%error, "the lease could not be handed back; it ends by itself");
+        }
     }
 
     /// Renews, follows and reports until it is stopped; then hands the lease back.
     pub(super) async fn run(mut self) {
         let mut wakes = self.cluster().wakes();
         let mut published = self.shared.revision.subscribe();
-        let mut renew_at = Instant::now();
         loop {
-            let poll_at = Instant::now() + self.lease.poll;
-            let report_at = self.report_at.unwrap_or(poll_at + self.lease.poll);
+            // What has its time comes before what others can send without end.
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 () = self.shared.reload.notified() => self.load_anew("another history").await,
-                () = sleep_until(renew_at) => {
-                    renew_at = Instant::now() + self.lease.renew_every();
-                    if let Err(trouble) = self.renew().await {
-                        self.troubled(trouble).await;
-                        renew_at = renew_at.min(Instant::now() + RETRY_PAUSE);
-                    }
-                }
-                _ = wakes.changed() => self.follow_and_report().await,
-                _ = published.changed() => self.report_if_awaited().await,
-                () = sleep_until(report_at) => self.report().await,
-                () = sleep_until(poll_at) => self.follow_and_report().await,
+                () = sleep_until(self.renew_at) => self.renew_or_retry().await,
+                () = sleep_until(self.report_at.unwrap_or(self.poll_at)),
+                    if self.report_at.is_some() => self.report().await,
+                () = sleep_until(self.poll_at) => self.follow_and_report().await,
+                // Without wake-ups the log is polled.
+                Ok(()) = wakes.changed() => self.follow_and_report().await,
+                Ok(()) = published.changed() => self.report_if_awaited().await,
             }
         }
         // Nothing is answered any more before others hear that nothing is.
         self.shared.lease.end();
-        if let Err(error) = self.cluster().leave(self.incarnation).await {
-            tracing::warn!(%error, "the lease could not be handed back; it ends by itself");
+        self.leave().await;
+    }
+
+    async fn renew_or_retry(&mut self) {
+        self.renew_at = Instant::now() + self.lease.renew_every();
+        if let Err(trouble) = self.renew().await {
+            self.renew_at = self.renew_at.min(Instant::now() + RETRY_PAUSE);
+            self.troubled(trouble).await;
         }
     }
 
     async fn follow_and_report(&mut self) {
+        self.poll_at = Instant::now() + self.lease.poll;
         match self.follow(RevisionNumber::MAX).await {
             Ok(()) => self.report_if_awaited().await,
             Err(trouble) => self.troubled(trouble).await,
@@ -183,7 +203,6 @@ impl Keeper {
             Trouble::Store(error) => {
                 tracing::warn!(%error, left_ms = ?self.shared.lease.left_ms(&*self.shared.clock),
                     "the store does not answer; the lease goes on until it ends");
-                sleep(RETRY_PAUSE).await;
             }
             Trouble::Diverged(what) => self.load_anew(&what).await,
             Trouble::Stopped => self.stop.cancel(),
@@ -201,6 +220,7 @@ impl Keeper {
             lease_ms: self.lease.length_ms,
             applied: head.revision,
         };
+        self.fresh = false;
         let renewed = self.cluster().renew(&renewal).await?;
         let Renewed::Held {
             head: log_head,
@@ -209,9 +229,12 @@ impl Keeper {
             history,
         } = renewed
         else {
+            // Barriers do not wait for whom they do not see.
+            self.shared.lease.end();
             tracing::warn!("this member was removed; it joins anew");
             self.join().await?;
-            return Box::pin(self.renew()).await;
+            self.renew_at = Instant::now();
+            return Ok(());
         };
         self.compare(&head, chain_at_applied, history)?;
         self.shared.clock.heard(database_ms);
@@ -226,6 +249,8 @@ impl Keeper {
         self.follow(log_head.revision).await?;
         if self.clocks_parted() {
             self.shared.lease.end();
+            tracing::warn!("wall and boot time have parted; the lease begins anew");
+            self.renew_at = Instant::now();
             return Ok(());
         }
         self.shared
@@ -318,6 +343,7 @@ impl Keeper {
         if published <= self.reported {
             return;
         }
+        self.fresh = false;
         match self.cluster().report(self.incarnation, published).await {
             Ok(()) => self.reported = published,
             Err(error) => tracing::debug!(%error, "a report was lost"),
@@ -327,30 +353,35 @@ impl Keeper {
     /// Ends the lease and loads State as the store has it now.
     async fn load_anew(&mut self, what: &str) {
         self.shared.lease.end();
-        self.shared
-            .counters
-            .divergences
-            .fetch_add(1, Ordering::Relaxed);
+        let divergences = &self.shared.counters.divergences;
+        divergences.fetch_add(1, Ordering::Relaxed);
         tracing::error!(%what, "this server's state is not the log's; it is loaded anew");
-        let loaded = match load::load(&*self.shared.store).await {
-            Ok(state) => state,
+        match self.loaded().await {
+            Ok(loaded) => {
+                self.renew_at = Instant::now();
+                let (reply, published) = oneshot::channel();
+                let anew = Follow::Anew(Box::new(loaded), reply);
+                if self.follows.send(anew).await.is_err() || published.await.is_err() {
+                    self.stop.cancel();
+                }
+            }
             Err(error) => {
                 tracing::error!(%error, "the state cannot be loaded");
-                sleep(RETRY_PAUSE).await;
+                sleep(LOAD_PAUSE).await;
                 self.shared.reload.notify_one();
-                return;
             }
-        };
-        self.reported = loaded.head().revision;
-        self.history = None;
-        let (reply, published) = oneshot::channel();
-        let sent = self
-            .follows
-            .send(Follow::Anew(Box::new(loaded), reply))
-            .await;
-        if sent.is_err() || published.await.is_err() {
-            self.stop.cancel();
         }
+    }
+
+    // As another member: what this one has reported may be of another history, which has used
+    // the same numbers.
+    async fn loaded(&mut self) -> Result<Loaded, LoadError> {
+        if !self.fresh {
+            self.leave().await;
+            self.join().await?;
+        }
+        self.history = None;
+        load::load(&*self.shared.store).await
     }
 
     /// Removes members whose leases have surely ended: their heartbeat has stood still for that
@@ -369,7 +400,8 @@ impl Keeper {
         }
     }
 
-    fn dead(&mut self, roster: &Roster, now_ms: u64) -> Vec<(Incarnation, u64)> {
+    // Whose leases are over by now, with the heartbeats that say so.
+    pub(super) fn dead(&mut self, roster: &Roster, now_ms: u64) -> Vec<(Incarnation, u64)> {
         let present = |incarnation: &Incarnation| {
             roster
                 .members

@@ -1,9 +1,15 @@
 //! Start: State from a snapshot of the store, compared with the digest that its head carries.
+//!
+//! The end of the log is read with it: for those who demand a recent revision, and because an
+//! entry of a kind that is unknown here must stop this server, also where its rows look harmless.
 
 use thiserror::Error;
 
+use crate::domain::entry::LogEntry;
 use crate::state::{Diverged, State};
 use crate::store::{Store, StoreError};
+
+use super::recent::RECENT_MAX;
 
 /// Why a replica does not start.
 #[derive(Debug, Error)]
@@ -16,8 +22,16 @@ pub enum LoadError {
     Diverged(#[from] Diverged),
 }
 
-/// State at the store's head.
-pub(super) async fn load(store: &dyn Store) -> Result<State, LoadError> {
+/// What is loaded.
+pub(super) struct Loaded {
+    /// State at the store's head.
+    pub(super) state: State,
+    /// The end of the log, perhaps with entries behind that head.
+    pub(super) recent: Vec<LogEntry>,
+}
+
+/// State at the store's head, and the end of the log.
+pub(super) async fn load(store: &dyn Store) -> Result<Loaded, LoadError> {
     let mut snapshot = store.snapshot().await?;
     let mut state = State::default();
     while let Some(rows) = snapshot.rows.recv().await {
@@ -32,5 +46,7 @@ pub(super) async fn load(store: &dyn Store) -> Result<State, LoadError> {
         principals = state.principal_count(),
         "loaded state"
     );
-    Ok(state)
+    let known = state.head().revision.saturating_sub(RECENT_MAX as u64);
+    let recent = store.changes_after(known, RECENT_MAX).await?;
+    Ok(Loaded { state, recent })
 }

@@ -42,7 +42,7 @@ use barrier::{Barrier, Readings};
 use keeper::Keeper;
 use lease::Lease;
 use mutation::mutated;
-use recent::{RECENT_MAX, Recent};
+use recent::Recent;
 use time::SharedTime;
 use writer::Writer;
 
@@ -56,10 +56,15 @@ pub const BATCH_COMMANDS_MAX: usize = 200;
 /// Bytes of bodies that are appended together, give or take one entry.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
+/// The longest lease that a server may hold: what a barrier promises when it could not read
+/// the members.
+pub const LEASE_MS_MAX: u64 = 300_000;
+
 /// How leases are held, where several servers share a store.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseSettings {
-    /// How long a lease holds after the clock was read that it begins with.
+    /// How long a lease holds after the clock was read that it begins with; at most
+    /// [`LEASE_MS_MAX`].
     pub length_ms: u64,
     /// How much faster or slower than another a server's boot clock may run, in thousandths.
     pub slack_thousandths: u64,
@@ -81,9 +86,10 @@ impl Default for LeaseSettings {
 }
 
 impl LeaseSettings {
-    // After so long on our clock, a lease of this length has ended on any other.
+    // After so long on our clock, a lease of this length has ended on any other. One more, for
+    // our clock is read in whole milliseconds.
     fn with_slack(&self, length_ms: u64) -> u64 {
-        length_ms + (length_ms * self.slack_thousandths).div_ceil(1_000)
+        length_ms + (length_ms * self.slack_thousandths).div_ceil(1_000) + 1
     }
 
     fn renew_every(&self) -> Duration {
@@ -148,6 +154,8 @@ pub struct Done {
     pub instant_ms: u64,
     /// Boot time, read after the store had acknowledged it.
     pub committed_ms: u64,
+    /// How often State had been loaded anew: which history of the log it was written to.
+    pub loaded: u64,
 }
 
 struct Queued {
@@ -180,13 +188,15 @@ struct Shared {
     clock: Arc<SharedTime>,
     lease: Lease,
     serve_stale: bool,
-    // This run as a member, and the cluster's own lease, once it has joined.
-    membership: Mutex<Option<(Incarnation, u64)>>,
+    // This run as a member, once it has joined.
+    membership: Mutex<Option<Incarnation>>,
     readings: Readings,
     // The newest revision that a barrier may wait for.
     awaited: AtomicU64,
     // State must be loaded anew.
     reload: Notify,
+    // How often it was; written by the writer alone.
+    loaded: AtomicU64,
     #[cfg(test)]
     mutation: Option<mutation::Mutation>,
     #[cfg(test)]
@@ -215,6 +225,7 @@ impl Shared {
             readings: Readings::default(),
             awaited: AtomicU64::new(0),
             reload: Notify::new(),
+            loaded: AtomicU64::new(0),
             #[cfg(test)]
             mutation: settings.mutation,
             #[cfg(test)]
@@ -227,15 +238,15 @@ impl Shared {
     }
 
     /// Takes note of this run as a member.
-    fn joined(&self, incarnation: Incarnation, cluster_lease_ms: u64) {
+    fn joined(&self, incarnation: Incarnation) {
         let mut membership = self
             .membership
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *membership = Some((incarnation, cluster_lease_ms));
+        *membership = Some(incarnation);
     }
 
-    fn membership(&self) -> Option<(Incarnation, u64)> {
+    fn membership(&self) -> Option<Incarnation> {
         *self
             .membership
             .lock()
@@ -289,6 +300,7 @@ pub struct Replica {
 pub struct WriterTask {
     writer: JoinHandle<()>,
     keeper: Option<JoinHandle<()>>,
+    stop_keeper: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -296,12 +308,19 @@ impl WriterTask {
     /// Ends the lease and hands it back, answers what is queued, refuses what comes later, and
     /// closes the store.
     pub async fn stop(self) {
-        self.stop.cancel();
-        for task in self.keeper.into_iter().chain([self.writer]) {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a task of the replica died");
-            }
+        // The keeper hands the lease back through the store that the writer closes.
+        self.stop_keeper.cancel();
+        if let Some(keeper) = self.keeper {
+            ended(keeper).await;
         }
+        self.stop.cancel();
+        ended(self.writer).await;
+    }
+}
+
+async fn ended(task: JoinHandle<()>) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "a task of the replica died");
     }
 }
 
@@ -314,12 +333,13 @@ impl Replica {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
-        settings: Settings,
+        mut settings: Settings,
     ) -> Result<(Self, WriterTask), LoadError> {
+        settings.lease.length_ms = settings.lease.length_ms.min(LEASE_MS_MAX);
         let shared = Arc::new(Shared::new(store, clock, &settings));
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
         let (follows, followed) = mpsc::channel(1);
-        let stop = CancellationToken::new();
+        let (stop, stop_keeper) = (CancellationToken::new(), CancellationToken::new());
         let mut keeper = None;
         if shared.store.cluster().is_some() {
             let mut joining = Keeper::new(
@@ -327,19 +347,24 @@ impl Replica {
                 follows,
                 Arc::clone(&entropy),
                 &settings,
-                stop.clone(),
+                stop_keeper.clone(),
             );
             // Before the snapshot is read: whoever waits for all members then waits for us, too.
             joining.join().await?;
             keeper = Some(joining);
         }
-        let state = load::load(&*shared.store).await?;
-        let head = state.head().revision;
-        let known = head.saturating_sub(RECENT_MAX as u64);
-        let entries = shared.store.changes_after(known, RECENT_MAX).await?;
-        shared.recent.record(&entries);
-        shared.published.store(Arc::new(state));
-        shared.revision.send_replace(head);
+        let loaded = match load::load(&*shared.store).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                if let Some(joined) = &keeper {
+                    joined.leave().await;
+                }
+                return Err(error);
+            }
+        };
+        shared.recent.record(&loaded.recent);
+        shared.revision.send_replace(loaded.state.head().revision);
+        shared.published.store(Arc::new(loaded.state));
         let lease = settings.lease;
         let writer = Writer::new(
             Arc::clone(&shared),
@@ -352,6 +377,7 @@ impl Replica {
         let tasks = WriterTask {
             writer: tokio::spawn(writer.run()),
             keeper: keeper.map(|keeper| tokio::spawn(keeper.run())),
+            stop_keeper,
             stop,
         };
         let replica = Self {
@@ -362,7 +388,20 @@ impl Replica {
         Ok((replica, tasks))
     }
 
-    /// The published State: one revision, for as long as the guard is held.
+    /// Whether this replica may answer, and the published State to answer from: asked for after
+    /// the question arrived, and once for each.
+    ///
+    /// In this order. Between a State that lacks a revocation and a lease read after it, a whole
+    /// renewal may pass while this thread stands still, and the lease then vouches for a State
+    /// that is not the one in hand. A lease read first vouches for every State published later.
+    #[inline]
+    pub fn answering(&self) -> (bool, Guard<Arc<State>>) {
+        let held = self.shared.may_answer();
+        (held, self.shared.published.load())
+    }
+
+    /// The published State: one revision, for as long as the guard is held. What is answered
+    /// from it is not vouched for: see [`Replica::answering`].
     #[inline]
     pub fn state(&self) -> Guard<Arc<State>> {
         self.shared.published.load()
@@ -391,9 +430,7 @@ impl Replica {
     /// Waits, at the most so long, until a change that was answered holds on every server.
     pub async fn enforce(&self, done: &Done, most: Duration) -> Enforced {
         let membership = self.shared.membership();
-        let (Some(cluster), Some((incarnation, cluster_lease_ms))) =
-            (self.shared.store.cluster(), membership)
-        else {
+        let (Some(cluster), Some(incarnation)) = (self.shared.store.cluster(), membership) else {
             return Enforced::Confirmed {
                 replicas: Vec::new(),
             };
@@ -403,9 +440,9 @@ impl Replica {
             cluster,
             lease: self.lease,
             incarnation,
-            cluster_lease_ms,
             revision: done.revision.number,
             committed_ms: done.committed_ms,
+            loaded: done.loaded,
         };
         barrier.wait(most).await
     }
@@ -512,5 +549,9 @@ pub(crate) fn unavailable(error: &StoreError) -> Refusal {
     Refusal::Unavailable("the store is unavailable; nothing was written".to_owned())
 }
 
+#[cfg(test)]
+mod barrier_tests;
+#[cfg(test)]
+mod keeper_tests;
 #[cfg(test)]
 mod tests;

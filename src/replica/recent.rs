@@ -106,6 +106,25 @@ mod tests {
     }
 
     #[test]
+    fn after_a_clear_nothing_of_the_former_history_is_remembered() {
+        let recent = Recent::default();
+        for number in 1..=10 {
+            recent.put(revision(number));
+        }
+        recent.clear();
+        for number in 0..=10 {
+            assert_eq!(recent.chain(number), None, "{number}");
+        }
+        let other = Revision {
+            chain: [1; 8],
+            ..revision(5)
+        };
+        recent.put(other);
+        assert_eq!(recent.chain(5), Some(other.chain));
+        assert_eq!(recent.chain(6), None);
+    }
+
+    #[test]
     fn a_reader_never_sees_the_chain_of_another_revision() {
         const ROUNDS: u64 = 20_000;
         let recent = Recent::default();

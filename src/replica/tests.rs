@@ -193,6 +193,31 @@ impl Store for ScriptedStore {
     }
 }
 
+/// Boot time that passes as a test's runtime makes it pass.
+pub(super) struct VirtualClock(tokio::time::Instant);
+
+impl VirtualClock {
+    pub(super) fn begun() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> crate::domain::clock::Now {
+        crate::domain::clock::Now::at(self.boot_ms())
+    }
+
+    fn boot_ms(&self) -> u64 {
+        1_000 + self.0.elapsed().as_millis() as u64
+    }
+}
+
+/// What a replica's parts share, with nothing published yet.
+pub(super) fn shared(clock: Arc<dyn Clock>) -> Arc<Shared> {
+    let store = Arc::new(ScriptedStore::default());
+    Arc::new(Shared::new(store, clock, &Settings::default()))
+}
+
 fn empty<T, K>() -> Page<T, K> {
     Page {
         rows: Vec::new(),

@@ -56,3 +56,48 @@ impl Clock for SharedTime {
         self.clock.boot_ms()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::clock::ManualClock;
+
+    fn check(shared: &SharedTime, earliest: UnixMs, latest: UnixMs) {
+        assert_eq!(shared.now(), Now { earliest, latest });
+    }
+
+    #[test]
+    fn the_databases_time_stands_beside_the_machines_and_goes_on_with_boot_time() {
+        let clock = Arc::new(ManualClock::at(1_000));
+        let shared = SharedTime::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        check(&shared, 1_000, 1_000);
+        shared.heard(5_000);
+        check(&shared, 1_000, 5_000);
+        clock.advance(500);
+        check(&shared, 1_500, 5_500);
+    }
+
+    #[test]
+    fn the_databases_time_never_runs_backwards() {
+        let clock = Arc::new(ManualClock::at(1_000));
+        let shared = SharedTime::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        shared.heard(5_000);
+        clock.advance(100);
+        // A reply that was long under way, and then a database whose clock was set back.
+        shared.heard(5_050);
+        check(&shared, 1_100, 5_100);
+        shared.heard(10);
+        check(&shared, 1_100, 5_100);
+        shared.heard(6_000);
+        check(&shared, 1_100, 6_000);
+    }
+
+    #[test]
+    fn a_database_behind_the_machine_expires_nothing_later() {
+        let clock = Arc::new(ManualClock::at(9_000));
+        let shared = SharedTime::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        shared.heard(2_000);
+        let now = shared.now();
+        assert_eq!(now.latest, 9_000);
+    }
+}

@@ -39,8 +39,6 @@ pub(super) struct Writer {
     follows: mpsc::Receiver<Follow>,
     entropy: Arc<dyn Entropy>,
     settings: Settings,
-    // How often State was loaded anew: a batch that was decided before is of another history.
-    loaded: u64,
     // Published States that a reader may still hold: dropped here, so that no reader ever frees.
     retired: Vec<Arc<State>>,
     next_slice: u16,
@@ -86,7 +84,6 @@ impl Writer {
             follows,
             entropy,
             settings,
-            loaded: 0,
             retired: Vec::new(),
             next_slice: 0,
             stop,
@@ -175,12 +172,12 @@ impl Writer {
                 return refuse(waiting, &stopped());
             }
             let mut plan = self.plan(&mut waiting, alone);
-            let loaded = self.loaded;
+            let loaded = self.loaded();
             let settled = self.append(&plan.batch).await;
             // Read after the store has acknowledged it: every lease without it began before.
             let committed_ms = self.shared.clock.boot_ms();
             match settled {
-                Settled::Committed if loaded != self.loaded => {
+                Settled::Committed if loaded != self.loaded() => {
                     // What it was decided on is no longer what the log says.
                     refuse(waiting, &Refusal::OutcomeUnknown);
                     return plan.rest;
@@ -212,6 +209,11 @@ impl Writer {
         }
         let refusal = Refusal::Unavailable("others wrote all the time; try again".to_owned());
         refuse(waiting, &refusal)
+    }
+
+    // A batch that was decided before State was loaded anew is of another history.
+    fn loaded(&self) -> u64 {
+        self.shared.loaded.load(Ordering::Relaxed)
     }
 
     fn moment(&self, state: &State, ahead: usize) -> Moment {
@@ -265,11 +267,13 @@ impl Writer {
             })
             .collect();
         state.seal(head);
+        let loaded = self.loaded();
         let done = |(decided, after, instant_ms): (Decided, usize, u64)| Done {
             decided,
             revision: heads[after].revision(),
             instant_ms,
             committed_ms: 0,
+            loaded,
         };
         Plan {
             batch: Batch {
@@ -305,22 +309,28 @@ impl Writer {
         }
     }
 
-    /// One more durable write on the same base tells whether the lost one was made.
+    /// One more durable write on the same base tells whether the lost one was made. If it was,
+    /// one more behind it: being in the log that the database shows proves nothing durable, a
+    /// later commit that it acknowledges does.
     async fn settle(&mut self, batch: &Batch) -> Settled {
-        let probe = Batch {
+        let mut probe = Batch {
             entries: Vec::new(),
             ..batch.clone()
         };
+        let mut written = false;
         for _ in 0..SETTLE_TRIES_MAX {
             match self.stored(probe.clone()).await {
+                Ok(Appended::Committed) if written => return Settled::Committed,
                 // The base still stands: the lost append can no longer commit. Decide again.
                 Ok(Appended::Committed) => return Settled::Moved,
                 Ok(Appended::Conflict(missed)) => {
-                    let written = missed.iter().any(|one| one.entry.batch_id == batch.id);
-                    return match self.catch_up(&missed) {
-                        Settled::Moved if written => Settled::Committed,
-                        settled => settled,
-                    };
+                    written |= missed.iter().any(|one| one.entry.batch_id == batch.id);
+                    match self.catch_up(&missed) {
+                        Settled::Moved if written => {
+                            probe.base = self.shared.published.load().head();
+                        }
+                        settled => return settled,
+                    }
                 }
                 Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) => {
                     sleep(SETTLE_PAUSE).await;
@@ -356,10 +366,11 @@ impl Writer {
                 // A keeper that is gone needs no answer.
                 let _ = reply.send(applied);
             }
-            Follow::Anew(state, reply) => {
-                self.loaded += 1;
+            Follow::Anew(loaded, reply) => {
+                self.shared.loaded.fetch_add(1, Ordering::Relaxed);
                 self.shared.recent.clear();
-                self.swap(*state);
+                self.shared.recent.record(&loaded.recent);
+                self.swap(loaded.state);
                 let _ = reply.send(());
             }
         }

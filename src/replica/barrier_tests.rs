@@ -1,0 +1,209 @@
+//! One barrier against scripted members: by reports, by time, in vain.
+//!
+//! Time is virtual, so that what is waited out is waited out to the millisecond.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, advance};
+
+use super::tests::{VirtualClock, shared};
+use super::*;
+use crate::domain::chain::Head;
+use crate::store::cluster::{Cluster, Joining, Member, Renewal, Renewed, Roster};
+
+const OWN: Incarnation = Incarnation([1; 16]);
+/// 1,000 ms of lease, 5 in a hundred and one for the reading of the clock.
+const WITH_SLACK_MS: u64 = 1_051;
+
+/// Members that are read in this order, the last of them for ever; none cannot be read.
+struct Members {
+    rosters: Mutex<VecDeque<Option<Roster>>>,
+    readings: AtomicU64,
+}
+
+fn member(number: u8, applied: u64, lease_ms: u64) -> Member {
+    Member {
+        incarnation: Incarnation([number; 16]),
+        name: format!("m{number}"),
+        address: String::new(),
+        lease_ms,
+        heartbeat: 1,
+        applied,
+        format_max: 1,
+        joined_ms: 0,
+        reported_ms: 0,
+    }
+}
+
+fn roster(members: &[Member]) -> Option<Roster> {
+    Some(Roster {
+        members: members.to_vec(),
+        lease_ms: 1_000,
+        head: Head {
+            revision: 9,
+            chain: [0; 32],
+        },
+        database_ms: 0,
+    })
+}
+
+fn unused<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable("not asked here".to_owned()))
+}
+
+#[async_trait]
+impl Cluster for Members {
+    async fn join(&self, _: &Joining) -> Result<u64, StoreError> {
+        unused()
+    }
+
+    async fn renew(&self, _: &Renewal) -> Result<Renewed, StoreError> {
+        unused()
+    }
+
+    async fn report(&self, _: Incarnation, _: u64) -> Result<(), StoreError> {
+        unused()
+    }
+
+    async fn roster(&self) -> Result<Roster, StoreError> {
+        self.readings.fetch_add(1, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        let mut rosters = self.rosters.lock().unwrap();
+        let next = match rosters.len() {
+            1 => rosters[0].clone(),
+            _ => rosters.pop_front().flatten(),
+        };
+        next.map_or_else(unused, Ok)
+    }
+
+    async fn leave(&self, _: Incarnation) -> Result<(), StoreError> {
+        unused()
+    }
+
+    async fn remove(&self, _: Incarnation, _: u64) -> Result<bool, StoreError> {
+        unused()
+    }
+
+    fn wakes(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+}
+
+/// Waits for revision 9, committed just now; returns how long that took, and the readings.
+async fn wait(
+    rosters: &[Option<Roster>],
+    most_ms: u64,
+    barriers: usize,
+) -> (Vec<Enforced>, u64, u64) {
+    let members = Members {
+        rosters: Mutex::new(rosters.iter().cloned().collect()),
+        readings: AtomicU64::new(0),
+    };
+    let shared = shared(Arc::new(VirtualClock::begun()));
+    let begun = Instant::now();
+    advance(Duration::from_millis(1)).await;
+    let barrier = || Barrier {
+        shared: &shared,
+        cluster: &members,
+        lease: LeaseSettings {
+            length_ms: 1_000,
+            ..LeaseSettings::default()
+        },
+        incarnation: OWN,
+        revision: 9,
+        committed_ms: shared.clock.boot_ms() - 1,
+        loaded: 0,
+    };
+    let barriers: Vec<_> = (0..barriers).map(|_| barrier()).collect();
+    let most = Duration::from_millis(most_ms);
+    let waits = barriers.iter().map(|one| one.wait(most));
+    let enforced = futures_util::future::join_all(waits).await;
+    // Since the commit.
+    let taken_ms = begun.elapsed().as_millis() as u64;
+    (enforced, taken_ms, members.readings.load(Ordering::Relaxed))
+}
+
+fn confirmed(names: &[&str]) -> Enforced {
+    Enforced::Confirmed {
+        replicas: names.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_confirmed_once_every_member_has_reported() {
+    let late = roster(&[member(2, 9, 1_000), member(3, 8, 1_000)]);
+    let all = roster(&[member(2, 9, 1_000), member(3, 10, 1_000)]);
+    let (enforced, taken_ms, readings) = wait(&[late, all], 5_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m2", "m3"])]);
+    assert!(taken_ms <= 3, "{taken_ms}");
+    assert_eq!(readings, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_member_is_waited_out_and_not_a_millisecond_less() {
+    let silent = roster(&[member(2, 9, 1_000), member(3, 8, 1_000)]);
+    let (enforced, taken_ms, _) = wait(&[silent], 5_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m2"])]);
+    assert_eq!(taken_ms, WITH_SLACK_MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_lease_counts_and_never_less_than_the_clusters() {
+    for (lease_ms, expected_ms) in [(2_000, 2_101), (10, WITH_SLACK_MS)] {
+        let silent = roster(&[member(3, 8, lease_ms)]);
+        let (enforced, taken_ms, _) = wait(&[silent], 5_000, 1).await;
+        assert_eq!(enforced, [confirmed(&[])]);
+        assert_eq!(taken_ms, expected_ms);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_deadline_it_tells_how_long_and_who_is_missing() {
+    let silent = roster(&[member(2, 9, 1_000), member(3, 8, 1_000)]);
+    let (enforced, _, _) = wait(&[silent], 300, 1).await;
+    let committed = Enforced::Committed {
+        // The deadline began a millisecond after the commit.
+        everywhere_after_ms: WITH_SLACK_MS - 301,
+        missing: vec!["m3".to_owned()],
+    };
+    assert_eq!(enforced, [committed]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_reading_of_the_members_serves_all_that_wait() {
+    let silent = roster(&[member(3, 8, 1_000)]);
+    let (_, _, alone) = wait(std::slice::from_ref(&silent), 300, 1).await;
+    let (enforced, _, together) = wait(&[silent], 300, 20).await;
+    assert_eq!(enforced.len(), 20);
+    assert_eq!(alone, together);
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_that_cannot_be_read_may_hold_the_longest_lease_there_is() {
+    let (enforced, _, _) = wait(&[None], 300, 1).await;
+    let most_ms = LEASE_MS_MAX + LEASE_MS_MAX / 20 + 1;
+    let committed = Enforced::Committed {
+        everywhere_after_ms: most_ms - 301,
+        missing: Vec::new(),
+    };
+    assert_eq!(enforced, [committed]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_reading_since_the_commit_is_enough_to_wait_it_out() {
+    let silent = roster(&[member(3, 8, 1_000)]);
+    let (enforced, taken_ms, _) = wait(&[None, silent, None], 5_000, 1).await;
+    assert_eq!(enforced, [confirmed(&[])]);
+    assert_eq!(taken_ms, WITH_SLACK_MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_ends_before_the_change_confirms_nothing() {
+    let mut behind = roster(&[member(2, 9, 1_000)]);
+    if let Some(roster) = &mut behind {
+        roster.head.revision = 8;
+    }
+    let (enforced, _, _) = wait(&[behind], 5_000, 1).await;
+    assert_eq!(enforced, [Enforced::Lost]);
+}
