@@ -554,4 +554,6 @@ mod barrier_tests;
 #[cfg(test)]
 mod keeper_tests;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
