@@ -556,4 +556,6 @@ mod keeper_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

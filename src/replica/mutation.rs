@@ -4,7 +4,6 @@
 
 /// Rules of leases and barriers that can be broken.
 #[cfg(test)]
-#[expect(dead_code, reason = "the simulation that breaks them is yet to come")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutation {
     /// The lease begins when the reply of the renewal comes, not before it was sent.

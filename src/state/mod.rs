@@ -186,7 +186,7 @@ impl State {
     }
 
     // The revision below which a target is refused; 0 refuses nothing.
-    fn cut_off(&self, target: &CutOffTarget) -> RevisionNumber {
+    pub(crate) fn cut_off(&self, target: &CutOffTarget) -> RevisionNumber {
         self.cut_offs.get(target).copied().unwrap_or(0)
     }
 }

@@ -1,0 +1,176 @@
+//! The oracle: what was promised to clients, and the Checks that break it.
+//!
+//! A promise whose change a failover has lost is none; whoever may still answer from it, until
+//! the last lease of before has ended, is excused, and nobody after that.
+
+use crate::domain::chain::Revision;
+use crate::domain::permission::Need;
+use crate::domain::token::KindSet;
+use crate::replica::{Enforced, Replica};
+use crate::state::check::{CheckRequest, Context, check};
+
+use super::clients::{Made, NEED};
+use super::world::Inner;
+
+/// Promises that are watched at a time: the newest.
+const WATCHED: usize = 8;
+
+/// That a token is denied to all that arrives from then on.
+struct Promise {
+    from_ms: u64,
+    revision: Revision,
+}
+
+struct Token {
+    made: Made,
+    promises: Vec<Promise>,
+}
+
+/// A Check that was allowed against a promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) at_ms: u64,
+    pub(super) server: usize,
+    pub(super) token: usize,
+    pub(super) promised_ms: u64,
+}
+
+/// All tokens and promises.
+#[derive(Default)]
+pub(super) struct Oracle {
+    tokens: Vec<Token>,
+    // The tokens of the newest promises.
+    watched: Vec<usize>,
+    // Until when a failover that lost promises is no fault of the protocol.
+    excused_until_ms: u64,
+}
+
+impl Oracle {
+    pub(super) fn made(&mut self, world: &mut Inner, made: Made) {
+        world.count("tokens made");
+        if self.tokens.iter().any(|one| one.made.name == made.name) {
+            world.count("name used again");
+        }
+        let promises = Vec::new();
+        self.tokens.push(Token { made, promises });
+    }
+
+    pub(super) fn token(&self, token: usize) -> &Made {
+        &self.tokens[token].made
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Takes note of what a client was told.
+    pub(super) fn told(
+        &mut self,
+        world: &mut Inner,
+        now_ms: u64,
+        token: usize,
+        revision: Revision,
+        enforced: &Enforced,
+    ) {
+        let from_ms = match enforced {
+            Enforced::Confirmed { .. } => {
+                world.count("confirmed");
+                now_ms
+            }
+            Enforced::Committed {
+                everywhere_after_ms,
+                ..
+            } => {
+                world.count("committed");
+                now_ms + everywhere_after_ms + 1
+            }
+            Enforced::Lost => return world.count("told that it may be lost"),
+        };
+        if !is_in_log(world, revision) {
+            return world.count("promised and lost");
+        }
+        let promise = Promise { from_ms, revision };
+        self.tokens[token].promises.push(promise);
+        self.watched.retain(|watched| *watched != token);
+        self.watched.push(token);
+        if self.watched.len() > WATCHED {
+            self.watched.remove(0);
+        }
+    }
+
+    /// Forgets the promises that a failover has lost; until then servers may answer from what
+    /// they have of them.
+    pub(super) fn lost(&mut self, world: &Inner, excused_until_ms: u64) {
+        self.excused_until_ms = excused_until_ms;
+        for token in &mut self.tokens {
+            let in_log = |one: &Promise| is_in_log(world, one.revision);
+            token.promises.retain(in_log);
+        }
+    }
+
+    /// Asks a server of the newest promises if its State is behind, or else, now and then, of any
+    /// token.
+    pub(super) fn ask(
+        &self,
+        world: &mut Inner,
+        now_ms: u64,
+        (index, server): (usize, &Replica),
+    ) -> Option<Violation> {
+        if server.state().head() != world.database.head() {
+            let broken = self.watched.iter();
+            let mut broken =
+                broken.map(|token| self.ask_of(*token, world, now_ms, (index, server)));
+            return broken.find_map(|violation| violation);
+        }
+        if self.tokens.is_empty() || !now_ms.is_multiple_of(8) {
+            return None;
+        }
+        let token = world.choices.below(self.tokens.len() as u64) as usize;
+        self.ask_of(token, world, now_ms, (index, server))
+    }
+
+    fn ask_of(
+        &self,
+        token: usize,
+        world: &mut Inner,
+        now_ms: u64,
+        (index, server): (usize, &Replica),
+    ) -> Option<Violation> {
+        let asked = &self.tokens[token];
+        let (held, state) = server.answering();
+        if !held {
+            world.count("refused as stale");
+            return None;
+        }
+        world.count("checks");
+        let need = Need::parse(NEED.0, NEED.1).expect("a need");
+        let request = CheckRequest {
+            token: asked.made.secret.reveal(),
+            needs: &[need],
+            context: Context::default(),
+            kinds: KindSet::ALL,
+        };
+        let allowed = check(&state, &request, server.clock().now()).allowed();
+        world.note((now_ms, index, token, allowed));
+        if !allowed {
+            return None;
+        }
+        world.count("allowed");
+        let broken = asked.promises.iter().find(|one| one.from_ms <= now_ms)?;
+        if now_ms < self.excused_until_ms {
+            world.count("allowed by a lost future");
+            return None;
+        }
+        Some(Violation {
+            at_ms: now_ms,
+            server: index,
+            token,
+            promised_ms: broken.from_ms,
+        })
+    }
+}
+
+fn is_in_log(world: &Inner, revision: Revision) -> bool {
+    let chain = world.database.chain_at(revision.number);
+    chain.is_some_and(|chain| chain[..8] == revision.chain)
+}
