@@ -203,8 +203,8 @@ impl VirtualClock {
 }
 
 impl Clock for VirtualClock {
-    fn now(&self) -> crate::domain::clock::Now {
-        crate::domain::clock::Now::at(self.boot_ms())
+    fn now(&self) -> Now {
+        Now::at(self.boot_ms())
     }
 
     fn boot_ms(&self) -> u64 {
