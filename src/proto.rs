@@ -68,12 +68,14 @@ impl fmt::Debug for v1::IssueTokenResponse {
             token,
             secret,
             secret_withheld,
+            enforcement,
         } = self;
         f.debug_struct("IssueTokenResponse")
             .field("revision", revision)
             .field("token", token)
             .field("secret", &Withheld(secret))
             .field("secret_withheld", secret_withheld)
+            .field("enforcement", enforcement)
             .finish()
     }
 }
@@ -85,12 +87,14 @@ impl fmt::Debug for v1::RotateTokenResponse {
             token,
             secret,
             secret_withheld,
+            enforcement,
         } = self;
         f.debug_struct("RotateTokenResponse")
             .field("revision", revision)
             .field("token", token)
             .field("secret", &Withheld(secret))
             .field("secret_withheld", secret_withheld)
+            .field("enforcement", enforcement)
             .finish()
     }
 }

@@ -46,7 +46,9 @@ const REFLECTION: &str = "/ServerReflectionInfo";
 const CROWDED: &str = "too many requests are waiting; try again";
 
 /// First words of the methods that change nothing.
-const READS: [&str; 6] = ["Get", "List", "Watch", "Verify", "Explain", "WhoAmI"];
+const READS: [&str; 7] = [
+    "Get", "List", "Watch", "Verify", "Explain", "WhoAmI", "Wait",
+];
 
 /// The answer of a direct service, as it comes.
 ///

@@ -29,6 +29,7 @@ pub(super) async fn add(
     };
     let written = authority.write(incoming.call(), command).await?;
     Ok(v1::AddTeamMemberResponse {
+        enforcement: None,
         revision: Some(revision(written.revision)),
     })
 }
@@ -48,6 +49,7 @@ pub(super) async fn remove(
     let written = authority.write(incoming.call(), command).await?;
     let (tokens, truncated) = tokens_left(authority, incoming.credentials, &written).await;
     Ok(v1::RemoveTeamMemberResponse {
+        enforcement: None,
         revision: Some(revision(written.revision)),
         tokens,
         truncated,

@@ -38,7 +38,11 @@ pub(super) async fn create_role(
         },
     };
     let (revision, role) = change_role(authority, request, &name, command).await?;
-    Ok(v1::CreateRoleResponse { revision, role })
+    Ok(v1::CreateRoleResponse {
+        revision,
+        role,
+        enforcement: None,
+    })
 }
 
 /// One role.
@@ -96,7 +100,11 @@ pub(super) async fn update_role(
         display,
     };
     let (revision, role) = change_role(authority, request, &name, command).await?;
-    Ok(v1::UpdateRoleResponse { revision, role })
+    Ok(v1::UpdateRoleResponse {
+        revision,
+        role,
+        enforcement: None,
+    })
 }
 
 fn masked(
@@ -129,6 +137,7 @@ pub(super) async fn delete_role(
         .write(incoming.call(), Command::DeleteRole(name))
         .await?;
     Ok(v1::DeleteRoleResponse {
+        enforcement: None,
         revision: Some(revision(written.revision)),
     })
 }
@@ -183,6 +192,7 @@ pub(super) async fn create_grant(
         _ => None,
     };
     Ok(v1::CreateGrantResponse {
+        enforcement: None,
         revision: Some(revision(written.revision)),
         grant: stored.map(shown_grant),
     })
@@ -240,6 +250,7 @@ pub(super) async fn delete_grant(
         .write(incoming.call(), Command::DeleteGrant(id))
         .await?;
     Ok(v1::DeleteGrantResponse {
+        enforcement: None,
         revision: Some(revision(written.revision)),
     })
 }

@@ -105,6 +105,7 @@ impl TokenRpc {
         let asked = token_request::issue(request.get_ref())?;
         let Issued { secret, written } = self.authority.issue(incoming.call(), asked).await?;
         Ok(v1::IssueTokenResponse {
+            enforcement: None,
             revision: Some(revision(written.revision)),
             token: self.after(&written).await,
             secret_withheld: secret.is_none(),
@@ -165,6 +166,7 @@ impl TokenRpc {
         let command = Command::UpdateToken(Box::new(update));
         let written = self.authority.write(incoming.call(), command).await?;
         Ok(v1::UpdateTokenResponse {
+            enforcement: None,
             revision: Some(revision(written.revision)),
             token: self.after(&written).await,
         })
@@ -189,6 +191,7 @@ impl TokenRpc {
         });
         let shown = stored.map(|stored| token_answer::whole(&self.authority, &stored));
         Ok(v1::RenewTokenResponse {
+            enforcement: None,
             revision: Some(revision(written.revision)),
             token: shown,
             clipped,
@@ -209,6 +212,7 @@ impl TokenRpc {
             .rotate(incoming.call(), id, grace_s, expected);
         let Issued { secret, written } = rotated.await?;
         Ok(v1::RotateTokenResponse {
+            enforcement: None,
             revision: Some(revision(written.revision)),
             token: self.after(&written).await,
             secret_withheld: secret.is_none(),
@@ -240,6 +244,7 @@ impl TokenRpc {
             }
         });
         Ok(v1::RevokeTokenResponse {
+            enforcement: None,
             revision: Some(revision(written.revision)),
             already_revoked: revoked_before(&written, shown.as_ref()),
             token: shown,
@@ -254,6 +259,7 @@ impl TokenRpc {
         let command = Command::RevokeAll(token_request::cut_off(request.get_ref())?);
         let written = self.authority.write(incoming.call(), command).await?;
         Ok(v1::RevokeAllResponse {
+            enforcement: None,
             revision: Some(revision(written.revision)),
         })
     }

@@ -78,6 +78,7 @@ macro_rules! principal_calls {
                 why: Why,
             ) -> Result<(PrincipalView, String), CliError> {
                 let request = v1::$create_request {
+                    wait_for_replicas: false,
                     name: record.name,
                     home: record.home,
                     display_name: record.display_name,
@@ -174,6 +175,7 @@ macro_rules! principal_calls {
                     (answer.$one, answer.revision)
                 } else {
                     let request = v1::$enable_request {
+                        wait_for_replicas: false,
                         name,
                         reason,
                         request_id,
@@ -381,6 +383,7 @@ impl Directory {
         why: Why,
     ) -> Result<String, CliError> {
         let request = v1::AddTeamMemberRequest {
+            wait_for_replicas: false,
             name: team,
             member,
             reason: why.reason,

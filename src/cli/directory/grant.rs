@@ -142,6 +142,7 @@ impl Directory {
         why: Why,
     ) -> Result<(GrantView, String), CliError> {
         let request = v1::CreateGrantRequest {
+            wait_for_replicas: false,
             principal,
             role,
             resource,

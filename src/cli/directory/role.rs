@@ -122,6 +122,7 @@ impl Directory {
         why: Why,
     ) -> Result<(RoleView, String), CliError> {
         let request = v1::CreateRoleRequest {
+            wait_for_replicas: false,
             name: role.name,
             home: role.home,
             actions: role.actions,

@@ -251,6 +251,7 @@ pub(crate) struct RenewArgs {
 pub(super) async fn renew(args: RenewArgs, output: Output) -> Result<(), CliError> {
     let mut tokens = args.caller.session().await?.tokens();
     let request = v1::RenewTokenRequest {
+        wait_for_replicas: false,
         token_id: args.token_id.unwrap_or_default(),
         ttl: args.ttl.map(wire_duration),
         reason: args.reason,

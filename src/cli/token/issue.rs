@@ -89,6 +89,7 @@ impl IssueArgs {
             (subject, _) => subject.unwrap_or_default(),
         };
         v1::IssueTokenRequest {
+            wait_for_replicas: false,
             kind: self.kind.map_or(0, |kind| kind.wire() as i32),
             subject,
             resource: self.resource.unwrap_or_default(),
