@@ -6,8 +6,10 @@
 //!
 //! A key of the file has an environment variable named after it: `check.valid_for` is
 //! `LATCHKEY_CHECK_VALID_FOR`. Unknown keys of a file or a flag are refused. [`KEYS`] is the table
-//! of the README. No setting is a secret. Deliberately absent: what a client command takes.
+//! of the README. No setting is shown with a secret. Deliberately absent: what a client command
+//! takes.
 
+mod database;
 mod keys;
 mod optional_duration;
 mod sources;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::token::TokenKind;
 
+pub use database::{Database, DatabaseUrl, Lease, Replica, Write};
 pub use keys::{KEYS, Key};
 pub use sources::{ConfigError, Sources};
 
@@ -34,6 +37,14 @@ pub struct Config {
     pub admin: Admin,
     /// Where it keeps what must last.
     pub store: Store,
+    /// The database that replicas share.
+    pub database: Database,
+    /// How leases are held there.
+    pub lease: Lease,
+    /// Who it is to the others there.
+    pub replica: Replica,
+    /// How writes are answered.
+    pub write: Write,
     /// How it answers checks.
     pub check: Check,
     /// How long tokens may live.

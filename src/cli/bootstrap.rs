@@ -1,7 +1,9 @@
-//! `latchkey bootstrap`, `backup` and `restore`: what needs the data directory and no caller.
+//! `latchkey bootstrap`, `backup` and `restore`: what needs the store and no caller.
 //!
-//! Local access to the store is the permission here, and the log says so. A backup is taken beside
-//! a running server; `bootstrap` and `restore` need it stopped, which the store's lock enforces.
+//! Local access to the store is the permission here, and the log says so. A backup of a data
+//! directory is taken beside a running server; `bootstrap` and `restore` there need it stopped,
+//! which the store's lock enforces. On a database `bootstrap` is one more replica for a moment,
+//! and copies are the database's business.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,7 @@ use super::output::Output;
 use super::output::meter::Meter;
 use super::run::{OpenArgs, assemble, blocking, open_failed};
 use super::server::{ConfigArgs, absolute, start_logs};
+use super::store::Place;
 
 /// How to make an administrator.
 #[derive(Args, Debug)]
@@ -55,7 +58,8 @@ pub(crate) struct RestoreArgs {
 
 #[derive(Serialize)]
 struct Administrator {
-    data_dir: PathBuf,
+    data_dir: Option<String>,
+    database: Option<String>,
     admin_token: String,
 }
 
@@ -78,17 +82,29 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(),
             )
             .because("ALREADY_EXISTS")
         })?;
+    let place = Place::of(&config);
     let view = Administrator {
-        data_dir: absolute(&config.store.data_dir),
+        data_dir: place.data_dir(),
+        database: place.database(),
         admin_token: secret.reveal().to_owned(),
     };
     output.show(&view, |page| {
         page.fields(&[
-            ("data directory", view.data_dir.display().to_string()),
+            (place.kind(), place.to_string()),
             ("admin token", view.admin_token.clone()),
         ]);
         page.line("The token is shown this once; only its digest is kept.");
     })
+}
+
+/// The data directory of the settings; copies of a database are made with its own tools.
+fn directory(config: &ConfigArgs) -> Result<PathBuf, CliError> {
+    match Place::of(&config.load(false)?) {
+        Place::Directory(data_dir) => Ok(data_dir),
+        Place::Database(_) => Err(CliError::usage(
+            "the settings name a database: copy it with its own tools, such as pg_dump",
+        )),
+    }
 }
 
 /// What was copied, from where to where.
@@ -106,7 +122,7 @@ struct CopiedView {
 /// # Errors
 /// Refused when the file exists, unavailable when the store cannot be read.
 pub(crate) async fn backup(args: BackupArgs, output: Output) -> Result<(), CliError> {
-    let data_dir = absolute(&args.config.load(false)?.store.data_dir);
+    let data_dir = directory(&args.config)?;
     let (folder, file) = (data_dir.clone(), args.file.clone());
     let work = move || {
         let store = EmbeddedStore::open_read_only(&folder).map_err(open_failed)?;
@@ -130,7 +146,7 @@ pub(crate) async fn backup(args: BackupArgs, output: Output) -> Result<(), CliEr
 /// Refused when there is one, the backup is older than what the directory has seen, or damaged;
 /// the directory is then as it was.
 pub(crate) async fn restore(args: RestoreArgs, output: Output) -> Result<(), CliError> {
-    let data_dir = absolute(&args.config.load(false)?.store.data_dir);
+    let data_dir = directory(&args.config)?;
     let (folder, file) = (data_dir.clone(), args.file.clone());
     let accept = args.accept_older_copy;
     let work = move || {

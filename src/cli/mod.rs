@@ -16,12 +16,14 @@ mod check;
 mod connect;
 mod directory;
 mod failure;
+mod migrate;
 mod output;
 mod parse;
 mod ready;
 mod run;
 mod server;
 mod status;
+mod store;
 mod token;
 
 use std::ffi::OsString;
@@ -59,6 +61,9 @@ enum Command {
     Backup(bootstrap::BackupArgs),
     /// Put a backup into an empty data directory.
     Restore(bootstrap::RestoreArgs),
+    /// Bring the tables of a database to this program's version.
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
     /// Issue, look up, change and revoke tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -170,6 +175,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
         Command::Bootstrap(args) => bootstrap::bootstrap(args, output).await,
         Command::Backup(args) => bootstrap::backup(args, output).await,
         Command::Restore(args) => bootstrap::restore(args, output).await,
+        Command::Migrate(command) => migrate::run(command, output).await,
         Command::Token(command) => token::run(command, output).await,
         Command::Check(args) => check::check(*args, output).await,
         Command::Explain(args) => check::explain(*args, output).await,

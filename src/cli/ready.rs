@@ -3,13 +3,13 @@
 //! The first administrator's token is printed here, once, and nowhere else.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::failure::CliError;
 use super::output::Output;
+use super::store::Place;
 
 /// What `run` tells when it serves.
 pub(crate) struct Ready {
@@ -24,15 +24,17 @@ pub(crate) struct Ready {
 #[derive(Serialize)]
 struct ReadyView<'a> {
     listen: String,
-    data_dir: String,
+    data_dir: Option<String>,
+    database: Option<String>,
     admin_token: Option<&'a str>,
 }
 
 impl<'a> ReadyView<'a> {
-    fn new(ready: &'a Ready, data_dir: &Path) -> Self {
+    fn new(ready: &'a Ready, place: &Place) -> Self {
         Self {
             listen: ready.listen.to_string(),
-            data_dir: data_dir.display().to_string(),
+            data_dir: place.data_dir(),
+            database: place.database(),
             admin_token: ready.admin_token.as_ref().map(|token| token.as_str()),
         }
     }
@@ -42,8 +44,8 @@ impl<'a> ReadyView<'a> {
 ///
 /// # Errors
 /// When the output cannot be written.
-pub(crate) fn plainly(ready: &Ready, data_dir: &Path, output: Output) -> Result<(), CliError> {
-    let view = ReadyView::new(ready, data_dir);
+pub(crate) fn plainly(ready: &Ready, place: &Place, output: Output) -> Result<(), CliError> {
+    let view = ReadyView::new(ready, place);
     output.show(&view, |page| {
         page.line(format!("latchkey listens on {}", view.listen));
     })
@@ -55,16 +57,16 @@ pub(crate) fn plainly(ready: &Ready, data_dir: &Path, output: Output) -> Result<
 /// When the output cannot be written.
 pub(crate) fn with_next_steps(
     ready: &Ready,
-    data_dir: &Path,
+    place: &Place,
     output: Output,
 ) -> Result<(), CliError> {
-    let view = ReadyView::new(ready, data_dir);
+    let view = ReadyView::new(ready, place);
     let token = view.admin_token;
     output.show(&view, |page| {
         let listen = &view.listen;
         page.fields(&[
             ("latchkey listens on", listen.clone()),
-            ("data directory", view.data_dir.clone()),
+            (place.kind(), place.to_string()),
             ("metrics", metrics(ready)),
             ("admin token", token.unwrap_or_default().to_owned()),
         ]);
@@ -76,8 +78,12 @@ pub(crate) fn with_next_steps(
                 page.line(format!("  export LATCHKEY_TOKEN={token}"));
             }
             None => {
-                page.line("This directory had its first administrator before; no other is made by itself.");
-                page.line("Without a token of one: stop this and run `latchkey bootstrap --recover`.");
+                page.line(
+                    "This store had its first administrator before; no other is made by itself.",
+                );
+                page.line(
+                    "Without a token of one: stop this and run `latchkey bootstrap --recover`.",
+                );
                 page.line("Next, in another terminal:");
                 page.line("");
                 page.line("  export LATCHKEY_TOKEN=...   # an administrator's token");

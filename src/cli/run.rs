@@ -1,7 +1,7 @@
 //! The server as a whole: store, replica, authority and listener are put together and taken apart.
 //!
 //! ```text
-//! EmbeddedStore ─► Replica ─► Authority ─► listener ─► ready ─► SIGTERM ─► drain ─► writer ─► store
+//! Store ─► Replica ─► Authority ─► listener ─► ready ─► SIGTERM ─► drain ─► writer ─► store
 //! ```
 //!
 //! The only place that knows them all. [`assemble`] alone is what `bootstrap` needs; [`run`] serves.
@@ -26,12 +26,13 @@ use crate::replica::{self, Replica, WriterTask};
 use crate::rpc::{self, Metrics};
 use crate::state::decide::Lifetimes;
 use crate::store::StoreError;
-use crate::store::embedded::{EmbeddedStore, OpenError, OpenOptions, Verify};
+use crate::store::embedded::{EmbeddedStore, OpenError};
 
 use super::failure::CliError;
 use super::output::change::Verified;
 use super::output::meter::Meter;
 use super::ready::Ready;
+use super::store;
 
 /// How to open the store.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -39,10 +40,10 @@ pub(crate) struct OpenArgs {
     /// Serve a store that is older than what its directory has seen; what was revoked since is
     /// not revoked there.
     #[arg(long)]
-    accept_older_copy: bool,
+    pub(super) accept_older_copy: bool,
     /// Verify the whole log before serving.
     #[arg(long)]
-    verify_all: bool,
+    pub(super) verify_all: bool,
 }
 
 /// What is done before serving.
@@ -62,27 +63,11 @@ pub(crate) async fn assemble(
     config: &Config,
     open: OpenArgs,
 ) -> Result<(Authority, WriterTask), CliError> {
-    let data_dir = config.store.data_dir.clone();
     let meter = Meter::start("verifying the store");
-    let shown = meter.clone();
-    let opening = move || {
-        let told = move |done: u64, of: u64| shown.told(done, of);
-        let options = OpenOptions {
-            accept_older: open.accept_older_copy,
-            verify: if open.verify_all {
-                Verify::All
-            } else {
-                Verify::SinceCheckpoint
-            },
-            progress: Some(&told),
-            pages_max: None,
-        };
-        EmbeddedStore::open(&data_dir, options).map_err(open_failed)
-    };
-    let store = Arc::new(blocking(opening).await?);
+    let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
+    let store = store::open(config, open, &*entropy, &meter).await?;
     meter.goes_on("loading the store");
     let clock = Arc::new(SystemClock::start());
-    let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
     let settings = replica_settings(config);
     let started = Replica::start(store, clock, Arc::clone(&entropy), settings).await;
     meter.end();
@@ -106,7 +91,32 @@ fn replica_settings(config: &Config) -> replica::Settings {
         },
         forget_after_ms: millis(config.forget.retention),
         forget_every_ms: millis(config.forget.interval),
+        lease: replica::LeaseSettings {
+            length_ms: millis(config.lease.length),
+            slack_thousandths: config.lease.slack,
+            poll: config.lease.poll,
+            serve_stale: config.lease.serve_stale,
+        },
+        identity: identity(config),
         ..replica::Settings::default()
+    }
+}
+
+/// What the settings leave out, the host tells.
+fn identity(config: &Config) -> replica::Identity {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    let listen = config.listen.addr;
+    let or = |set: &str, told: String| if set.is_empty() { told } else { set.to_owned() };
+    let address = if listen.ip().is_unspecified() {
+        format!("{host}:{}", listen.port())
+    } else {
+        listen.to_string()
+    };
+    replica::Identity {
+        name: or(&config.replica.name, host.into_owned()),
+        address: or(&config.replica.address, address),
+        ..replica::Identity::default()
     }
 }
 

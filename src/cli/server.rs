@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::config::{Config, KEYS, LogFormat, Sources};
+use crate::store::postgres::up as migrate;
 use crate::telemetry;
 
 use super::failure::CliError;
@@ -19,6 +20,7 @@ use super::output::{Output, json, write};
 use super::parse::label;
 use super::ready;
 use super::run::{First, OpenArgs, run};
+use super::store::{Place, database, database_failed};
 
 /// The longest configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -40,6 +42,10 @@ pub(crate) struct ConfigArgs {
     /// Data directory of the embedded store.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
+    /// URL of a Postgres database, which replicas share, in place of the embedded store. The
+    /// environment variable LATCHKEY_DATABASE_URL keeps its password out of the list of processes.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
     /// Form of log lines: text or json.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -92,6 +98,7 @@ impl ConfigArgs {
             ("listen.addr", &self.listen, "--listen"),
             ("admin.addr", &self.admin, "--admin"),
             ("store.data_dir", &self.data_dir, "--data-dir"),
+            ("database.url", &self.database_url, "--database-url"),
             ("log.format", &self.log_format, "--log-format"),
             ("log.level", &self.log_level, "--log-level"),
         ];
@@ -122,9 +129,14 @@ impl ConfigArgs {
 pub(crate) async fn dev(args: DevArgs, output: Output) -> Result<(), CliError> {
     let config = args.config.load(true)?;
     start_logs(&config, output)?;
-    let data_dir = absolute(&config.store.data_dir);
+    let place = Place::of(&config);
+    if let Place::Database(_) = place {
+        // What is tried out brings its own tables, as a data directory does.
+        let settings = database(&config)?;
+        migrate(&settings).await.map_err(database_failed)?;
+    }
     run(&config, args.open, First::Administrator, move |ready| {
-        ready::with_next_steps(&ready, &data_dir, output)
+        ready::with_next_steps(&ready, &place, output)
     })
     .await
 }
@@ -140,9 +152,9 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<(), CliErro
     }
     start_logs(&config, output)?;
     warn_of_unknown_variables();
-    let data_dir = absolute(&config.store.data_dir);
+    let place = Place::of(&config);
     run(&config, args.open, First::Nothing, move |ready| {
-        ready::plainly(&ready, &data_dir, output)
+        ready::plainly(&ready, &place, output)
     })
     .await
 }

@@ -29,7 +29,67 @@ pub const KEYS: &[Key] = &[
         "address of `/metrics`, `/healthz` and `/readyz`, which ask for no token",
     ),
     key("admin.enabled", "whether they are served"),
-    key("store.data_dir", "data directory of the embedded store"),
+    key(
+        "store.data_dir",
+        "data directory of the embedded store, which is used where `database.url` is empty",
+    ),
+    key(
+        "database.url",
+        "`postgres://USER:PASSWORD@HOST:PORT,…/DATABASE`; printed without its password",
+    ),
+    key(
+        "database.listen_url",
+        "the same database past a pooler, for the feed, the heartbeat and LISTEN; empty is `database.url`",
+    ),
+    key(
+        "database.ca_file",
+        "PEM file that the database's certificate must be signed by (`sslmode` is then `verify-full` unless the URL says otherwise)",
+    ),
+    key(
+        "database.password_file",
+        "file with the password, if it is not in the URL",
+    ),
+    key(
+        "database.pool_size",
+        "connections for lists and snapshots; five more have their own work",
+    ),
+    key(
+        "database.connect_timeout",
+        "until one host must have let us in; then the next is tried",
+    ),
+    key(
+        "database.statement_timeout",
+        "until a statement must have ended, a snapshot's apart",
+    ),
+    key(
+        "database.lock_timeout",
+        "until an append must have its turn at the log",
+    ),
+    key(
+        "lease.length",
+        "how long a replica answers checks without hearing of the database, 200 ms to 5 min",
+    ),
+    key(
+        "lease.slack",
+        "how much faster or slower than another a machine's clock may run, in thousandths",
+    ),
+    key("lease.poll", "how often the log is read without a wake-up"),
+    key(
+        "lease.serve_stale",
+        "whether checks are answered after the lease has ended: what was revoked may then be allowed",
+    ),
+    key(
+        "replica.name",
+        "what this server is called among the replicas; empty is the host's name",
+    ),
+    key(
+        "replica.address",
+        "where the other replicas reach it; empty is the address it listens on",
+    ),
+    key(
+        "write.confirm_time_max",
+        "how long a write waits until it holds on every replica, if its caller has no sooner deadline",
+    ),
     key(
         "check.open",
         "whether Check asks its callers for no token: `true`, `false`, or `auto`, which is open on loopback only",

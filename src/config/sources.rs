@@ -8,7 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::{Config, KEYS, Limits};
+use super::{Config, KEYS};
 
 /// Why settings cannot be used; the text names where they come from.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -148,15 +148,24 @@ const HEADER_BYTES_MAX: u64 = 1 << 20;
 const MESSAGE_BYTES_MAX: u64 = 64 << 20;
 const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 const KEPT_MAX: Duration = Duration::from_secs(100 * YEAR.as_secs());
+const POOL_MAX: u64 = 1_000;
+/// A tenth of a clock's rate is far beyond what any machine's is off by.
+const SLACK_MAX: u64 = 100;
+const LEASE_MIN: Duration = Duration::from_millis(200);
+const LEASE_MAX: Duration = Duration::from_secs(300);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Bounds that a setting's type does not know.
 fn check(config: &Config) -> Result<(), ConfigError> {
-    for (name, value, least, most) in numbers(&config.limits) {
+    for (name, value, least, most) in numbers(config) {
         if value < least || value > most {
             return Err(ConfigError(format!(
                 "{name}: {value} is not within {least} to {most}"
             )));
         }
+    }
+    if config.lease.length < LEASE_MIN {
+        return Err(ConfigError("lease.length: less than 200ms".to_owned()));
     }
     for (name, value, most) in durations(config) {
         if value > most {
@@ -171,9 +180,17 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn numbers(limits: &Limits) -> [(&'static str, u64, u64, u64); 8] {
+fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 10] {
+    let limits = &config.limits;
     let count = |name, value: usize| (name, value as u64, 1, COUNT_MAX);
     [
+        (
+            "database.pool_size",
+            config.database.pool_size as u64,
+            1,
+            POOL_MAX,
+        ),
+        ("lease.slack", config.lease.slack, 1, SLACK_MAX),
         count("limits.connections_max", limits.connections_max),
         count(
             "limits.connections_per_peer_max",
@@ -201,9 +218,28 @@ fn numbers(limits: &Limits) -> [(&'static str, u64, u64, u64); 8] {
     ]
 }
 
-fn durations(config: &Config) -> [(&'static str, Duration, Duration); 10] {
+fn durations(config: &Config) -> [(&'static str, Duration, Duration); 16] {
     let limits = &config.limits;
+    let (database, lease) = (&config.database, &config.lease);
     [
+        (
+            "database.connect_timeout",
+            database.connect_timeout,
+            WAIT_MAX,
+        ),
+        (
+            "database.statement_timeout",
+            database.statement_timeout,
+            WAIT_MAX,
+        ),
+        ("database.lock_timeout", database.lock_timeout, WAIT_MAX),
+        ("lease.length", lease.length, LEASE_MAX),
+        ("lease.poll", lease.poll, lease.length),
+        (
+            "write.confirm_time_max",
+            config.write.confirm_time_max,
+            WAIT_MAX,
+        ),
         ("check.valid_for", config.check.valid_for, YEAR),
         ("forget.interval", config.forget.interval, YEAR),
         ("forget.retention", config.forget.retention, KEPT_MAX),

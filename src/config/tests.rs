@@ -93,6 +93,14 @@ fn unknown_keys_and_wrong_values_are_refused_with_their_place() {
 fn settings_out_of_their_bounds_are_refused_by_name() {
     let huge = usize::MAX >> 3;
     for (name, value, good) in [
+        ("database.pool_size", "0", false),
+        ("database.statement_timeout", "61s", false),
+        ("lease.length", "199ms", false),
+        ("lease.length", "301s", false),
+        ("lease.poll", "6s", false),
+        ("lease.slack", "0", false),
+        ("lease.slack", "101", false),
+        ("write.confirm_time_max", "61s", false),
         ("limits.requests_waiting_max", "0", false),
         ("limits.requests_waiting_max", "1", true),
         ("limits.requests_waiting_max", &huge.to_string(), false),

@@ -14,6 +14,7 @@ mod postgres;
 mod program;
 mod proxy;
 mod repeats;
+mod replicas;
 mod scenes;
 mod store;
 mod streams;

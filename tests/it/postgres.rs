@@ -163,6 +163,24 @@ pub(crate) async fn database() -> Database {
     }
 }
 
+/// A fresh database without tables, and its owner's URL; the program's role gets its grants by
+/// [`Database::grant`].
+pub(crate) async fn bare_database() -> (Database, String) {
+    database().await; // The roles.
+    let name = create("").await;
+    let server = server();
+    let owner = server.url(&server.admin, &name);
+    let url = server.url(SERVER_ROLE, &name);
+    (Database { name, url }, owner)
+}
+
+impl Database {
+    /// What the README grants to the program's role, once there are tables.
+    pub(crate) async fn grant(&self) {
+        server().admin(&self.name, &grants()).await;
+    }
+}
+
 /// A fresh database without tables.
 pub(crate) async fn empty_database() -> String {
     create("").await

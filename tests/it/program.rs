@@ -42,7 +42,7 @@ impl Ran {
     }
 }
 
-/// A running `latchkey dev`.
+/// A running `latchkey dev` or `serve`.
 pub(crate) struct Server {
     child: Child,
     stderr: Arc<Mutex<String>>,
@@ -59,17 +59,25 @@ impl Server {
 
     /// Starts with more arguments; if it does not come up, what it said.
     pub(crate) fn start_with(dir: &Path, arguments: &[&str]) -> Result<Self, String> {
-        let mut child = latchkey()
-            .args([
-                "dev",
-                "--listen",
-                "127.0.0.1:0",
-                "--output",
-                "json",
-                "--data-dir",
-            ])
-            .arg(dir)
+        let mut command = latchkey();
+        command.arg("dev").arg("--data-dir").arg(dir);
+        Self::launch(command.args(arguments))
+    }
+
+    /// Starts a replica on a database; if it does not come up, what it said.
+    pub(crate) fn replica(url: &str, name: &str, arguments: &[&str]) -> Result<Self, String> {
+        let mut command = latchkey();
+        command
+            .args(["serve", "--set", &format!("replica.name={name}")])
+            .args(["--admin", "127.0.0.1:0"])
             .args(arguments)
+            .env("LATCHKEY_DATABASE_URL", url);
+        Self::launch(&mut command)
+    }
+
+    fn launch(command: &mut Command) -> Result<Self, String> {
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0", "--output", "json"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::config::Host;
 use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -68,11 +69,11 @@ impl Connector {
         wakes: Option<watch::Sender<u64>>,
     ) -> Result<Connection, StoreError> {
         let first = self.last_good.load(Ordering::Relaxed);
-        let mut why = "there is no host".to_owned();
+        let mut why = Vec::new();
         for step in 0..self.hosts.len() {
             let index = (first + step) % self.hosts.len();
             let host = &self.hosts[index];
-            match timeout(self.timeout, host.connect(self.tls.clone())).await {
+            let said = match timeout(self.timeout, host.connect(self.tls.clone())).await {
                 Ok(Ok((client, connection))) => {
                     self.last_good.store(index, Ordering::Relaxed);
                     let warnings = Arc::new(AtomicU64::new(0));
@@ -83,14 +84,26 @@ impl Connector {
                         task: tokio::spawn(driven),
                     });
                 }
-                Ok(Err(error)) => why = words(&error),
-                Err(_) => why = "it did not answer in time".to_owned(),
-            }
-            tracing::debug!(host = index, why, "a database host cannot be used");
+                Ok(Err(error)) => words(&error),
+                Err(_) => "it did not answer in time".to_owned(),
+            };
+            why.push(format!("{}: {said}", shown(host)));
         }
+        let why = why.join("; ");
+        tracing::debug!(why, "no database host can be used");
         Err(StoreError::Unavailable(format!(
-            "no database host can be used; the last one: {why}"
+            "no database host can be used: {why}"
         )))
+    }
+}
+
+/// `HOST:PORT`, or the path of a socket.
+fn shown(one: &Config) -> String {
+    let port = one.get_ports().first().copied().unwrap_or(5432);
+    match one.get_hosts().first() {
+        Some(Host::Tcp(name)) => format!("{name}:{port}"),
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => String::new(),
     }
 }
 

@@ -1,0 +1,139 @@
+//! `latchkey migrate`: brings the database's tables to this program's version, or shows theirs.
+//!
+//! Run by the role that owns the schema, before servers of this version start; running it twice,
+//! also at the same time, does no harm. There is no way back: an older program refuses a newer
+//! schema.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::store::postgres::{Version, known, status as versions, up as migrate};
+
+use super::failure::CliError;
+use super::output::Output;
+use super::server::{ConfigArgs, start_logs};
+use super::store::{Place, database, database_failed};
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Apply every migration that the database lacks.
+    Up(MigrateArgs),
+    /// Show which migrations the database has; exits 1 when any is missing.
+    Status(MigrateArgs),
+}
+
+/// Which database.
+#[derive(Args, Debug)]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Serialize)]
+struct VersionView {
+    version: i32,
+    name: String,
+    applied_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct StatusView {
+    database: String,
+    known: i32,
+    versions: Vec<VersionView>,
+}
+
+#[derive(Serialize)]
+struct UpView {
+    database: String,
+    version: i32,
+    applied: Vec<i32>,
+}
+
+/// Migrates, or shows.
+///
+/// # Errors
+/// Usage for a database that is not named, unavailable when it cannot be reached, is newer, or a
+/// migration fails; `status` is refused when a migration is missing.
+pub(crate) async fn run(command: MigrateCommand, output: Output) -> Result<(), CliError> {
+    match command {
+        MigrateCommand::Up(args) => up(&args, output).await,
+        MigrateCommand::Status(args) => status(&args, output).await,
+    }
+}
+
+async fn up(args: &MigrateArgs, output: Output) -> Result<(), CliError> {
+    let config = args.config.load(false)?;
+    start_logs(&config, output)?;
+    let applied = migrate(&database(&config)?)
+        .await
+        .map_err(database_failed)?;
+    let view = UpView {
+        database: Place::of(&config).to_string(),
+        version: known(),
+        applied,
+    };
+    output.show(&view, |page| {
+        page.line(match view.applied.len() {
+            0 => format!("Nothing to do: the schema has version {}.", view.version),
+            1 => format!(
+                "Applied 1 migration: the schema has version {}.",
+                view.version
+            ),
+            some => format!(
+                "Applied {some} migrations: the schema has version {}.",
+                view.version
+            ),
+        });
+    })
+}
+
+async fn status(args: &MigrateArgs, output: Output) -> Result<(), CliError> {
+    let config = args.config.load(false)?;
+    start_logs(&config, output)?;
+    let found = versions(&database(&config)?)
+        .await
+        .map_err(database_failed)?;
+    let missing = found.iter().filter(|one| one.applied_at.is_none()).count();
+    let newer = found.iter().any(|one| one.version > known());
+    let view = StatusView {
+        database: Place::of(&config).to_string(),
+        known: known(),
+        versions: found.into_iter().map(VersionView::from).collect(),
+    };
+    output.show(&view, |page| {
+        let row = |one: &VersionView| {
+            let applied = one.applied_at.clone();
+            vec![
+                one.version.to_string(),
+                one.name.clone(),
+                applied.unwrap_or_else(|| "missing".to_owned()),
+            ]
+        };
+        page.table(
+            &["VERSION", "NAME", "APPLIED"],
+            view.versions.iter().map(row),
+        );
+    })?;
+    if newer {
+        let known = known();
+        let text = format!("the database is newer than this program, which knows version {known}");
+        return Err(CliError::refused(text).because("SCHEMA_VERSION"));
+    }
+    if missing > 0 {
+        let text = "migrations are missing: run `latchkey migrate up`";
+        return Err(CliError::refused(text).because("NOT_MIGRATED"));
+    }
+    Ok(())
+}
+
+impl From<Version> for VersionView {
+    fn from(version: Version) -> Self {
+        Self {
+            version: version.version,
+            name: version.name,
+            applied_at: version.applied_at,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Replicas on one database, as an operator runs them: migrate, bootstrap, serve, serve, serve.
+//!
+//! By the program's own commands, as the role and with the grants of the README. How writes are
+//! confirmed, and what faults do, is tested beside.
+
+use serde_json::Value;
+
+use crate::postgres::{Database, bare_database, database, server};
+use crate::program::{Ran, Server, latchkey, run, words};
+
+/// Runs a command line on a database.
+fn on(url: &str, line: &str) -> Ran {
+    let mut command = latchkey();
+    command.args(words(line)).env("LATCHKEY_DATABASE_URL", url);
+    run(command, "")
+}
+
+/// The first administrator's token.
+pub(crate) fn bootstrap(database: &Database) -> String {
+    let made = on(&database.url, "bootstrap --output json").json();
+    made["admin_token"].as_str().expect("a token").to_owned()
+}
+
+fn replica(database: &Database, name: &str) -> Server {
+    Server::replica(&database.url, name, &[]).unwrap_or_else(|said| panic!("{name}: {said}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_serve_one_database_postgres() {
+    let (database, owner) = bare_database().await;
+    let missing = on(&owner, "migrate status --output json");
+    assert_eq!(missing.code, 1, "{}", missing.stderr);
+    let found: Value = serde_json::from_str(&missing.stdout).expect("JSON");
+    assert!(found["versions"][0]["applied_at"].is_null(), "{found}");
+    let known = found["known"].as_u64().expect("a version");
+    let applied = on(&owner, "migrate up --output json").json();
+    assert_eq!(
+        applied["applied"].as_array().map(Vec::len),
+        Some(known as usize)
+    );
+    on(&owner, "migrate up").ok();
+    assert_eq!(on(&owner, "migrate status").code, 0);
+    database.grant().await;
+
+    let admin = bootstrap(&database);
+    on(&database.url, "bootstrap").refused("had its first administrator");
+    let replicas = ["a", "b", "c"].map(|name| replica(&database, name));
+    let [a, b, c] = [0, 1, 2].map(|index| replicas[index].as_bearer(&admin));
+    let line = "token issue --kind resource --resource acme/web --scope secrets:read@acme/web/** \
+                --ttl 1h --name n --reason r --output json";
+    let issued = a.run(line).json();
+    let secret = issued["secret"].as_str().expect("a secret");
+    let head = issued["revision"].as_str().expect("a revision");
+    for other in [b, c] {
+        let line = format!(
+            "check --token-file - --action secrets:read --resource acme/web/x --at-least {head}"
+        );
+        other.run_with_input(&line, secret).ok();
+    }
+    let line = "token revoke --secret-file - --reason r --output json";
+    let revoked = b.run_with_input(line, secret).json();
+    let revision = revoked["revision"].as_str().expect("a revision");
+    for other in [a, b, c] {
+        let line = format!(
+            "check --token-file - --action secrets:read --resource acme/web/x --at-least {revision}"
+        );
+        other.run_with_input(&line, secret).refused("denied");
+    }
+    for replica in replicas {
+        replica.terminate();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_another_version_is_not_served_postgres() {
+    let (database, owner) = bare_database().await;
+    let said = Server::replica(&owner, "early", &[])
+        .err()
+        .expect("refused");
+    assert!(said.contains("latchkey migrate up"), "{said}");
+    on(&owner, "migrate up").ok();
+    let newer = "INSERT INTO latchkey.schema_versions (version, name) VALUES (9999, 'next')";
+    server().admin(&database.name, newer).await;
+    let said = Server::replica(&owner, "old", &[]).err().expect("refused");
+    assert!(said.contains("9999"), "{said}");
+    on(&owner, "migrate status").refused("newer than this program");
+    let up = on(&owner, "migrate up");
+    assert_eq!(up.code, 3, "{}{}", up.stdout, up.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fits_no_database_is_refused_without_its_password_postgres() {
+    let database = database().await;
+    let url = database
+        .url
+        .replace("latchkey_server@", "latchkey_server:hunter2@");
+    for (line, code, part) in [
+        ("serve --verify-all", 2, "data directory"),
+        ("backup file", 2, "pg_dump"),
+        ("restore file", 2, "pg_dump"),
+        ("serve --print-config", 0, "latchkey_server:***@"),
+        (
+            "serve --database-url postgres://u:hunter2@127.0.0.1:1/d",
+            3,
+            "127.0.0.1",
+        ),
+        (
+            "migrate up --database-url mysql://u:hunter2@h/d",
+            2,
+            "postgres://",
+        ),
+        (
+            "migrate up --set database.password_file=/nowhere",
+            2,
+            "/nowhere",
+        ),
+    ] {
+        let ran = on(&url, line);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert_eq!(ran.code, code, "{line}: {said}");
+        assert!(said.contains(part), "{line}: {said}");
+        assert!(!said.contains("hunter2"), "{line}: {said}");
+    }
+    let unnamed = on("", "migrate up");
+    assert!(
+        unnamed.stderr.contains("LATCHKEY_DATABASE_URL"),
+        "{}",
+        unnamed.stderr
+    );
+}
