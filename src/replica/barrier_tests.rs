@@ -62,7 +62,7 @@ impl Cluster for Members {
         unused()
     }
 
-    async fn report(&self, _: Incarnation, _: u64) -> Result<(), StoreError> {
+    async fn report(&self, _: Incarnation, _: Head) -> Result<(), StoreError> {
         unused()
     }
 

@@ -218,7 +218,7 @@ impl Keeper {
         let renewal = Renewal {
             incarnation: self.incarnation,
             lease_ms: self.lease.length_ms,
-            applied: head.revision,
+            applied: head,
         };
         self.fresh = false;
         let renewed = self.cluster().renew(&renewal).await?;
@@ -309,7 +309,7 @@ impl Keeper {
             if mutated!(self.shared, ReportBeforePublish)
                 && let Some(last) = entries.last()
             {
-                let early = last.head.revision;
+                let early = last.head;
                 let _ = self.cluster().report(self.incarnation, early).await;
             }
             let (reply, published) = oneshot::channel();
@@ -339,13 +339,13 @@ impl Keeper {
 
     async fn report(&mut self) {
         self.report_at = None;
-        let published = self.shared.published.load().head().revision;
-        if published <= self.reported {
+        let published = self.shared.published.load().head();
+        if published.revision <= self.reported {
             return;
         }
         self.fresh = false;
         match self.cluster().report(self.incarnation, published).await {
-            Ok(()) => self.reported = published,
+            Ok(()) => self.reported = published.revision,
             Err(error) => tracing::debug!(%error, "a report was lost"),
         }
     }

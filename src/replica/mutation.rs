@@ -22,6 +22,8 @@ pub(crate) enum Mutation {
     OwnLeaseOnly,
     /// Checks are answered without a lease.
     NoLease,
+    /// A report is taken although it is of another history of the log.
+    ReportOfAnyHistory,
 }
 
 /// Whether a rule is broken in this test.

@@ -38,8 +38,8 @@ pub struct Renewal {
     pub incarnation: Incarnation,
     /// How long the lease will hold.
     pub lease_ms: u64,
-    /// The newest revision that its checks answer from.
-    pub applied: RevisionNumber,
+    /// The newest revision that its checks answer from, and the chain there.
+    pub applied: Head,
 }
 
 /// What came of a renewal.
@@ -115,15 +115,13 @@ pub trait Cluster: Send + Sync {
     /// the member's own.
     async fn join(&self, joining: &Joining) -> Result<u64, StoreError>;
 
-    /// Renews a lease by one durable write, and says what the log's head is after it.
+    /// Renews a lease by one durable write, and says what the log's head is after it. Reports
+    /// what was applied, too, as [`Cluster::report`] does.
     async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError>;
 
-    /// Reports what was applied; needs no durability and never takes a report back.
-    async fn report(
-        &self,
-        incarnation: Incarnation,
-        applied: RevisionNumber,
-    ) -> Result<(), StoreError>;
+    /// Reports what was applied; needs no durability and never takes a report back. What is not in
+    /// this log is not taken: after a failover its number may stand for something else.
+    async fn report(&self, incarnation: Incarnation, applied: Head) -> Result<(), StoreError>;
 
     /// All members, read after this call began.
     async fn roster(&self) -> Result<Roster, StoreError>;

@@ -34,6 +34,7 @@ pub(super) struct Made {
     id: TokenId,
     pub(super) name: PrincipalName,
     grant: GrantId,
+    pub(super) revision: Revision,
 }
 
 /// What a client has heard.
@@ -164,12 +165,13 @@ async fn made(replica: &Replica, number: u64) -> Result<Made, Refusal> {
         derive: false,
         display: Display::default(),
     };
-    local(replica, Command::IssueToken(Box::new(issue))).await?;
+    let issued = local(replica, Command::IssueToken(Box::new(issue))).await?;
     Ok(Made {
         secret,
         id,
         name,
         grant,
+        revision: issued.revision,
     })
 }
 

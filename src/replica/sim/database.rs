@@ -2,7 +2,8 @@
 //!
 //! Everything here happens at once; how long a call takes to come here and back, and whether it
 //! comes back, is the [`super::world`]'s affair. What was committed is kept with what the members'
-//! rows were before it, so that a failover can lose the last batches with all that came with them.
+//! rows were before it, so that a failover can lose the last batches with all that came with them:
+//! without a synchronous standby any of them, with one only what no acknowledged write came after.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,7 @@ use crate::store::{Appended, Batch, Snapshot};
 const TAIL_MAX: usize = 3;
 
 /// What a failover goes back to.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Checkpoint {
     revision: usize,
     members: BTreeMap<Incarnation, Member>,
@@ -36,6 +37,12 @@ pub(super) struct Database {
     lease_ms: u64,
     timeline: u32,
     tail: Vec<Checkpoint>,
+    // What the synchronous standby has.
+    standby: Checkpoint,
+    /// Reports are taken whatever history they are of: a rule that is broken.
+    pub(super) takes_any_report: bool,
+    /// Whether anything was written that a commit waits for the standby with.
+    pub(super) wrote: bool,
     /// Moves with every commit that others must hear of.
     pub(super) commits: u64,
     /// How often a member has joined.
@@ -54,6 +61,9 @@ impl Database {
             lease_ms: 0,
             timeline: 1,
             tail: Vec::new(),
+            standby: Checkpoint::default(),
+            takes_any_report: false,
+            wrote: false,
             commits: 0,
             joins: 0,
             removed: 0,
@@ -73,17 +83,14 @@ impl Database {
         if batch.base != self.head() {
             return Appended::Conflict(self.changes_after(batch.base.revision, 100));
         }
+        self.wrote = true;
         if batch.entries.is_empty() {
             return Appended::Committed;
         }
         if self.tail.len() == TAIL_MAX {
             self.tail.remove(0);
         }
-        self.tail.push(Checkpoint {
-            revision: self.log.len(),
-            members: self.members.clone(),
-            lease_ms: self.lease_ms,
-        });
+        self.tail.push(self.checkpoint());
         for entry in &batch.entries {
             self.state.apply(entry).expect("what a server decided");
         }
@@ -97,20 +104,47 @@ impl Database {
         behind.take(limit).cloned().collect()
     }
 
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            revision: self.log.len(),
+            members: self.members.clone(),
+            lease_ms: self.lease_ms,
+        }
+    }
+
+    /// The standby has all that was written.
+    pub(super) fn replicated(&mut self) {
+        self.standby = self.checkpoint();
+    }
+
     /// Another server of the database goes on, without the last batches.
     pub(super) fn fail_over(&mut self, lost: usize) {
-        self.timeline += 1;
-        let Some(first) = self.tail.len().checked_sub(lost.max(1)) else {
-            return;
-        };
-        if lost > 0 {
+        if let Some(first) = self.tail.len().checked_sub(lost)
+            && lost > 0
+        {
             let checkpoint = self.tail[first].clone();
             self.tail.truncate(first);
-            self.log.truncate(checkpoint.revision);
-            self.members = checkpoint.members;
-            self.lease_ms = checkpoint.lease_ms;
-            self.state = State::replay(&self.log).expect("a log");
+            self.go_back_to(checkpoint);
         }
+        self.timeline += 1;
+        self.replicated();
+    }
+
+    /// The synchronous standby goes on; whether anything was lost that no acknowledged write came
+    /// after.
+    pub(super) fn fail_over_to_standby(&mut self) -> bool {
+        let lost = self.standby.revision < self.log.len();
+        self.tail.clear();
+        self.go_back_to(self.standby.clone());
+        self.timeline += 1;
+        lost
+    }
+
+    fn go_back_to(&mut self, checkpoint: Checkpoint) {
+        self.log.truncate(checkpoint.revision);
+        self.members = checkpoint.members;
+        self.lease_ms = checkpoint.lease_ms;
+        self.state = State::replay(&self.log).expect("a log");
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
@@ -144,6 +178,7 @@ impl Database {
             reported_ms: self.now_ms,
         };
         self.members.insert(joining.incarnation, member);
+        self.wrote = true;
         self.joins += 1;
         self.lease_ms
     }
@@ -152,13 +187,13 @@ impl Database {
         let Some(member) = self.members.get_mut(&renewal.incarnation) else {
             return Renewed::Unknown;
         };
+        self.wrote = true;
         member.heartbeat += 1;
         member.lease_ms = renewal.lease_ms;
-        member.applied = member.applied.max(renewal.applied);
-        member.reported_ms = self.now_ms;
+        self.report(renewal.incarnation, renewal.applied);
         Renewed::Held {
             head: self.head(),
-            chain_at_applied: self.chain_at(renewal.applied),
+            chain_at_applied: self.chain_at(renewal.applied.revision),
             database_ms: self.now_ms,
             history: History {
                 system: 1,
@@ -167,9 +202,12 @@ impl Database {
         }
     }
 
-    pub(super) fn report(&mut self, incarnation: Incarnation, applied: RevisionNumber) {
-        if let Some(member) = self.members.get_mut(&incarnation) {
-            member.applied = member.applied.max(applied);
+    pub(super) fn report(&mut self, incarnation: Incarnation, applied: Head) {
+        let taken = self.takes_any_report || self.chain_at(applied.revision) == Some(applied.chain);
+        if let Some(member) = self.members.get_mut(&incarnation)
+            && taken
+        {
+            member.applied = member.applied.max(applied.revision);
             member.reported_ms = self.now_ms;
         }
     }
@@ -184,7 +222,7 @@ impl Database {
     }
 
     pub(super) fn leave(&mut self, incarnation: Incarnation) {
-        self.members.remove(&incarnation);
+        self.wrote |= self.members.remove(&incarnation).is_some();
     }
 
     pub(super) fn remove(&mut self, incarnation: Incarnation, heartbeat: u64) -> bool {
@@ -192,6 +230,7 @@ impl Database {
         let dead = still.is_some_and(|member| member.heartbeat == heartbeat);
         if dead {
             self.members.remove(&incarnation);
+            self.wrote = true;
             self.removed += 1;
         }
         dead

@@ -6,15 +6,21 @@
 
 use std::sync::atomic::Ordering;
 
-use super::run::{Run, SERVERS};
+use super::run::{Run, SERVERS, is_synchronous};
 use super::world::Line;
-
-/// A lease that a failover has lost has ended by then on any machine.
-const EXCUSED_MS: u64 = 450;
 
 impl Run {
     /// One step's worth of bad luck.
     pub(super) fn fault(&mut self, now_ms: u64) {
+        if self
+            .fail_over_at_ms
+            .take_if(|at_ms| *at_ms <= now_ms)
+            .is_some()
+        {
+            let mut world = self.world.lock();
+            world.fail_over_to_standby();
+            self.oracle.failed_over(&world, now_ms);
+        }
         let (index, until_ms, what) = {
             let choices = &mut self.world.lock().choices;
             if !choices.one_in(50) {
@@ -22,7 +28,7 @@ impl Run {
             }
             let index = choices.below(SERVERS as u64) as usize;
             let until_ms = now_ms + choices.between(20, 700);
-            (index, until_ms, choices.below(16))
+            (index, until_ms, choices.below(17))
         };
         match what {
             0..3 => self.pause(index, now_ms, until_ms, what == 2),
@@ -49,7 +55,8 @@ impl Run {
                 world.count("outage");
                 world.outage_until_ms = now_ms + world.choices.between(20, 300);
             }
-            _ => self.fail_over(now_ms),
+            15 => self.fail_over(now_ms),
+            _ => self.send_standby_away(now_ms, until_ms),
         }
     }
 
@@ -103,22 +110,33 @@ impl Run {
         jumped_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
 
-    // Every other seed loses a tail now and then.
     fn fail_over(&mut self, now_ms: u64) {
         let mut world = self.world.lock();
-        if !world.choices.one_in(3) {
-            return;
+        if world.choices.one_in(2) {
+            world.outage_until_ms = now_ms + world.choices.between(5, 150);
         }
-        world.outage_until_ms = now_ms + world.choices.between(5, 150);
-        if self.seed.is_multiple_of(2) {
+        if is_synchronous(self.seed) {
             world.count("failed over");
-            world.fail_over(0);
+            world.fail_over_to_standby();
+            self.oracle.failed_over(&world, now_ms);
             return;
         }
         world.count("failed over, with a tail lost");
         let lost = world.choices.between(1, 3) as usize;
         world.fail_over(lost);
-        self.oracle.lost(&world, now_ms + EXCUSED_MS);
+        self.oracle.failed_over(&world, now_ms);
+    }
+
+    // Now and then it comes back only as the new primary.
+    fn send_standby_away(&mut self, now_ms: u64, until_ms: u64) {
+        if is_synchronous(self.seed) {
+            let mut world = self.world.lock();
+            world.count("standby away");
+            world.standby_away_until_ms = until_ms;
+            if world.choices.one_in(2) {
+                self.fail_over_at_ms = Some(now_ms + world.choices.between(1, until_ms - now_ms));
+            }
+        }
     }
 
     /// From now on nothing goes wrong any more, and what went wrong is mended.
@@ -127,6 +145,8 @@ impl Run {
         let mut world = self.world.lock();
         world.calm = true;
         world.outage_until_ms = 0;
+        world.standby_away_until_ms = 0;
+        self.fail_over_at_ms = None;
         for (link, server) in world.links.iter_mut().zip(&mut self.servers) {
             link.cut_until_ms = 0;
             link.slow_until_ms = 0;

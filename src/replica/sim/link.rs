@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::{oneshot, watch};
 
-use crate::domain::chain::RevisionNumber;
+use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::entry::LogEntry;
 use crate::domain::token::TokenId;
 use crate::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed, Roster};
@@ -48,7 +48,15 @@ impl Linked {
             deadline_ms: self.deadline_ms,
             effect: Box::new(move |database| {
                 let result = effect(database);
-                Box::new(move || answer(&reply, Ok(result)))
+                Box::new(move |warned| {
+                    let cancelled = "the wait for the standby was cancelled".to_owned();
+                    let result = if warned {
+                        Err(StoreError::OutcomeUnknown(cancelled))
+                    } else {
+                        Ok(result)
+                    };
+                    answer(&reply, result);
+                })
             }),
             failing: Box::new(move |error| answer(&failing, Err(error))),
         });
@@ -148,11 +156,7 @@ impl Cluster for Linked {
         self.call((Line::Heartbeat, "renew", true), renew).await
     }
 
-    async fn report(
-        &self,
-        incarnation: Incarnation,
-        applied: RevisionNumber,
-    ) -> Result<(), StoreError> {
+    async fn report(&self, incarnation: Incarnation, applied: Head) -> Result<(), StoreError> {
         let report = move |it: &mut Database| it.report(incarnation, applied);
         self.call((Line::Heartbeat, "report", true), report).await
     }

@@ -1,7 +1,7 @@
 //! The oracle: what was promised to clients, and the Checks that break it.
 //!
-//! A promise whose change a failover has lost is none; whoever may still answer from it, until
-//! the last lease of before has ended, is excused, and nobody after that.
+//! A failover that loses what was acknowledged takes the promises of it with it, and no other. One
+//! to a synchronous standby takes none: what anybody was told of must be in the log for ever.
 
 use crate::domain::chain::Revision;
 use crate::domain::permission::Need;
@@ -26,9 +26,10 @@ struct Token {
     promises: Vec<Promise>,
 }
 
-/// A Check that was allowed against a promise.
+/// A promise that was broken: by a Check that was allowed, or by the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Violation {
+    pub(super) what: &'static str,
     pub(super) at_ms: u64,
     pub(super) server: usize,
     pub(super) token: usize,
@@ -41,13 +42,24 @@ pub(super) struct Oracle {
     tokens: Vec<Token>,
     // The tokens of the newest promises.
     watched: Vec<usize>,
-    // Until when a failover that lost promises is no fault of the protocol.
-    excused_until_ms: u64,
+    /// Whether nothing that was acknowledged may be lost.
+    synchronous: bool,
+    /// A promise that the log has broken.
+    broken: Option<Violation>,
 }
 
 impl Oracle {
-    pub(super) fn made(&mut self, world: &mut Inner, made: Made) {
+    /// Of a database with a synchronous standby, or without one.
+    pub(super) fn new(synchronous: bool) -> Self {
+        Self {
+            synchronous,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn made(&mut self, world: &mut Inner, now_ms: u64, made: Made) {
         world.count("tokens made");
+        self.keep(world, now_ms, self.tokens.len(), made.revision);
         if self.tokens.iter().any(|one| one.made.name == made.name) {
             world.count("name used again");
         }
@@ -86,7 +98,7 @@ impl Oracle {
             }
             Enforced::Lost => return world.count("told that it may be lost"),
         };
-        if !is_in_log(world, revision) {
+        if !self.keep(world, now_ms, token, revision) {
             return world.count("promised and lost");
         }
         let promise = Promise { from_ms, revision };
@@ -98,14 +110,29 @@ impl Oracle {
         }
     }
 
-    /// Forgets the promises that a failover has lost; until then servers may answer from what
-    /// they have of them.
-    pub(super) fn lost(&mut self, world: &Inner, excused_until_ms: u64) {
-        self.excused_until_ms = excused_until_ms;
-        for token in &mut self.tokens {
-            let in_log = |one: &Promise| is_in_log(world, one.revision);
-            token.promises.retain(in_log);
+    /// After a failover: what was acknowledged is kept, or its promises are gone with it.
+    pub(super) fn failed_over(&mut self, world: &Inner, now_ms: u64) {
+        for token in 0..self.tokens.len() {
+            let mut promises = std::mem::take(&mut self.tokens[token].promises);
+            promises.retain(|one| self.keep(world, now_ms, token, one.revision));
+            self.tokens[token].promises = promises;
+            self.keep(world, now_ms, token, self.tokens[token].made.revision);
         }
+    }
+
+    // Whether the log has what was acknowledged; with a synchronous standby it must.
+    fn keep(&mut self, world: &Inner, now_ms: u64, token: usize, revision: Revision) -> bool {
+        let kept = is_in_log(world, revision);
+        if !kept && self.synchronous {
+            self.broken.get_or_insert(Violation {
+                what: "acknowledged and lost",
+                at_ms: now_ms,
+                server: 0,
+                token,
+                promised_ms: 0,
+            });
+        }
+        kept
     }
 
     /// Asks a server of the newest promises if its State is behind, or else, now and then, of any
@@ -116,6 +143,9 @@ impl Oracle {
         now_ms: u64,
         (index, server): (usize, &Replica),
     ) -> Option<Violation> {
+        if self.broken.is_some() {
+            return self.broken.clone();
+        }
         if server.state().head() != world.database.head() {
             let broken = self.watched.iter();
             let mut broken =
@@ -157,11 +187,8 @@ impl Oracle {
         }
         world.count("allowed");
         let broken = asked.promises.iter().find(|one| one.from_ms <= now_ms)?;
-        if now_ms < self.excused_until_ms {
-            world.count("allowed by a lost future");
-            return None;
-        }
         Some(Violation {
+            what: "allowed",
             at_ms: now_ms,
             server: index,
             token,

@@ -33,12 +33,19 @@ pub(super) struct Ran {
     pub(super) unwell: Vec<String>,
 }
 
+// The database of every other seed has a synchronous standby.
+pub(super) fn is_synchronous(seed: u64) -> bool {
+    seed.is_multiple_of(2)
+}
+
 /// A run as it stands; what goes wrong in it is in [`super::faults`].
 pub(super) struct Run {
     pub(super) world: Arc<World>,
     pub(super) servers: Vec<Server>,
     pub(super) oracle: Oracle,
     pub(super) seed: u64,
+    /// When the synchronous standby takes over from a primary that it does not hear.
+    pub(super) fail_over_at_ms: Option<u64>,
     inbox: Inbox,
     numbers: u64,
     // What the calm time confirms.
@@ -61,7 +68,9 @@ pub(super) fn run(seed: u64, mutation: Option<Mutation>) -> Ran {
         violation = run.step();
         unwell = run.unwell();
     }
+    let steps = run.world.now_ms();
     let mut world = run.world.lock();
+    world.counts.insert("steps", steps);
     let removed = world.database.removed;
     world.counts.insert("member removed", removed);
     let anew = run.servers.iter().map(Server::loaded_anew).sum();
@@ -77,6 +86,7 @@ pub(super) fn run(seed: u64, mutation: Option<Mutation>) -> Ran {
 impl Run {
     fn new(seed: u64, mutation: Option<Mutation>) -> Self {
         let world = Arc::new(World::new(seed, SERVERS));
+        world.lock().database.takes_any_report = mutation == Some(Mutation::ReportOfAnyHistory);
         let server = |index| {
             let mut inner = world.lock();
             let lease_ms = inner.choices.pick(&LEASES_MS);
@@ -94,8 +104,9 @@ impl Run {
         Self {
             servers: (0..SERVERS).map(server).collect(),
             world,
-            oracle: Oracle::default(),
+            oracle: Oracle::new(is_synchronous(seed)),
             seed,
+            fail_over_at_ms: None,
             inbox: Inbox::default(),
             numbers: seed << 32,
             confirmed: 0,
@@ -141,7 +152,7 @@ impl Run {
             let mut world = self.world.lock();
             match answer {
                 Answer::Nothing => world.count("told nothing"),
-                Answer::Made(made) => self.oracle.made(&mut world, *made),
+                Answer::Made(made) => self.oracle.made(&mut world, now_ms, *made),
                 Answer::Taken {
                     token,
                     revision,
@@ -199,7 +210,11 @@ impl Run {
         if self.confirmed == 0 {
             unwell.push("nothing was confirmed in the calm time".to_owned());
         }
-        let lost_tail = world.counts.contains_key("failed over, with a tail lost");
+        let lost = [
+            "failed over, with a tail lost",
+            "failed over, what nobody was told of is lost",
+        ];
+        let lost_tail = lost.iter().any(|what| world.counts.contains_key(what));
         for (index, server) in self.servers.iter().enumerate() {
             let Some(replica) = server.replica.as_ref().filter(|_| server.is_settled()) else {
                 unwell.push(format!("server {index} does not run"));

@@ -6,6 +6,9 @@
 //!                         caller has given up                         caller's deadline
 //! ```
 //!
+//! While the synchronous standby is away, what writes waits for it, or somebody cancels the wait:
+//! then it is there for all to see, its caller is warned, and a failover can still lose it.
+//!
 //! One thread runs everything, so the lock is never waited for; it is there because stores are
 //! shared. What happens at one millisecond happens in the order in which it was planned.
 
@@ -47,7 +50,8 @@ pub(super) enum Cut {
     Late,
 }
 
-pub(super) type Reply = Box<dyn FnOnce() + Send>;
+/// Takes whether the database has warned that a wait for its standby was cancelled.
+pub(super) type Reply = Box<dyn FnOnce(bool) + Send>;
 pub(super) type Effect = Box<dyn FnOnce(&mut Database) -> Reply + Send>;
 pub(super) type Failing = Box<dyn FnOnce(StoreError) + Send>;
 
@@ -66,12 +70,14 @@ enum Event {
     Effect {
         server: usize,
         what: &'static str,
+        // Waits for the standby if it has something to commit.
+        durable: bool,
         timeline: u64,
         effect: Effect,
         // None: the reply is lost.
         back_ms: Option<u64>,
     },
-    Reply(Reply),
+    Reply(Reply, bool),
     Failure(Failing, StoreError),
     Wake(usize),
 }
@@ -100,6 +106,8 @@ pub(super) struct Inner {
     pub(super) links: Vec<Link>,
     /// Until when no call reaches the database.
     pub(super) outage_until_ms: u64,
+    /// Until when no commit is heard of by the synchronous standby.
+    pub(super) standby_away_until_ms: u64,
     /// What has happened, by its name.
     pub(super) counts: BTreeMap<&'static str, u64>,
     pub(super) calm: bool,
@@ -129,6 +137,7 @@ impl World {
             database: Database::new(BEGUN_MS),
             links: (0..servers).map(link).collect(),
             outage_until_ms: 0,
+            standby_away_until_ms: 0,
             counts: BTreeMap::new(),
             calm: false,
             events: BTreeMap::new(),
@@ -194,6 +203,15 @@ impl Inner {
         self.database.fail_over(lost);
     }
 
+    /// The synchronous standby takes over, which is there from then on.
+    pub(super) fn fail_over_to_standby(&mut self) {
+        self.failovers += 1;
+        self.standby_away_until_ms = 0;
+        if self.database.fail_over_to_standby() {
+            self.count("failed over, what nobody was told of is lost");
+        }
+    }
+
     fn plan(&mut self, at_ms: u64, event: Event) {
         self.planned += 1;
         self.events.insert((at_ms, self.planned), event);
@@ -246,6 +264,7 @@ impl Inner {
             let effect = Event::Effect {
                 server: call.server,
                 what: call.what,
+                durable: call.writes && call.what != "report",
                 timeline: self.failovers,
                 effect: call.effect,
                 back_ms,
@@ -257,6 +276,12 @@ impl Inner {
     fn happen(&mut self, now_ms: u64, event: Event) {
         match event {
             Event::Effect { timeline, .. } if timeline != self.failovers => {}
+            Event::Effect { durable: true, .. }
+                if now_ms < self.standby_away_until_ms && self.choices.one_in(2) =>
+            {
+                self.count("waited for the standby");
+                self.plan(self.standby_away_until_ms, event);
+            }
             Event::Effect {
                 server,
                 what,
@@ -266,15 +291,22 @@ impl Inner {
             } => {
                 self.note((now_ms, server, what, "effect"));
                 let commits = self.database.commits;
+                self.database.wrote = false;
                 let reply = effect(&mut self.database);
+                let warned = self.database.wrote && now_ms < self.standby_away_until_ms;
+                if warned {
+                    self.count("wait for the standby cancelled");
+                } else if self.database.wrote {
+                    self.database.replicated();
+                }
                 if let Some(back_ms) = back_ms {
-                    self.plan(now_ms + back_ms, Event::Reply(reply));
+                    self.plan(now_ms + back_ms, Event::Reply(reply, warned));
                 }
                 if self.database.commits != commits {
                     self.wake_all(now_ms);
                 }
             }
-            Event::Reply(reply) => reply(),
+            Event::Reply(reply, warned) => reply(warned),
             Event::Failure(failing, error) => failing(error),
             Event::Wake(server) => self.links[server].wakes.send_modify(|count| *count += 1),
         }

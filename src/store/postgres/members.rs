@@ -12,7 +12,7 @@ use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 use super::fault::{self, Fault};
 use super::line::Line;
 use super::literal;
-use crate::domain::chain::{Head, RevisionNumber};
+use crate::domain::chain::Head;
 use crate::store::StoreError;
 use crate::store::cluster::{History, Incarnation, Joining, Member, Renewal, Renewed, Roster};
 
@@ -43,31 +43,34 @@ impl Members {
         let sql = format!(
             "-- renew
             SELECT revision, chain, chain_at_applied, database_ms, system, timeline
-            FROM latchkey.renew({}, {}, {})",
+            FROM latchkey.renew({}, {}, {}, {})",
             literal::bytes(&renewal.incarnation.0),
             renewal.lease_ms,
-            renewal.applied,
+            renewal.applied.revision,
+            literal::bytes(&renewal.applied.chain),
         );
         let rows = self.write(&self.heartbeat, &sql).await?;
         match rows.first() {
             None => Ok(Renewed::Unknown),
-            Some(row) => held(row).map_err(|fault| fault.at(renewal.applied)),
+            Some(row) => held(row).map_err(|fault| fault.at(renewal.applied.revision)),
         }
     }
 
     pub(super) async fn report(
         &self,
         incarnation: Incarnation,
-        applied: RevisionNumber,
+        applied: Head,
     ) -> Result<(), StoreError> {
         let sql = format!(
             "-- report
             BEGIN; SET LOCAL synchronous_commit = off;
-            UPDATE latchkey.replicas SET applied = greatest(applied, {applied}),
-              reported_ms = latchkey.now_ms()
-            WHERE incarnation = {};
+            UPDATE latchkey.replicas SET applied = {revision}, reported_ms = latchkey.now_ms()
+            WHERE incarnation = {} AND applied < {revision}
+              AND EXISTS (SELECT FROM latchkey.log WHERE revision = {revision} AND chain = {});
             COMMIT",
             literal::bytes(&incarnation.0),
+            literal::bytes(&applied.chain),
+            revision = applied.revision,
         );
         self.write(&self.barrier, &sql).await.map(drop)
     }

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::domain::chain::RevisionNumber;
+use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::LogEntry;
 use crate::domain::token::TokenId;
@@ -193,11 +193,7 @@ impl Cluster for PostgresStore {
         self.members.renew(renewal).await
     }
 
-    async fn report(
-        &self,
-        incarnation: Incarnation,
-        applied: RevisionNumber,
-    ) -> Result<(), StoreError> {
+    async fn report(&self, incarnation: Incarnation, applied: Head) -> Result<(), StoreError> {
         self.members.report(incarnation, applied).await
     }
 

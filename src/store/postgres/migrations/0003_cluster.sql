@@ -27,22 +27,26 @@ BEGIN
   RETURN longest;
 END $$;
 
--- Renews a lease. No row: there is no such member. What is read was read after the write.
-CREATE FUNCTION latchkey.renew(incarnation bytea, lease_ms bigint, applied bigint)
+-- Renews a lease. No row: there is no such member. What is read was read after the write. What
+-- was applied in another history is not taken: here its number may stand for something else.
+CREATE FUNCTION latchkey.renew(incarnation bytea, lease_ms bigint, applied bigint,
+  applied_chain bytea)
 RETURNS TABLE (revision bigint, chain text, chain_at_applied text, database_ms bigint,
   system text, timeline text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  here CONSTANT bytea := CASE applied WHEN 0 THEN decode(repeat('00', 32), 'hex')
+    ELSE (SELECT l.chain FROM latchkey.log l WHERE l.revision = applied) END;
 BEGIN
   PERFORM latchkey.durably();
   UPDATE latchkey.cluster c SET lease_ms = renew.lease_ms WHERE c.lease_ms < renew.lease_ms;
   UPDATE latchkey.replicas r SET heartbeat = r.heartbeat + 1, lease_ms = renew.lease_ms,
-    applied = greatest(r.applied, renew.applied), reported_ms = latchkey.now_ms()
+    applied = CASE here WHEN applied_chain THEN greatest(r.applied, renew.applied)
+      ELSE r.applied END, reported_ms = latchkey.now_ms()
   WHERE r.incarnation = renew.incarnation;
   IF FOUND THEN
-    RETURN QUERY SELECT h.revision, encode(h.chain, 'hex'), CASE renew.applied
-      WHEN 0 THEN repeat('00', 32)
-      ELSE (SELECT encode(l.chain, 'hex') FROM latchkey.log l WHERE l.revision = renew.applied)
-      END, latchkey.now_ms(), (SELECT s.system_identifier::text FROM pg_control_system() s),
+    RETURN QUERY SELECT h.revision, encode(h.chain, 'hex'), encode(here, 'hex'),
+      latchkey.now_ms(), (SELECT s.system_identifier::text FROM pg_control_system() s),
       substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
     FROM latchkey.head h;
   END IF;

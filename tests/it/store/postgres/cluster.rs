@@ -23,7 +23,7 @@ fn joining(number: u8, lease_ms: u64) -> Joining {
     }
 }
 
-fn renewal(number: u8, lease_ms: u64, applied: u64) -> Renewal {
+fn renewal(number: u8, lease_ms: u64, applied: Head) -> Renewal {
     Renewal {
         incarnation: Incarnation([number; 16]),
         lease_ms,
@@ -35,7 +35,7 @@ fn renewal(number: u8, lease_ms: u64, applied: u64) -> Renewal {
 async fn a_member_joins_renews_reports_and_leaves() {
     let fresh = fresh().await;
     let store = &fresh.store;
-    let unknown = store.renew(&renewal(1, 900, 0)).await;
+    let unknown = store.renew(&renewal(1, 900, Head::EMPTY)).await;
     assert_eq!(unknown.expect("answered"), Renewed::Unknown);
     assert_eq!(store.join(&joining(1, 900)).await.expect("joined"), 900);
     let mut scribe = Scribe::new();
@@ -46,7 +46,7 @@ async fn a_member_joins_renews_reports_and_leaves() {
         chain_at_applied,
         database_ms,
         history,
-    }) = store.renew(&renewal(1, 900, 0)).await
+    }) = store.renew(&renewal(1, 900, Head::EMPTY)).await
     else {
         panic!("not held");
     };
@@ -56,12 +56,12 @@ async fn a_member_joins_renews_reports_and_leaves() {
     );
     assert!(database_ms > 1_700_000_000_000 && history.system > 0 && history.timeline == 1);
     store
-        .report(Incarnation([1; 16]), 1)
+        .report(Incarnation([1; 16]), scribe.head)
         .await
         .expect("reported");
     // Never taken back.
     store
-        .report(Incarnation([1; 16]), 0)
+        .report(Incarnation([1; 16]), Head::EMPTY)
         .await
         .expect("reported");
     let roster = store.roster().await.expect("a roster");
@@ -88,7 +88,11 @@ async fn a_revision_that_the_log_lacks_has_no_chain() {
     store.join(&joining(1, 900)).await.expect("joined");
     let mut scribe = Scribe::new();
     scribe.append(store, [put_principal(1, "user:alice")]).await;
-    let chain_at = async |applied| match store.renew(&renewal(1, 900, applied)).await {
+    let chain = [7; 32];
+    let chain_at = async |revision| match store
+        .renew(&renewal(1, 900, Head { revision, chain }))
+        .await
+    {
         Ok(Renewed::Held {
             chain_at_applied, ..
         }) => chain_at_applied,
@@ -99,12 +103,44 @@ async fn a_revision_that_the_log_lacks_has_no_chain() {
 }
 
 #[tokio::test]
+async fn what_was_applied_of_another_history_is_not_taken() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    let member = Incarnation([1; 16]);
+    store.join(&joining(1, 900)).await.expect("joined");
+    let mut scribe = Scribe::new();
+    for number in 1..=3 {
+        let put = put_principal(number, &format!("user:u{number}"));
+        scribe.append(store, [put]).await;
+    }
+    let lost = Head {
+        chain: [7; 32],
+        ..scribe.head
+    };
+    let future = Head {
+        revision: 4,
+        ..lost
+    };
+    for other in [lost, future] {
+        store.report(member, other).await.expect("answered");
+        store.renew(&renewal(1, 900, other)).await.expect("renewed");
+        let roster = store.roster().await.expect("a roster");
+        assert_eq!(roster.members[0].applied, 0, "{other:?}");
+    }
+    let renewed = store.renew(&renewal(1, 900, scribe.head)).await;
+    renewed.expect("renewed");
+    let roster = store.roster().await.expect("a roster");
+    assert_eq!(roster.members[0].applied, 3);
+}
+
+#[tokio::test]
 async fn the_cluster_keeps_the_longest_lease_while_anybody_is_there() {
     let fresh = fresh().await;
     let store = &fresh.store;
     assert_eq!(store.join(&joining(1, 900)).await.expect("joined"), 900);
     assert_eq!(store.join(&joining(2, 500)).await.expect("joined"), 900);
-    store.renew(&renewal(2, 1_500, 0)).await.expect("renewed");
+    let longer = renewal(2, 1_500, Head::EMPTY);
+    store.renew(&longer).await.expect("renewed");
     assert_eq!(store.roster().await.expect("a roster").lease_ms, 1_500);
     store.leave(Incarnation([2; 16])).await.expect("left");
     assert_eq!(store.join(&joining(3, 400)).await.expect("joined"), 1_500);
@@ -121,11 +157,12 @@ async fn only_a_heartbeat_that_stood_still_is_removed() {
     let member = Incarnation([1; 16]);
     store.join(&joining(1, 900)).await.expect("joined");
     let seen = store.roster().await.expect("a roster").members[0].heartbeat;
-    store.renew(&renewal(1, 900, 0)).await.expect("renewed");
+    let again = renewal(1, 900, Head::EMPTY);
+    store.renew(&again).await.expect("renewed");
     assert!(!store.remove(member, seen).await.expect("answered"));
     assert!(store.remove(member, seen + 1).await.expect("answered"));
     assert!(!store.remove(member, seen + 1).await.expect("answered"));
-    let renewed = store.renew(&renewal(1, 900, 0)).await.expect("answered");
+    let renewed = store.renew(&again).await.expect("answered");
     assert_eq!(renewed, Renewed::Unknown);
 }
 
