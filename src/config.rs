@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::format::format_max;
 use crate::domain::token::TokenKind;
 
 pub use database::{Database, DatabaseUrl, Lease, Replica, Write};
@@ -49,6 +50,8 @@ pub struct Config {
     pub check: Check,
     /// How long tokens may live.
     pub tokens: Tokens,
+    /// What becomes of the change log.
+    pub changes: Changes,
     /// When it forgets.
     pub forget: Forget,
     /// What the open port survives.
@@ -141,6 +144,26 @@ impl MaxLifetime {
             TokenKind::Team => self.team,
             TokenKind::Resource => self.resource,
             TokenKind::Service => self.service,
+        }
+    }
+}
+
+/// What becomes of the change log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Changes {
+    /// The newest format of entries that it may be raised to while this server is there; 0 is the
+    /// newest that the server knows.
+    pub format_max: u32,
+}
+
+impl Changes {
+    /// The newest format that it may be raised to.
+    #[must_use]
+    pub fn format_limit(&self) -> u32 {
+        match self.format_max {
+            0 => format_max(),
+            limit => limit,
         }
     }
 }

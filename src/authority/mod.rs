@@ -356,7 +356,8 @@ fn about(change: &Change) -> About {
         | Change::DeletePrincipal(_)
         | Change::DeleteRole(_)
         | Change::DeleteGrant(_)
-        | Change::Forget { .. } => About::Nothing,
+        | Change::Forget { .. }
+        | Change::RaiseFormat(_) => About::Nothing,
     }
 }
 

@@ -116,7 +116,7 @@ fn identity(config: &Config) -> replica::Identity {
     replica::Identity {
         name: or(&config.replica.name, host.into_owned()),
         address: or(&config.replica.address, address),
-        ..replica::Identity::default()
+        format_max: config.changes.format_limit(),
     }
 }
 

@@ -27,6 +27,11 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Variables that are no settings: the clients', and what Kubernetes sets for a service.
 const OTHER_VARIABLES: [&str; 3] = ["LATCHKEY_ADDR", "LATCHKEY_TOKEN", "LATCHKEY_CONFIG"];
 
+/// Makes a debug build's server one format newer than it is: it then writes an entry `note` at
+/// every `forget.interval` once the log's level lets it, for tests of upgrades.
+#[cfg(debug_assertions)]
+const NEXT_FORMAT: &str = "LATCHKEY_DEBUG_NEXT_FORMAT";
+
 /// Settings as flags.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ConfigArgs {
@@ -84,6 +89,10 @@ impl ConfigArgs {
     /// # Errors
     /// Usage for anything that is not understood.
     pub(crate) fn load(&self, dev: bool) -> Result<Config, CliError> {
+        #[cfg(debug_assertions)]
+        if std::env::var_os(NEXT_FORMAT).is_some() {
+            crate::domain::format::know_next();
+        }
         let mut sources = Sources::default();
         if let Some(file) = &self.config {
             let named = file.display().to_string();
@@ -181,6 +190,7 @@ fn warn_of_unknown_variables() {
             || KEYS.iter().any(|key| key.variable() == name)
             || name.starts_with("LATCHKEY_PORT")
             || name.starts_with("LATCHKEY_SERVICE_")
+            || (cfg!(debug_assertions) && name.starts_with("LATCHKEY_DEBUG_"))
     };
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();

@@ -111,6 +111,10 @@ pub const KEYS: &[Key] = &[
         "tokens.max_lifetime.service",
         "longest life of service tokens",
     ),
+    key(
+        "changes.format_max",
+        "newest format that the change log may be raised to while this server is there; `0` is the newest that it knows",
+    ),
     key("forget.retention", "how long a token is kept after its end"),
     key(
         "forget.interval",

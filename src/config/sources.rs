@@ -9,6 +9,7 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use super::{Config, KEYS};
+use crate::domain::format::format_max;
 
 /// Why settings cannot be used; the text names where they come from.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -157,6 +158,12 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Bounds that a setting's type does not know.
 fn check(config: &Config) -> Result<(), ConfigError> {
+    let (asked, known) = (config.changes.format_max, format_max());
+    if asked > known {
+        return Err(ConfigError(format!(
+            "changes.format_max: this version knows formats up to {known}"
+        )));
+    }
     for (name, value, least, most) in numbers(config) {
         if value < least || value > most {
             return Err(ConfigError(format!(

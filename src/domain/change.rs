@@ -249,11 +249,15 @@ pub enum Change {
         /// The slice: the first byte of the key.
         slice: u8,
     },
+    /// Entries of kinds up to this format may be written from now on.
+    RaiseFormat(u32),
 }
 
 /// One row of a snapshot; together they are State at the snapshot's head.
 #[derive(Clone, Debug)]
 pub enum Row {
+    /// The format level; stands where it was ever raised.
+    Format(u32),
     /// The highest internal ids ever given.
     Counters {
         /// Of principals.

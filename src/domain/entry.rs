@@ -8,12 +8,10 @@ use thiserror::Error;
 use super::chain::{Head, RevisionNumber};
 use super::change::Change;
 use super::clock::UnixMs;
+use super::format::{FORMAT_FIRST, format_max};
 use super::principal::PrincipalId;
 use super::token::TokenId;
 use super::wire;
-
-/// The format that this version writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
 
 /// How long a request id is remembered: a repeat within it gets the first answer.
 pub const REQUEST_KEPT_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -49,11 +47,14 @@ pub enum EntryKind {
     GrantCreate = 18,
     GrantDelete = 19,
     Forget = 20,
+    FormatRaise = 21,
+    #[cfg(debug_assertions)]
+    Note = u16::MAX,
 }
 
 impl EntryKind {
-    /// Every kind with its word.
-    pub const ALL: [(Self, &'static str); 20] = [
+    /// Every kind with its word, but the one of the next format.
+    pub const ALL: [(Self, &'static str); 21] = [
         (Self::TokenIssue, "token.issue"),
         (Self::TokenUpdate, "token.update"),
         (Self::TokenRenew, "token.renew"),
@@ -74,7 +75,18 @@ impl EntryKind {
         (Self::GrantCreate, "grant.create"),
         (Self::GrantDelete, "grant.delete"),
         (Self::Forget, "forget"),
+        (Self::FormatRaise, "format.raise"),
     ];
+
+    /// The format that brought it: entries of this kind are written to no log below that level.
+    #[must_use]
+    pub fn format(self) -> u32 {
+        match self {
+            #[cfg(debug_assertions)]
+            Self::Note => super::format::FORMAT_MAX + 1,
+            _ => FORMAT_FIRST,
+        }
+    }
 
     /// Whether a change of this kind can turn an allow into a denial: then it is enforced by
     /// every server before it is confirmed.
@@ -101,19 +113,30 @@ impl EntryKind {
             | Self::MemberAdd
             | Self::RoleCreate
             | Self::GrantCreate
-            | Self::Forget => false,
+            | Self::Forget
+            | Self::FormatRaise => false,
+            #[cfg(debug_assertions)]
+            Self::Note => false,
         }
     }
 
     /// The stable word.
     #[must_use]
     pub fn name(self) -> &'static str {
+        #[cfg(debug_assertions)]
+        if self == Self::Note {
+            return "note";
+        }
         Self::ALL[self as usize - 1].1
     }
 
-    /// The kind with this number.
+    /// The kind with this number, if it is of a format that this process reads.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
+        #[cfg(debug_assertions)]
+        if number == Self::Note as u32 {
+            return Some(Self::Note).filter(|kind| kind.format() <= format_max());
+        }
         let index = usize::try_from(number).ok()?.checked_sub(1)?;
         Self::ALL.get(index).map(|(kind, _)| *kind)
     }
@@ -175,7 +198,7 @@ pub struct Entry {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
     /// A newer format; a newer version of the program reads it.
-    #[error("format {0} is newer than this program reads (up to {FORMAT})")]
+    #[error("format {0} is newer than this program reads (up to {max})", max = format_max())]
     Format(u32),
     /// A kind that this version does not know.
     #[error("unknown kind of entry {0}")]

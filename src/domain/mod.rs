@@ -8,6 +8,7 @@ pub mod change;
 pub mod clock;
 pub mod entropy;
 pub mod entry;
+pub mod format;
 pub mod grammar;
 pub mod limits;
 pub mod permission;

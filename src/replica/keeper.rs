@@ -62,9 +62,9 @@ enum Trouble {
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Damaged { .. } | StoreError::OlderCopy { .. } => {
-                Self::Diverged(error.to_string())
-            }
+            StoreError::Damaged { .. }
+            | StoreError::OlderCopy { .. }
+            | StoreError::Format { .. } => Self::Diverged(error.to_string()),
             other => Self::Store(other),
         }
     }
@@ -257,7 +257,10 @@ impl Keeper {
             .lease
             .extend(term, begun_ms + self.lease.length_ms);
         self.reported = self.reported.max(head.revision);
-        self.remove_dead().await;
+        if let Ok(roster) = self.cluster().roster().await {
+            self.remove_dead(&roster).await;
+            self.note_readable(&roster);
+        }
         Ok(())
     }
 
@@ -381,22 +384,30 @@ impl Keeper {
             self.join().await?;
         }
         self.history = None;
-        load::load(&*self.shared.store).await
+        load::load(&*self.shared.store, self.identity.format_max).await
     }
 
     /// Removes members whose leases have surely ended: their heartbeat has stood still for that
     /// long on our clock.
-    async fn remove_dead(&mut self) {
-        let Ok(roster) = self.cluster().roster().await else {
-            return;
-        };
+    async fn remove_dead(&mut self, roster: &Roster) {
         let now_ms = self.shared.clock.boot_ms();
-        for (incarnation, heartbeat) in self.dead(&roster, now_ms) {
+        for (incarnation, heartbeat) in self.dead(roster, now_ms) {
             match self.cluster().remove(incarnation, heartbeat).await {
                 Ok(true) => tracing::info!("a member that is gone was removed"),
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "a member could not be removed"),
             }
+        }
+    }
+
+    /// Lets the writer raise the log's format level once every member reads a newer one. Whoever
+    /// joins meanwhile and does not is found by the store, which then refuses one of the two.
+    fn note_readable(&self, roster: &Roster) {
+        let read_by_all = roster.members.iter().map(|member| member.format_max).min();
+        let readable = read_by_all.unwrap_or(0).min(self.identity.format_max);
+        if readable > self.shared.published.load().format() {
+            self.shared.readable.store(readable, Ordering::Relaxed);
+            self.shared.raise.notify_one();
         }
     }
 

@@ -30,14 +30,17 @@ pub(super) struct Loaded {
     pub(super) recent: Vec<LogEntry>,
 }
 
-/// State at the store's head, and the end of the log.
-pub(super) async fn load(store: &dyn Store) -> Result<Loaded, LoadError> {
+/// State at the store's head, and the end of the log; refused if it may hold what a reader of
+/// formats up to `reads` does not know.
+pub(super) async fn load(store: &dyn Store, reads: u32) -> Result<Loaded, LoadError> {
     let mut snapshot = store.snapshot().await?;
     let mut state = State::default();
     while let Some(rows) = snapshot.rows.recv().await {
         for row in rows? {
             state.load(row);
         }
+        // It comes first, so a log that is too new costs no more than its first rows.
+        readable(state.format(), reads)?;
     }
     state.finish(snapshot.head, snapshot.instant_ms, snapshot.state_digest)?;
     tracing::info!(
@@ -49,4 +52,12 @@ pub(super) async fn load(store: &dyn Store) -> Result<Loaded, LoadError> {
     let known = state.head().revision.saturating_sub(RECENT_MAX as u64);
     let recent = store.changes_after(known, RECENT_MAX).await?;
     Ok(Loaded { state, recent })
+}
+
+/// Refuses a log of a format level beyond what this server reads.
+pub(super) fn readable(level: u32, reads: u32) -> Result<(), StoreError> {
+    if level > reads {
+        return Err(StoreError::Format { level, reads });
+    }
+    Ok(())
 }

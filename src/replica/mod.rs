@@ -19,7 +19,7 @@ mod recent;
 mod time;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::domain::chain::{Revision, RevisionNumber};
 use crate::domain::clock::Clock;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::LogEntry;
+use crate::domain::format::format_max;
 use crate::domain::refusal::Refusal;
 use crate::state::State;
 use crate::state::decide::{Decided, Envelope, Lifetimes};
@@ -98,14 +99,25 @@ impl LeaseSettings {
 }
 
 /// Who this server is to the others on its store.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// What people call it.
     pub name: String,
     /// Where it is reached.
     pub address: String,
-    /// The newest format of entries that it reads.
+    /// The newest format of entries that it reads, or that a log may be raised to while it is
+    /// there: what it reads, or less.
     pub format_max: u32,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            address: String::new(),
+            format_max: format_max(),
+        }
+    }
 }
 
 /// What of the replica can be set.
@@ -195,6 +207,10 @@ struct Shared {
     awaited: AtomicU64,
     // State must be loaded anew.
     reload: Notify,
+    // The newest format that every server reads, by the last reading of the members; and that it
+    // is newer than the log's.
+    readable: AtomicU32,
+    raise: Notify,
     // How often it was; written by the writer alone.
     loaded: AtomicU64,
     #[cfg(test)]
@@ -225,6 +241,8 @@ impl Shared {
             readings: Readings::default(),
             awaited: AtomicU64::new(0),
             reload: Notify::new(),
+            readable: AtomicU32::new(0),
+            raise: Notify::new(),
             loaded: AtomicU64::new(0),
             #[cfg(test)]
             mutation: settings.mutation,
@@ -353,7 +371,7 @@ impl Replica {
             joining.join().await?;
             keeper = Some(joining);
         }
-        let loaded = match load::load(&*shared.store).await {
+        let loaded = match load::load(&*shared.store, settings.identity.format_max).await {
             Ok(loaded) => loaded,
             Err(error) => {
                 if let Some(joined) = &keeper {

@@ -19,12 +19,15 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::clock::Clock as _;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{Entry, EntryKind, LogEntry};
+#[cfg(debug_assertions)]
+use crate::domain::format::FORMAT_MAX;
 use crate::domain::refusal::Refusal;
 use crate::state::decide::{Caller, Command, Decided, Envelope, Moment, Outcome, decide};
 use crate::state::{Diverged, State};
 use crate::store::{Appended, Batch, StoreError};
 
 use super::keeper::Follow;
+use super::load::readable;
 use super::{BATCH_BYTES_MAX, Done, Queued, Settings, Shared};
 
 const DECIDED_AGAIN_MAX: usize = 32;
@@ -92,6 +95,7 @@ impl Writer {
 
     pub(super) async fn run(mut self) {
         let mut sweep = self.sweeps();
+        let shared = Arc::clone(&self.shared);
         loop {
             let first = tokio::select! {
                 biased;
@@ -103,10 +107,15 @@ impl Writer {
                 // Rare, so it starves nobody; behind the queue it would be starved itself.
                 _ = sweep.tick() => {
                     self.sweep().await;
+                    self.raise_alone().await;
                     continue;
                 }
                 Some(follow) = self.follows.recv() => {
                     self.follow(follow);
+                    continue;
+                }
+                () = shared.raise.notified() => {
+                    self.raise_format(shared.readable.load(Ordering::Relaxed)).await;
                     continue;
                 }
                 queued = self.queue.recv() => queued,
@@ -137,19 +146,50 @@ impl Writer {
     /// Forgets what ended long ago in the next slice of the index.
     async fn sweep(&mut self) {
         let now_ms = self.shared.clock.now().earliest;
+        let command = Command::Forget {
+            before_ms: now_ms.saturating_sub(self.settings.forget_after_ms),
+            slice: (self.next_slice % SLICES) as u8,
+        };
+        self.next_slice = (self.next_slice + 1) % SLICES;
+        self.command("", command).await;
+    }
+
+    /// Where there is one server only, what it reads is read by all, from its start on; but a log
+    /// begins with what somebody did.
+    async fn raise_alone(&mut self) {
+        let begun = self.shared.published.load().head().revision > 0;
+        if begun && self.shared.store.cluster().is_none() {
+            self.raise_format(self.settings.identity.format_max).await;
+        }
+        #[cfg(debug_assertions)]
+        if begun && self.shared.published.load().format() > FORMAT_MAX {
+            self.command("the next format is written", Command::Note)
+                .await;
+        }
+    }
+
+    /// Lets kinds of newer formats be written: every server reads them.
+    async fn raise_format(&mut self, level: u32) {
+        let former = self.shared.published.load().format();
+        self.command("every server reads it", Command::RaiseFormat(level))
+            .await;
+        let raised = self.shared.published.load().format();
+        if raised > former {
+            tracing::info!(format = raised, "the log's format level was raised");
+        }
+    }
+
+    /// Carries out a command of the server's own, if it changes anything.
+    async fn command(&mut self, reason: &str, command: Command) {
         let (reply, _) = tokio::sync::oneshot::channel();
         let envelope = Envelope {
             caller: Caller::System,
-            reason: String::new(),
+            reason: reason.to_owned(),
             request: None,
-            command: Command::Forget {
-                before_ms: now_ms.saturating_sub(self.settings.forget_after_ms),
-                slice: (self.next_slice % SLICES) as u8,
-            },
+            command,
         };
-        self.next_slice = (self.next_slice + 1) % SLICES;
         let state = self.shared.published.load_full();
-        // Only a sweep that finds something is worth an append.
+        // Only what changes something is worth an append.
         let worth = matches!(
             decide(&state, &envelope, self.moment(&state, 0)),
             Ok(Decided {
@@ -360,9 +400,7 @@ impl Writer {
     fn follow(&mut self, follow: Follow) {
         match follow {
             Follow::Entries(entries, reply) => {
-                let applied = self
-                    .apply(&entries)
-                    .map_err(|diverged| diverged.to_string());
+                let applied = self.apply(&entries).map_err(|error| error.to_string());
                 // A keeper that is gone needs no answer.
                 let _ = reply.send(applied);
             }
@@ -380,17 +418,18 @@ impl Writer {
     fn catch_up(&mut self, missed: &[LogEntry]) -> Settled {
         match self.apply(missed) {
             Ok(()) => Settled::Moved,
-            Err(diverged) => Settled::Failed(damaged(&diverged)),
+            Err(error) => Settled::Failed(error),
         }
     }
 
     // The published State may have some of the entries already.
-    fn apply(&mut self, entries: &[LogEntry]) -> Result<(), Diverged> {
+    fn apply(&mut self, entries: &[LogEntry]) -> Result<(), StoreError> {
         let mut state = (*self.shared.published.load_full()).clone();
         let known = state.head().revision;
         for entry in entries.iter().filter(|one| one.entry.revision > known) {
-            state.apply(entry)?;
+            state.apply(entry).map_err(|diverged| damaged(&diverged))?;
         }
+        readable(state.format(), self.settings.identity.format_max)?;
         self.shared.recent.record(entries);
         self.shared.note_awaited(entries);
         self.publish(state);
@@ -428,14 +467,18 @@ impl Writer {
 
     fn refusal_of(&self, error: &StoreError) -> Refusal {
         match error {
-            StoreError::Damaged { .. } | StoreError::OlderCopy { .. }
+            StoreError::Damaged { .. }
+            | StoreError::OlderCopy { .. }
+            | StoreError::Format { .. }
                 if self.shared.store.cluster().is_some() =>
             {
                 tracing::error!(%error, "the log is another than this server's");
                 self.shared.diverged();
                 Refusal::OutcomeUnknown
             }
-            StoreError::Damaged { .. } | StoreError::OlderCopy { .. } => {
+            StoreError::Damaged { .. }
+            | StoreError::OlderCopy { .. }
+            | StoreError::Format { .. } => {
                 // Nothing that is in memory can be trusted to be what the log says.
                 self.shared.fenced.store(true, Ordering::Release);
                 tracing::error!(%error, "the store is damaged; this server answers nothing more");

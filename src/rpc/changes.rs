@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::authority::Authority;
 use crate::domain::change::{Change, CutOffTarget, Display, Subject, TokenRecord};
-use crate::domain::entry::{EntryKind, FORMAT, LogEntry};
+use crate::domain::entry::{EntryKind, LogEntry};
 use crate::domain::principal::PrincipalId;
 use crate::domain::refusal::Refusal;
 use crate::proto::v1;
@@ -91,7 +91,7 @@ fn shown(logged: &LogEntry, named: &dyn Fn(PrincipalId) -> Option<String>) -> v1
         kind: entry.kind.name().to_owned(),
         target: entry.target.clone(),
         reason: entry.reason.clone(),
-        format_version: FORMAT,
+        format_version: entry.kind.format(),
         body_hash: Sha256::digest(&logged.body).to_vec(),
         has_request_id: entry.request.is_some(),
         details: Facts::of(&entry.change, named).0,
@@ -147,6 +147,7 @@ impl Facts {
                 facts.add("ended_before", instant(*before_ms));
                 facts.add("slice", slice);
             }
+            Change::RaiseFormat(level) => facts.add("level", level),
             // What it has issued outlives it, and its name may be given again.
             Change::DeletePrincipal(id) => facts.add("principal_id", id),
             // The target of the entry says it all.

@@ -81,6 +81,7 @@ impl State {
     /// Puts one row of a snapshot; [`State::finish`] follows after the last.
     pub fn load(&mut self, row: Row) {
         match row {
+            Row::Format(level) => self.raise_format(level),
             Row::Counters { principal, grant } => self.directory.raise_counters(principal, grant),
             Row::Principal(record) => self.put_principal(&record),
             Row::Member { team, member } => self.add_member(team, member),
@@ -150,6 +151,7 @@ impl State {
             Change::Forget { before_ms, slice } => {
                 self.forget(*before_ms, *slice, entry.instant_ms)
             }
+            Change::RaiseFormat(level) => self.raise_format(*level),
         }
     }
 
@@ -260,6 +262,17 @@ impl State {
     fn delete_grant(&mut self, id: GrantId) {
         if let Some(former) = self.directory.remove_grant(id) {
             self.digest.subtract(RecordHash::grant(&former));
+        }
+    }
+
+    // A log that was never raised has the digest that it had before there were levels.
+    fn raise_format(&mut self, level: u32) {
+        if level > self.format() {
+            if self.format > 0 {
+                self.digest.subtract(RecordHash::format(self.format));
+            }
+            self.format = level;
+            self.digest.add(RecordHash::format(level));
         }
     }
 

@@ -191,6 +191,10 @@ impl RecordHash {
         }
     }
 
+    pub(super) fn format(level: u32) -> Self {
+        Self::new("format").number(u64::from(level))
+    }
+
     pub(super) fn request(key: &[u8; 16], answered: &Answered) -> Self {
         Self::new("request")
             .bytes(key)

@@ -32,6 +32,7 @@ use crate::domain::change::{
 };
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{REQUEST_KEPT_MS, Request};
+use crate::domain::format::FORMAT_FIRST;
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 use crate::domain::token::TokenId;
 
@@ -53,6 +54,8 @@ pub struct State {
     // How many of them are about more than one subject, which its principal remembers.
     wide_cut_offs: usize,
     requests: Requests,
+    // 0 until it was raised.
+    format: u32,
     digest: StateDigest,
 }
 
@@ -102,6 +105,12 @@ impl State {
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         self.digest.to_bytes()
+    }
+
+    /// The log's format level: entries of kinds up to it may follow.
+    #[must_use]
+    pub fn format(&self) -> u32 {
+        self.format.max(FORMAT_FIRST)
     }
 
     /// How many tokens there are, ended ones that are not yet forgotten included.

@@ -112,7 +112,8 @@ pub struct Roster {
 #[async_trait]
 pub trait Cluster: Send + Sync {
     /// Becomes a member, durably; returns the cluster's lease in milliseconds, which is at least
-    /// the member's own.
+    /// the member's own. A member that does not read the log's format is refused with
+    /// [`StoreError::Format`]; while it is one, the level is not raised beyond what it reads.
     async fn join(&self, joining: &Joining) -> Result<u64, StoreError>;
 
     /// Renews a lease by one durable write, and says what the log's head is after it. Reports

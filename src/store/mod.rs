@@ -71,6 +71,17 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// The log may hold entries that this server does not read: a newer version reads it.
+    #[error(
+        "the log is of format {level} and this server reads formats up to {reads}: use a version \
+         that reads it, or raise changes.format_max"
+    )]
+    Format {
+        /// The log's format level.
+        level: u32,
+        /// The newest format that this server reads.
+        reads: u32,
+    },
     /// The head is behind what this place has seen: an older copy that forgets revocations.
     #[error(
         "the store's head is revision {found}, but revision {seen} was seen here: an older copy \

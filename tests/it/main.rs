@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod crash;
 mod disk;
+mod formats;
 mod leaks;
 mod model;
 mod postgres;

@@ -64,6 +64,14 @@ impl Server {
         Self::launch(command.args(arguments))
     }
 
+    /// Starts a server of the next version, as far as a debug build can be one.
+    pub(crate) fn start_next(dir: &Path, arguments: &[&str]) -> Result<Self, String> {
+        let mut command = latchkey();
+        command.arg("dev").arg("--data-dir").arg(dir);
+        command.env("LATCHKEY_DEBUG_NEXT_FORMAT", "1");
+        Self::launch(command.args(arguments))
+    }
+
     /// Starts a replica on a database; if it does not come up, what it said.
     pub(crate) fn replica(url: &str, name: &str, arguments: &[&str]) -> Result<Self, String> {
         let mut command = latchkey();

@@ -9,7 +9,8 @@ mod token;
 use prost::Message as _;
 
 use super::change::{Change, CutOffTarget, Display, GrantRecord, PrincipalRecord, RoleRecord};
-use super::entry::{Actor, DecodeError, Entry, EntryKind, FORMAT, Request};
+use super::entry::{Actor, DecodeError, Entry, EntryKind, Request};
+use super::format::format_max;
 use super::permission::{ActionPattern, Resource, ResourcePattern};
 use super::principal::{GrantId, PrincipalId, PrincipalKind, PrincipalName, RoleName};
 use super::token::{Digest, TokenId};
@@ -19,7 +20,7 @@ use log::body::Change as Wire;
 /// The bytes to hash and to store.
 pub(super) fn encode(entry: &Entry) -> Vec<u8> {
     let body = log::Body {
-        format: FORMAT,
+        format: entry.kind.format(),
         revision: entry.revision,
         instant_ms: entry.instant_ms,
         actor: Some(log::Actor {
@@ -45,11 +46,14 @@ pub(super) fn encode(entry: &Entry) -> Vec<u8> {
 pub(super) fn decode(bytes: &[u8]) -> Result<Entry, DecodeError> {
     let body = log::Body::decode(bytes).map_err(|_| damaged("not a message"))?;
     match body.format {
-        FORMAT => {}
         0 => return Err(damaged("no format")),
+        known if known <= format_max() => {}
         newer => return Err(DecodeError::Format(newer)),
     }
     let kind = EntryKind::from_number(body.kind).ok_or(DecodeError::Kind(body.kind))?;
+    if kind.format() != body.format {
+        return Err(damaged("another format than its kind's"));
+    }
     // Protobuf drops fields that it does not know: the message is then shorter than its bytes.
     if body.encoded_len() != bytes.len() {
         return Err(damaged("unknown fields"));
@@ -135,6 +139,7 @@ fn encode_change(change: &Change) -> Wire {
             before_ms: *before_ms,
             slice: u32::from(*slice),
         }),
+        Change::RaiseFormat(level) => Wire::RaiseFormat(log::RaiseFormat { level: *level }),
     }
 }
 
@@ -180,6 +185,7 @@ fn decode_change(change: Wire) -> Result<Change, DecodeError> {
             before_ms: forget.before_ms,
             slice: u8::try_from(forget.slice).map_err(|_| damaged("slice"))?,
         },
+        Wire::RaiseFormat(raise) => Change::RaiseFormat(raise.level),
     })
 }
 

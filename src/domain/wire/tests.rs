@@ -165,6 +165,7 @@ fn token_changes() -> impl Strategy<Value = Change> {
         1 => (ids(), any::<u32>()).prop_map(|(id, left)| Change::UseToken { id, left }),
         1 => any::<(u64, u8)>()
             .prop_map(|(before_ms, slice)| Change::Forget { before_ms, slice }),
+        1 => any::<u32>().prop_map(Change::RaiseFormat),
     ]
 }
 
@@ -336,6 +337,8 @@ fn what_this_version_does_not_know_is_refused() {
     check(|body| body.format = 0, damaged("no format"));
     check(|body| body.kind = 99, DecodeError::Kind(99));
     check(|body| body.kind = 0, DecodeError::Kind(0));
+    // Of the next format, which this process does not know.
+    check(|body| body.kind = 65_535, DecodeError::Kind(65_535));
     check(|body| body.actor = None, damaged("no actor"));
     check(|body| body.batch_id.truncate(15), damaged("batch id"));
     check(|body| body.state_digest = vec![1], damaged("state digest"));

@@ -166,6 +166,11 @@ pub enum Command {
         /// The slice.
         slice: u8,
     },
+    /// Let kinds up to this format be written: every server reads them.
+    RaiseFormat(u32),
+    /// Write an entry of the next format that changes nothing.
+    #[cfg(debug_assertions)]
+    Note,
 }
 
 /// Whose tokens a cut-off refuses, by name.

@@ -134,6 +134,11 @@ pub fn decide(state: &State, envelope: &Envelope, moment: Moment) -> Result<Deci
         Some(repeated) => (repeated, About::Nothing),
         None => caller.command(envelope)?,
     };
+    if let Outcome::Change { kind, .. } = &outcome
+        && kind.format() > state.format()
+    {
+        return Err(too_new(*kind, state.format()));
+    }
     Ok(Decided {
         actor: caller.actor,
         outcome,
@@ -333,14 +338,51 @@ impl<'s> Judged<'s> {
             } => self.create_grant(principal, role, resource),
             Command::DeleteGrant(id) => self.delete_grant(*id),
             Command::Forget { before_ms, slice } => self.forget(*before_ms, *slice),
+            Command::RaiseFormat(level) => self.raise_format(*level),
+            #[cfg(debug_assertions)]
+            Command::Note => self.note(),
+        }
+    }
+
+    /// Only the server itself raises it, and never lowers it.
+    fn raise_format(&self, level: u32) -> Result<(Outcome, About), Refusal> {
+        self.require_server()?;
+        if level <= self.state.format() {
+            return Ok((Outcome::Already, About::Nothing));
+        }
+        let target = format!("format {level}");
+        let change = Change::RaiseFormat(level);
+        Ok(Self::change(
+            EntryKind::FormatRaise,
+            target,
+            change,
+            About::Nothing,
+        ))
+    }
+
+    /// Says again what the level is: the one change that changes nothing.
+    #[cfg(debug_assertions)]
+    fn note(&self) -> Result<(Outcome, About), Refusal> {
+        self.require_server()?;
+        let change = Change::RaiseFormat(self.state.format());
+        Ok(Self::change(
+            EntryKind::Note,
+            "note",
+            change,
+            About::Nothing,
+        ))
+    }
+
+    fn require_server(&self) -> Result<(), Refusal> {
+        match self.hot {
+            None => Ok(()),
+            Some(_) => Err(Refusal::NotPermitted(vec![Permission::everything()])),
         }
     }
 
     /// Only the server itself forgets, and nothing that has not ended.
     fn forget(&self, before_ms: UnixMs, slice: u8) -> Result<(Outcome, About), Refusal> {
-        if self.hot.is_some() {
-            return Err(Refusal::NotPermitted(vec![Permission::everything()]));
-        }
+        self.require_server()?;
         let now_ms = self.moment.now.earliest;
         let before_ms = before_ms.min(now_ms);
         if !self.state.has_ended(before_ms, slice, now_ms) {
@@ -411,6 +453,16 @@ impl<'s> Judged<'s> {
     }
 }
 
+/// Some server may not read it.
+fn too_new(kind: EntryKind, level: u32) -> Refusal {
+    Refusal::Precondition(format!(
+        "changes of the kind {} are of format {}, and the log is of format {level} until every \
+         server reads it",
+        kind.name(),
+        kind.format()
+    ))
+}
+
 fn no_reason() -> Refusal {
     Refusal::invalid("reason", "is required here, 1 to 256 characters")
 }
@@ -453,6 +505,8 @@ pub fn caller_permits(power: &Power<'_>, action: &str, need: &Need<'_>) -> bool 
     Need::parse(action, need.resource()).is_ok_and(|need| power.permits(need))
 }
 
+#[cfg(test)]
+mod format_tests;
 #[cfg(test)]
 mod issue_tests;
 #[cfg(test)]

@@ -12,6 +12,8 @@ use super::fault::Fault;
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{Entry, LogEntry};
+use crate::domain::format::format_max;
+use crate::store::StoreError;
 use crate::store::follow::follow;
 
 /// Most entries that one call returns.
@@ -30,6 +32,7 @@ pub(super) struct HeadRow {
     pub(super) principal_max: u32,
     pub(super) grant_max: u32,
     pub(super) requests: usize,
+    pub(super) format: u32,
 }
 
 /// Where the log was whole when the store last closed.
@@ -40,7 +43,8 @@ pub(super) struct Checkpoint {
 
 pub(super) fn read_head(connection: &Connection) -> Result<HeadRow, Fault> {
     let sql = "-- read_head
-        SELECT revision, chain, instant_ms, state_digest, principal_max, grant_max, requests
+        SELECT revision, chain, instant_ms, state_digest, principal_max, grant_max, requests,
+          format
         FROM head WHERE id = 1";
     let row = connection.prepare_cached(sql)?.query_row([], |row| {
         Ok(HeadRow {
@@ -53,6 +57,7 @@ pub(super) fn read_head(connection: &Connection) -> Result<HeadRow, Fault> {
             principal_max: row.get(4)?,
             grant_max: row.get(5)?,
             requests: row.get(6)?,
+            format: row.get(7)?,
         })
     })?;
     Ok(row)
@@ -61,7 +66,7 @@ pub(super) fn read_head(connection: &Connection) -> Result<HeadRow, Fault> {
 pub(super) fn write_head(connection: &Connection, row: &HeadRow) -> Result<(), Fault> {
     let sql = "-- write_head
         UPDATE head SET revision = ?1, chain = ?2, instant_ms = ?3, state_digest = ?4,
-          principal_max = ?5, grant_max = ?6, requests = ?7
+          principal_max = ?5, grant_max = ?6, requests = ?7, format = ?8
         WHERE id = 1";
     let written = connection.prepare_cached(sql)?.execute(params![
         row.head.revision,
@@ -71,6 +76,7 @@ pub(super) fn write_head(connection: &Connection, row: &HeadRow) -> Result<(), F
         row.principal_max,
         row.grant_max,
         row.requests,
+        row.format,
     ])?;
     exactly_one(written, "head row")
 }
@@ -202,6 +208,12 @@ pub(super) fn verify(
     // One read transaction: the head row and the log must be of one moment.
     let transaction = connection.unchecked_transaction()?;
     let last = read_head(&transaction)?;
+    // Said before an entry is met that cannot be read.
+    let reads = format_max();
+    if last.format > reads {
+        let level = last.format;
+        return Err(StoreError::Format { level, reads }.into());
+    }
     if chain_at(&transaction, from.revision)? != Some(from.chain) {
         return Err(Fault::damaged(
             from.revision,

@@ -80,6 +80,10 @@ fn project_change(connection: &Connection, head: &mut HeadRow, entry: &Entry) ->
             head.requests -= forget::forget_requests(connection, entry.instant_ms)?;
             Ok(())
         }
+        Change::RaiseFormat(level) => {
+            head.format = head.format.max(*level);
+            Ok(())
+        }
     }
 }
 

@@ -17,13 +17,21 @@ use crate::store::StoreError;
 
 /// `LtKy`: tells our files from those of other programs.
 const APPLICATION_ID: i32 = 0x4c74_4b79;
-/// The only version of the tables so far.
-const SCHEMA_VERSION: i32 = 1;
+/// The version of the tables that [`STEPS`] lead to.
+const SCHEMA_VERSION: i32 = 2;
 const STATEMENTS_CACHED: usize = 64;
 /// Other processes only read (a backup, a verification), and readers do not block in WAL mode.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// What the WAL is cut back to after a checkpoint.
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+
+/// What makes each version of the tables from the one before it, the first from nothing.
+const STEPS: [&str; SCHEMA_VERSION as usize] = [TABLES, FORMAT];
+
+/// The log's format level.
+const FORMAT: &str = "-- add_format
+ALTER TABLE head ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
+";
 
 const TABLES: &str = "-- create_tables
 CREATE TABLE log (
@@ -208,10 +216,14 @@ pub(super) fn open_writer(path: &Path, pages_max: Option<u32>) -> Result<Connect
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = connect(path, flags)?;
-    if version(&connection, path)? == 0 {
-        return Err(OpenError::NoDatabase(path.to_owned()));
+    match version(&connection, path)? {
+        0 => Err(OpenError::NoDatabase(path.to_owned())),
+        SCHEMA_VERSION => Ok(connection),
+        found => Err(OpenError::SchemaVersion {
+            found,
+            known: SCHEMA_VERSION,
+        }),
     }
-    Ok(connection)
 }
 
 /// Opens a copy that nobody else has, to be proved; `named` is what the operator called it.
@@ -223,7 +235,10 @@ pub(super) fn open_copy(path: &Path, named: &Path) -> Result<Connection, OpenErr
     });
     match opened {
         Ok((_, 0)) => Err(OpenError::NoDatabase(named.to_owned())),
-        Ok((connection, _)) => Ok(connection),
+        Ok((mut connection, version)) => {
+            step_up(&mut connection, version)?;
+            Ok(connection)
+        }
         // Not even a header of SQLite's.
         Err(OpenError::Store(StoreError::Damaged { .. })) => {
             Err(OpenError::Foreign(named.to_owned()))
@@ -246,7 +261,7 @@ fn version(connection: &Connection, path: &Path) -> Result<i32, OpenError> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let (application, version) = (number("application_id")?, number("user_version")?);
     match (application, version) {
-        (APPLICATION_ID, SCHEMA_VERSION) => Ok(version),
+        (APPLICATION_ID, 1..=SCHEMA_VERSION) => Ok(version),
         (APPLICATION_ID, _) => Err(OpenError::SchemaVersion {
             found: version,
             known: SCHEMA_VERSION,
@@ -264,17 +279,24 @@ fn tables(connection: &Connection) -> rusqlite::Result<u32> {
 fn make_tables(connection: &mut Connection) -> Result<(), OpenError> {
     let path = connection.path().map(Path::new).map(Path::to_owned);
     let path = path.unwrap_or_default();
-    let made = version(connection, &path)? != 0;
+    let found = version(connection, &path)?;
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
         return Err(OpenError::NoWal(path));
     }
-    if made {
+    step_up(connection, found)
+}
+
+/// Brings the tables from a version to the newest, all at once.
+fn step_up(connection: &mut Connection, found: i32) -> Result<(), OpenError> {
+    if found == SCHEMA_VERSION {
         return Ok(());
     }
     let transaction = connection.transaction()?;
-    transaction.execute_batch(TABLES)?;
+    for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(step)?;
+    }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()?;

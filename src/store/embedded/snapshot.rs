@@ -12,6 +12,7 @@ use super::log::{self, HeadRow};
 use super::readers::Turn;
 use super::token_row::{RECORD_COLUMNS, TokenRows};
 use crate::domain::entry::Request;
+use crate::domain::format::FORMAT_FIRST;
 use crate::domain::principal::PrincipalId;
 use crate::store::{Row, StoreError};
 
@@ -125,6 +126,9 @@ fn send_rows(
     head: &HeadRow,
     sink: &mut Sink<'_>,
 ) -> Result<(), Ended> {
+    if head.format > FORMAT_FIRST {
+        sink.push(Row::Format(head.format))?;
+    }
     sink.push(Row::Counters {
         principal: head.principal_max,
         grant: head.grant_max,

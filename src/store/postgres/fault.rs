@@ -12,6 +12,8 @@ use crate::store::StoreError;
 
 /// Raised by `latchkey.refuse`; its messages hold no values.
 const REFUSED: &str = "LK001";
+/// Raised by `latchkey.join_cluster`; its detail is the log's format level.
+const NEWER_FORMAT: &str = "LK002";
 
 /// Why a step inside the store failed.
 #[derive(Debug)]
@@ -108,6 +110,14 @@ fn classify(error: &Error, revision: RevisionNumber) -> StoreError {
     let code = error.code().code();
     if code == REFUSED {
         return StoreError::Refused(error.message().to_owned());
+    }
+    if code == NEWER_FORMAT {
+        let level = error.detail().and_then(|level| level.parse().ok());
+        return StoreError::Format {
+            level: level.unwrap_or(u32::MAX),
+            // Whoever asked knows.
+            reads: 0,
+        };
     }
     let unavailable = |what: &str| StoreError::Unavailable(format!("{what} (SQLSTATE {code})"));
     match code {

@@ -33,7 +33,14 @@ impl Members {
             joining.lease_ms,
             joining.format_max,
         );
-        let rows = self.write(&self.heartbeat, &sql).await?;
+        let rows = self.write(&self.heartbeat, &sql).await;
+        let rows = rows.map_err(|error| match error {
+            StoreError::Format { level, .. } => StoreError::Format {
+                level,
+                reads: joining.format_max,
+            },
+            other => other,
+        })?;
         let row = rows.first().ok_or(Fault::Row("lease"));
         row.and_then(|row| number(row, 0))
             .map_err(|fault| fault.at(0))

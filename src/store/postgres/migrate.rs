@@ -27,6 +27,7 @@ const MIGRATIONS: &[Migration] = &[
     migration("tables", include_str!("migrations/0001_tables.sql")),
     migration("append", include_str!("migrations/0002_append.sql")),
     migration("cluster", include_str!("migrations/0003_cluster.sql")),
+    migration("format", include_str!("migrations/0004_format.sql")),
 ];
 
 const VERSIONS: &str = "-- make_versions

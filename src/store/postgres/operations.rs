@@ -158,6 +158,7 @@ impl Operations {
             }
             Change::AddMember { .. } | Change::RemoveMember { .. } => self.change_member(entry),
             Change::Forget { before_ms, slice } => self.forget(entry, *before_ms, *slice),
+            Change::RaiseFormat(level) => self.alone("raise_format", &json!([{"level": level}])),
         }
     }
 

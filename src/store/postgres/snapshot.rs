@@ -23,6 +23,7 @@ use super::token_row::{RECORD_COLUMNS, TokenRows};
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::Request;
+use crate::domain::format::FORMAT_FIRST;
 use crate::domain::principal::PrincipalId;
 use crate::store::{Row, StoreError};
 
@@ -43,6 +44,7 @@ pub(super) struct Found {
     pub(super) state_digest: Option<[u8; 32]>,
     principal_max: u32,
     grant_max: u32,
+    format: u32,
 }
 
 /// Sends what the snapshot is of, then its rows.
@@ -64,14 +66,18 @@ pub(super) async fn stream(
         }
     };
     let revision = head.head.revision;
-    let counters = Row::Counters {
+    let mut first = Vec::new();
+    if head.format > FORMAT_FIRST {
+        first.push(Row::Format(head.format));
+    }
+    first.push(Row::Counters {
         principal: head.principal_max,
         grant: head.grant_max,
-    };
+    });
     // A caller that is gone drops its receiver, too: the first chunk ends it.
     let _ = found.send(Ok(head));
     let mut sink = Sink {
-        chunk: vec![counters],
+        chunk: first,
         chunks: &chunks,
     };
     let sent = reading.bounded(async {
@@ -94,7 +100,7 @@ pub(super) async fn stream(
 
 async fn read_head(client: &Client) -> Result<Found, Fault> {
     let sql = "-- read_head
-        SELECT revision, chain, instant_ms, state_digest, principal_max, grant_max
+        SELECT revision, chain, instant_ms, state_digest, principal_max, grant_max, format
         FROM latchkey.head";
     let row = client.query_typed_one(sql, &[]).await?;
     Ok(Found {
@@ -106,6 +112,7 @@ async fn read_head(client: &Client) -> Result<Found, Fault> {
         state_digest: optional_bytes(&row, 3)?,
         principal_max: number(&row, 4)?,
         grant_max: number(&row, 5)?,
+        format: number(&row, 6)?,
     })
 }
 

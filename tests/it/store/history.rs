@@ -331,6 +331,7 @@ impl History {
                 self.grants.remove(&id.0);
             }
             Change::Forget { before_ms, slice } => self.forget(*before_ms, *slice),
+            Change::RaiseFormat(_) => {}
         }
     }
 

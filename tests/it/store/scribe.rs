@@ -138,6 +138,7 @@ fn kind_of(change: &Change) -> EntryKind {
         Change::PutGrant(_) => EntryKind::GrantCreate,
         Change::DeleteGrant(_) => EntryKind::GrantDelete,
         Change::Forget { .. } => EntryKind::Forget,
+        Change::RaiseFormat(_) => EntryKind::FormatRaise,
     }
 }
 

@@ -145,6 +145,32 @@ pub(crate) async fn a_refused_batch_leaves_nothing(store: &dyn Store) {
     assert_eq!(whole_log(store).await.len(), 4);
 }
 
+pub(crate) async fn an_entry_of_an_unknown_version_is_never_skipped(store: &dyn Store) {
+    let mut scribe = Scribe::new();
+    scribe.append(store, [put_principal(1, "user:alice")]).await;
+    let mut late = scribe.clone();
+    let mut batch = scribe.batch([put_principal(2, "user:bob")]);
+    let unknown = &mut batch.entries[0];
+    // A body begins with its format.
+    assert_eq!(unknown.body[..2], [8, 1]);
+    unknown.body[1] = 99;
+    unknown.head = batch.base.after(&unknown.body);
+    scribe.commit(store, batch).await;
+    scribe.append(store, [put_principal(3, "user:carol")]).await;
+
+    let missed = store.append(late.batch([put_principal(9, "user:late")]));
+    for found in [
+        missed.await.err(),
+        store.changes_after(0, 10).await.err(),
+        store.changes_after(1, 1).await.err(),
+    ] {
+        let Some(StoreError::Damaged { revision: 2, what }) = found else {
+            panic!("{found:?}");
+        };
+        assert!(what.contains("format 99 is newer"), "{what}");
+    }
+}
+
 pub(crate) async fn changes_are_dense_and_bounded(store: &dyn Store) {
     let mut scribe = Scribe::new();
     for number in 1..=20 {

@@ -153,6 +153,23 @@ pub(crate) async fn a_snapshot_is_what_was_put(store: &dyn Store) {
     assert_eq!(snapshot.state_digest, Some([11; 32]));
 }
 
+pub(crate) async fn a_raised_format_comes_first_in_a_snapshot(store: &dyn Store) {
+    let mut scribe = Scribe::new();
+    scribe.append(store, [put_principal(1, "user:alice")]).await;
+    let is_first = async || match rows(store).await.1.first() {
+        Some(Row::Format(level)) => Some(*level),
+        _ => None,
+    };
+    assert_eq!(is_first().await, None);
+    let raises = [Change::RaiseFormat(2), Change::RaiseFormat(3)];
+    scribe.append(store, raises).await;
+    assert_eq!(is_first().await, Some(3));
+    // The tables know no way back, whatever is written.
+    scribe.append(store, [Change::RaiseFormat(2)]).await;
+    scribe.append(store, [put_principal(2, "user:bob")]).await;
+    assert_eq!(is_first().await, Some(3));
+}
+
 pub(crate) async fn a_snapshot_is_of_one_revision(store: &dyn Store) {
     let mut scribe = Scribe::new();
     let many = (1..=6_000).map(|number| put_principal(number, &format!("user:u{number}")));

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use latchkey::domain::change::Change;
 use latchkey::domain::principal::PrincipalId;
 use latchkey::store::embedded::{EmbeddedStore, OpenError, OpenOptions};
-use latchkey::store::{Store, StoreError};
+use latchkey::store::{Row, Store, StoreError};
 
 use super::{copy_folder, database, dump, fresh, open, open_all, tamper};
 use crate::store::history::History;
@@ -223,12 +223,37 @@ async fn embedded_foreign_and_newer_files_are_refused() {
 
     let fresh = fresh();
     fresh.store.close().await.expect("closed");
-    tamper(fresh.folder.path(), "PRAGMA user_version = 2");
+    tamper(fresh.folder.path(), "PRAGMA user_version = 99");
     let newer = open(fresh.folder.path());
     assert!(matches!(
         newer,
-        Err(OpenError::SchemaVersion { found: 2, known: 1 })
+        Err(OpenError::SchemaVersion {
+            found: 99,
+            known: 2
+        })
     ));
+}
+
+#[tokio::test]
+async fn embedded_tables_of_the_first_version_are_brought_up_to_date() {
+    let fresh = fresh();
+    let mut scribe = Scribe::new();
+    scribe
+        .append(&fresh.store, [put_principal(1, "user:alice")])
+        .await;
+    fresh.store.close().await.expect("closed");
+    let first = "ALTER TABLE head DROP COLUMN format; PRAGMA user_version = 1";
+    tamper(fresh.folder.path(), first);
+    // A reader changes nothing, so it cannot read them.
+    let read_only = EmbeddedStore::open_read_only(fresh.folder.path());
+    assert!(matches!(
+        read_only.err(),
+        Some(OpenError::SchemaVersion { found: 1, .. })
+    ));
+    let again = open(fresh.folder.path()).expect("opened");
+    let next = [put_principal(2, "user:bob"), Change::RaiseFormat(2)];
+    scribe.append(&again, next).await;
+    assert!(matches!(rows(&again).await.1[0], Row::Format(2)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use latchkey::domain::chain::Head;
+use latchkey::domain::change::Change;
 use latchkey::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed};
 use latchkey::store::postgres::Settings;
 use latchkey::store::{Appended, Store as _, StoreError};
@@ -28,6 +29,66 @@ fn renewal(number: u8, lease_ms: u64, applied: Head) -> Renewal {
         incarnation: Incarnation([number; 16]),
         lease_ms,
         applied,
+    }
+}
+
+fn reading(number: u8, format_max: u32) -> Joining {
+    Joining {
+        format_max,
+        ..joining(number, 900)
+    }
+}
+
+#[tokio::test]
+async fn the_format_is_raised_only_to_what_every_member_reads() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    let mut scribe = Scribe::new();
+    for (number, format_max) in [(1, 2), (2, 1), (3, 3)] {
+        let joined = store.join(&reading(number, format_max)).await;
+        joined.expect("joined");
+    }
+    // One that reads less has joined since the members were read.
+    scribe.refused(store, [Change::RaiseFormat(2)]).await;
+    store.leave(Incarnation([2; 16])).await.expect("left");
+    scribe.append(store, [Change::RaiseFormat(2)]).await;
+    scribe.refused(store, [Change::RaiseFormat(3)]).await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_the_logs_format_does_not_become_a_member() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    let mut scribe = Scribe::new();
+    scribe.append(store, [Change::RaiseFormat(3)]).await;
+    let refused = store.join(&reading(1, 2)).await.expect_err("refused");
+    let expected = StoreError::Format { level: 3, reads: 2 };
+    assert_eq!(refused.to_string(), expected.to_string());
+    assert!(store.roster().await.expect("a roster").members.is_empty());
+    store.join(&reading(1, 3)).await.expect("joined");
+}
+
+#[tokio::test]
+async fn a_join_and_a_raise_at_once_see_each_other() {
+    let fresh = fresh().await;
+    let other = open(&fresh.database.url).await;
+    let mut scribe = Scribe::new();
+    for round in 0..20_u8 {
+        let level = u32::from(round) + 2;
+        let raise = scribe.batch([Change::RaiseFormat(level)]);
+        let head = raise.entries[0].head;
+        let member = reading(round, level - 1);
+        let (raised, joined) = tokio::join!(fresh.store.append(raise), other.join(&member));
+        let raised = matches!(raised, Ok(Appended::Committed));
+        assert_ne!(raised, joined.is_ok(), "round {round}");
+        if raised {
+            scribe.head = head;
+        } else {
+            other.leave(member.incarnation).await.expect("left");
+            scribe
+                .append(&fresh.store, [Change::RaiseFormat(level)])
+                .await;
+        }
     }
 }
 
