@@ -1,9 +1,8 @@
 //! `latchkey audit`: read the change log, watch it, and verify its chain.
 //!
-//! `verify` exits 0 when the chain is intact and 1 when it is not. With `--data-dir` it needs no
-//! server: the store of a stopped one is read as it lies there.
-
-use std::path::PathBuf;
+//! `verify` exits 0 when the chain is intact and 1 when it is not. With `--data-dir`,
+//! `--database-url` or `--offline` it needs no server: the store is read as it lies there, and its
+//! tables are held against the log, too.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -11,13 +10,18 @@ use serde::Serialize;
 use crate::proto::v1;
 use crate::proto::v1::verify_chain_response::Event as Verification;
 use crate::proto::v1::watch_changes_response::Event as Watched;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::postgres::{OpenError, verify as verify_database};
 
 use super::connect::CallerArgs;
 use super::failure::{CliError, Exit};
 use super::output::change::{ChangeView, Verified};
 use super::output::meter::Meter;
 use super::output::{Output, clean, instant, json, notice, revision, write};
-use super::{parse, run as local};
+use super::parse;
+use super::run::{blocking, open_failed};
+use super::server::ConfigArgs;
+use super::store::{Place, database, database_failed};
 
 const PAGE_SIZE_MAX: u32 = 1_000;
 
@@ -106,9 +110,11 @@ pub(crate) struct VerifyArgs {
     /// The last revision to verify; 0 is the newest.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     until: u64,
-    /// Verify the store in this directory, without a server.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["after", "until"])]
-    data_dir: Option<PathBuf>,
+    /// Verify the store of the settings, without a server; so do --data-dir and --database-url.
+    #[arg(long, conflicts_with_all = ["after", "until"])]
+    offline: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
     #[command(flatten)]
     caller: CallerArgs,
 }
@@ -225,9 +231,16 @@ fn line(cells: &[String]) -> Result<(), CliError> {
 }
 
 async fn verify(args: VerifyArgs, output: Output) -> Result<(), CliError> {
-    let verified = match &args.data_dir {
-        Some(data_dir) => local::verify_offline(data_dir).await?,
-        None => verify_by_server(args).await?,
+    let named = args.config.names_directory() || args.config.names_database();
+    let verified = if args.offline || named {
+        if args.after.is_some() || args.until != 0 {
+            return Err(CliError::usage(
+                "a store is verified whole: no --after, no --until",
+            ));
+        }
+        verify_offline(&args.config).await?
+    } else {
+        verify_by_server(args).await?
     };
     output.show(&verified, |page| verified.page(page))?;
     if verified.intact {
@@ -235,6 +248,36 @@ async fn verify(args: VerifyArgs, output: Output) -> Result<(), CliError> {
     } else {
         Err(CliError::told(Exit::Refused))
     }
+}
+
+/// Verifies log and tables as they lie there, also beside servers; damage is an answer.
+async fn verify_offline(args: &ConfigArgs) -> Result<Verified, CliError> {
+    let config = args.load(false)?;
+    let meter = Meter::start("verifying the log");
+    let shown = meter.clone();
+    let verified = match Place::of(&config) {
+        // A directory that is named stands before a database that the environment names.
+        Place::Database(_) if args.names_database() || !args.names_directory() => {
+            let told = move |done, of| shown.told(done, of);
+            match verify_database(&database(&config)?, Some(&told)).await {
+                Ok(head) => Ok(head),
+                Err(OpenError::Store(error)) => Err(error),
+                Err(error) => return Err(database_failed(error)),
+            }
+        }
+        _ => {
+            let data_dir = config.store.data_dir.clone();
+            let work = move || {
+                let mut store = EmbeddedStore::open_read_only(&data_dir).map_err(open_failed)?;
+                let told = move |done, of| shown.told(done, of);
+                let head = store.verify_all(Some(&told));
+                Ok(head.and_then(|head| store.verify_tables().map(|()| head)))
+            };
+            blocking(work).await?
+        }
+    };
+    meter.end();
+    Verified::of_store(verified).map_err(CliError::unavailable)
 }
 
 async fn verify_by_server(args: VerifyArgs) -> Result<Verified, CliError> {

@@ -14,6 +14,7 @@ mod audit;
 mod bootstrap;
 mod check;
 mod connect;
+mod copy;
 mod directory;
 mod failure;
 mod migrate;
@@ -64,6 +65,8 @@ enum Command {
     /// Bring the tables of a database to this program's version.
     #[command(subcommand)]
     Migrate(migrate::MigrateCommand),
+    /// Move an embedded store to an empty Postgres database.
+    Copy(copy::CopyArgs),
     /// Issue, look up, change and revoke tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -176,6 +179,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
         Command::Backup(args) => bootstrap::backup(args, output).await,
         Command::Restore(args) => bootstrap::restore(args, output).await,
         Command::Migrate(command) => migrate::run(command, output).await,
+        Command::Copy(args) => copy::copy(args, output).await,
         Command::Token(command) => token::run(command, output).await,
         Command::Check(args) => check::check(*args, output).await,
         Command::Explain(args) => check::explain(*args, output).await,

@@ -7,7 +7,6 @@
 //! The only place that knows them all. [`assemble`] alone is what `bootstrap` needs; [`run`] serves.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +25,9 @@ use crate::replica::{self, Replica, WriterTask};
 use crate::rpc::{self, Metrics};
 use crate::state::decide::Lifetimes;
 use crate::store::StoreError;
-use crate::store::embedded::{EmbeddedStore, OpenError};
+use crate::store::embedded::OpenError;
 
 use super::failure::CliError;
-use super::output::change::Verified;
 use super::output::meter::Meter;
 use super::ready::Ready;
 use super::store;
@@ -41,6 +39,10 @@ pub(crate) struct OpenArgs {
     /// not revoked there.
     #[arg(long)]
     pub(super) accept_older_copy: bool,
+    /// Serve a store that `latchkey copy` has moved to a database; from here on it counts as never
+    /// moved. Two authorities over one history part at once: stop the servers of that database.
+    #[arg(long)]
+    pub(super) accept_moved: bool,
     /// Verify the whole log before serving.
     #[arg(long)]
     pub(super) verify_all: bool,
@@ -235,22 +237,6 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
     Ok(stop)
 }
 
-/// Verifies the store in a directory as it lies there, also beside a server.
-///
-/// # Errors
-/// Unavailable when there is none or it cannot be read; damage is an answer.
-pub(crate) async fn verify_offline(data_dir: &Path) -> Result<Verified, CliError> {
-    let data_dir = data_dir.to_owned();
-    let work = move || {
-        let store = EmbeddedStore::open_read_only(&data_dir).map_err(open_failed)?;
-        let meter = Meter::start("verifying the log");
-        let verified = store.verify_all(Some(&|done, of| meter.told(done, of)));
-        meter.end();
-        Verified::of_store(verified).map_err(CliError::unavailable)
-    };
-    blocking(work).await
-}
-
 /// Runs what blocks on a thread for it.
 ///
 /// # Errors
@@ -275,6 +261,12 @@ pub(crate) fn open_failed(error: OpenError) -> CliError {
             CliError::unavailable(error).because("DAMAGED")
         }
         OpenError::Exists(_) => CliError::refused(error).because("ALREADY_EXISTS"),
+        OpenError::Moved { .. } => {
+            CliError::refused(format!("{error} (--accept-moved)")).because("MOVED")
+        }
+        OpenError::Moving { .. } => {
+            CliError::refused(format!("{error} (--accept-moved)")).because("MOVING")
+        }
         OpenError::Remains(_) => CliError::refused(error).because("REMAINS"),
         OpenError::InUse(_) => CliError::unavailable(error).because("IN_USE"),
         _ => CliError::unavailable(error),

@@ -84,6 +84,16 @@ pub(crate) struct ServeArgs {
 }
 
 impl ConfigArgs {
+    /// Whether the command line itself names a data directory.
+    pub(crate) fn names_directory(&self) -> bool {
+        self.data_dir.is_some()
+    }
+
+    /// Whether the command line itself names a database.
+    pub(crate) fn names_database(&self) -> bool {
+        self.database_url.is_some()
+    }
+
     /// The settings; `dev` takes a free admin port when the API's address is not the default.
     ///
     /// # Errors

@@ -85,9 +85,10 @@ pub(crate) async fn open(
     match Place::of(config) {
         Place::Directory(_) => Ok(open_directory(config, open, meter).await?),
         Place::Database(_) => {
-            if open.accept_older_copy || open.verify_all {
+            if open.accept_older_copy || open.accept_moved || open.verify_all {
                 return Err(CliError::usage(
-                    "--accept-older-copy and --verify-all are about a data directory",
+                    "--accept-older-copy, --accept-moved and --verify-all are about a data \
+                     directory",
                 ));
             }
             let settings = database(config)?;
@@ -108,6 +109,7 @@ async fn open_directory(
         let told = move |done: u64, of: u64| shown.told(done, of);
         let options = OpenOptions {
             accept_older: open.accept_older_copy,
+            accept_moved: open.accept_moved,
             verify: if open.verify_all {
                 Verify::All
             } else {

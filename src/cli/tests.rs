@@ -39,6 +39,8 @@ fn the_lines_that_scripts_rely_on_are_accepted() {
         "latchkey explain 0197f3a2-7c00-7000-8000-000000000000 --action a:b --resource c",
         "latchkey audit verify",
         "latchkey audit verify --data-dir d",
+        "latchkey audit verify --offline",
+        "latchkey copy --from d --to postgres://u@h/d",
         "latchkey audit watch --after 3 --kind token.revoke --output json",
         "latchkey user create alice --home acme --reason r",
         "latchkey team add-member platform user:carol --reason r",

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{
-    CutOffTarget, GrantRecord, PrincipalRecord, RoleRecord, Subject, TokenRecord,
+    CutOffTarget, GrantRecord, PrincipalRecord, RoleRecord, Row, Subject, TokenRecord,
 };
 use crate::domain::principal::PrincipalId;
 use crate::domain::scopes::{PermissionSet, Scopes};
@@ -22,6 +22,45 @@ const LANES: usize = 4;
 /// The digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct StateDigest([u64; LANES]);
+
+/// The digest of State from its rows alone: a table of any size is held against the log by it,
+/// without State in memory.
+#[derive(Debug, Default)]
+pub struct RowsDigest(StateDigest);
+
+impl RowsDigest {
+    /// Takes one row of a snapshot.
+    pub fn add(&mut self, row: &Row) {
+        self.0.add(match row {
+            Row::Counters { .. } => return,
+            Row::Format(level) => RecordHash::format(*level),
+            Row::Principal(record) => RecordHash::principal(record),
+            Row::Member { team, member } => RecordHash::member(*team, *member),
+            Row::Role(record) => RecordHash::role(record),
+            Row::Grant(record) => RecordHash::grant(record),
+            Row::CutOff(target, revision) => RecordHash::cut_off(target, *revision),
+            Row::Request {
+                request,
+                revision,
+                instant_ms,
+            } => {
+                let answered = Answered {
+                    fingerprint: request.fingerprint,
+                    revision: *revision,
+                    instant_ms: *instant_ms,
+                };
+                RecordHash::request(&request.key, &answered)
+            }
+            Row::Token(record) => RecordHash::token(record),
+        });
+    }
+
+    /// The digest of all rows that were taken.
+    #[must_use]
+    pub fn finish(&self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+}
 
 /// One record as the bytes that are hashed, every field with its length or its width fixed.
 pub(super) struct RecordHash(Sha256);

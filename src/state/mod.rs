@@ -37,6 +37,7 @@ use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 use crate::domain::token::TokenId;
 
 pub use apply::Diverged;
+pub use digest::RowsDigest;
 pub use power::Power;
 
 use digest::StateDigest;

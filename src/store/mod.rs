@@ -13,6 +13,7 @@ mod follow;
 pub mod list;
 pub mod postgres;
 mod query;
+pub mod transfer;
 
 use async_trait::async_trait;
 use thiserror::Error;

@@ -23,6 +23,7 @@ mod memory_store;
 mod oracle;
 mod power;
 mod readers;
+pub(crate) mod recorded;
 mod story;
 
 /// The instant at which every run begins.

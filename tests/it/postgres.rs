@@ -186,7 +186,7 @@ pub(crate) async fn empty_database() -> String {
     create("").await
 }
 
-async fn create(options: &str) -> String {
+pub(crate) async fn create(options: &str) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let name = format!("latchkey_{}_{number}", std::process::id());

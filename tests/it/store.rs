@@ -8,4 +8,4 @@ mod conformance;
 mod embedded;
 mod history;
 mod postgres;
-mod scribe;
+pub(crate) mod scribe;

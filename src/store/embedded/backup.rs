@@ -66,6 +66,14 @@ impl ReadOnly {
         log::verify_all(&self.connection, progress).map_err(|fault| fault.at(0))
     }
 
+    /// Holds the tables against the digest that the log's head carries. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] at the head when they are not what the log makes.
+    pub fn verify_tables(&mut self) -> Result<(), StoreError> {
+        snapshot::verify(&mut self.connection).map_err(|fault| fault.at(0))
+    }
+
     /// Writes a copy of one revision to a new file and tells what is in it; progress is told in
     /// pages. Blocks.
     ///

@@ -57,6 +57,33 @@ pub enum OpenError {
         .0.parent().unwrap_or(Path::new("")).display()
     )]
     Remains(PathBuf),
+    /// Its history goes on in another store: serve that one, or take this one back.
+    #[error(
+        "data directory {} was moved to {to} at revision {revision}: serve that store, or this \
+         one again if that one is never served any more",
+        folder.display()
+    )]
+    Moved {
+        /// The directory.
+        folder: PathBuf,
+        /// Where it was moved.
+        to: String,
+        /// Its head then.
+        revision: u64,
+    },
+    /// Whether its history goes on elsewhere is not known: repeat the copy.
+    #[error(
+        "data directory {} was being moved to {to} when that was cut short at the very end: \
+         repeat the copy, which then finds out, or serve this store again if that one has no \
+         tokens",
+        folder.display()
+    )]
+    Moving {
+        /// The directory.
+        folder: PathBuf,
+        /// Where it was being moved.
+        to: String,
+    },
     /// A file or directory cannot be used.
     #[error("{}: {source}", path.display())]
     Files {

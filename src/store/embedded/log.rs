@@ -12,9 +12,8 @@ use super::fault::Fault;
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{Entry, LogEntry};
-use crate::domain::format::format_max;
-use crate::store::StoreError;
-use crate::store::follow::follow;
+use crate::store::follow::{Beside, Walk, follow};
+use crate::store::transfer::Last;
 
 /// Most entries that one call returns.
 pub(super) const ENTRIES_MAX: usize = 10_000;
@@ -33,6 +32,20 @@ pub(super) struct HeadRow {
     pub(super) grant_max: u32,
     pub(super) requests: usize,
     pub(super) format: u32,
+}
+
+impl HeadRow {
+    pub(super) fn last(&self) -> Last {
+        Last {
+            head: self.head,
+            instant_ms: self.instant_ms,
+            state_digest: self.state_digest,
+            principal_max: self.principal_max,
+            grant_max: self.grant_max,
+            requests: self.requests as u64,
+            format: self.format,
+        }
+    }
 }
 
 /// Where the log was whole when the store last closed.
@@ -205,87 +218,70 @@ pub(super) fn verify(
     from: Head,
     progress: Option<Progress<'_>>,
 ) -> Result<Head, Fault> {
+    let newest = read_head(connection)?.head.revision;
+    let head = walk(connection, from, |_, entry| {
+        if let Some(progress) = progress
+            && entry.revision.is_multiple_of(PROGRESS_EVERY)
+        {
+            progress(entry.revision, newest.max(entry.revision));
+        }
+        Ok(true)
+    })?;
+    if let Some(progress) = progress {
+        progress(head.revision, head.revision);
+    }
+    Ok(head)
+}
+
+/// Verifies the same, and shows each row with its entry; showing may end it early.
+pub(super) fn walk(
+    connection: &Connection,
+    from: Head,
+    mut show: impl FnMut(&Row<'_>, &Entry) -> Result<bool, Fault>,
+) -> Result<Head, Fault> {
     // One read transaction: the head row and the log must be of one moment.
     let transaction = connection.unchecked_transaction()?;
-    let last = read_head(&transaction)?;
-    // Said before an entry is met that cannot be read.
-    let reads = format_max();
-    if last.format > reads {
-        let level = last.format;
-        return Err(StoreError::Format { level, reads }.into());
-    }
+    let last = read_head(&transaction)?.last();
+    last.readable()?;
     if chain_at(&transaction, from.revision)? != Some(from.chain) {
         return Err(Fault::damaged(
             from.revision,
             "the entry is missing, or not the one that was verified before",
         ));
     }
-    let mut head = from;
-    let mut newest: Option<Entry> = None;
+    let mut walk = Walk::behind(from);
     let sql = format!("-- verify\nSELECT {COLUMNS} FROM log WHERE revision > ?1 ORDER BY revision");
     let mut select = transaction.prepare(&sql)?;
     let mut rows = select.query([from.revision])?;
     loop {
-        let next = head.revision + 1;
+        let next = walk.head.revision + 1;
         let Some(row) = rows.next().map_err(|error| Fault::from(error).at(next))? else {
             break;
         };
-        let floor_ms = newest.as_ref().map_or(0, |entry| entry.instant_ms);
-        let entry = verify_row(&mut head, row, floor_ms).map_err(|fault| fault.at(next))?;
-        newest = Some(entry);
-        if let Some(progress) = progress
-            && head.revision.is_multiple_of(PROGRESS_EVERY)
-        {
-            progress(head.revision, last.head.revision);
+        let entry = step(&mut walk, row).map_err(|fault| fault.at(next))?;
+        if !show(row, &entry)? {
+            return Ok(walk.head);
         }
     }
-    verify_end(&last, &head, newest.as_ref())?;
-    if let Some(progress) = progress {
-        progress(head.revision, last.head.revision);
-    }
-    Ok(head)
+    Ok(walk.end(&last)?)
 }
 
-fn verify_row(head: &mut Head, row: &Row<'_>, floor_ms: UnixMs) -> Result<Entry, Fault> {
-    let body = row.get_ref(8)?.as_blob().map_err(|_| Fault::Row("body"))?;
-    let body_hash: [u8; 32] = row.get(9)?;
-    let entry = follow(head, row.get(0)?, body, &row.get(10)?)?;
-    let text = |index: usize, expected: &str| {
-        let found = row.get_ref(index)?;
-        Ok::<_, Fault>(found.as_str().is_ok_and(|found| found == expected))
+fn step(walk: &mut Walk, row: &Row<'_>) -> Result<Entry, Fault> {
+    let text = |index: usize| row.get_ref(index)?.as_str().map_err(|_| Fault::Row("text"));
+    let bytes = |index: usize| {
+        row.get_ref(index)?
+            .as_blob()
+            .map_err(|_| Fault::Row("body"))
     };
-    let agrees = row.get::<_, u64>(1)? == entry.instant_ms
-        && text(2, entry.kind.name())?
-        && text(3, &entry.actor.name)?
-        && row.get::<_, Option<u32>>(4)? == entry.actor.principal.map(|id| id.0)
-        && row.get::<_, Option<[u8; 16]>>(5)? == entry.actor.token.map(|id| id.to_bytes())
-        && text(6, &entry.target)?
-        && text(7, &entry.reason)?
-        && body_hash[..] == Sha256::digest(body)[..];
-    if !agrees {
-        return Err(Fault::damaged(
-            head.revision,
-            "a column differs from the body",
-        ));
-    }
-    if entry.instant_ms < floor_ms {
-        return Err(Fault::damaged(head.revision, "time runs backwards"));
-    }
-    Ok(entry)
-}
-
-fn verify_end(last: &HeadRow, head: &Head, newest: Option<&Entry>) -> Result<(), Fault> {
-    if last.head.revision > head.revision {
-        return Err(Fault::damaged(head.revision + 1, "the entry is missing"));
-    }
-    let agrees = newest.is_none_or(|entry| {
-        entry.instant_ms == last.instant_ms && entry.state_digest == last.state_digest
-    });
-    if last.head != *head || !agrees {
-        return Err(Fault::damaged(
-            head.revision,
-            "the head row is not what the last entry makes",
-        ));
-    }
-    Ok(())
+    let beside = Beside {
+        instant_ms: row.get(1)?,
+        kind: text(2)?,
+        actor: text(3)?,
+        actor_principal: row.get(4)?,
+        actor_token: row.get(5)?,
+        target: text(6)?,
+        reason: text(7)?,
+        body_hash: bytes(9)?,
+    };
+    Ok(walk.step(row.get(0)?, bytes(8)?, &row.get(10)?, &beside)?)
 }

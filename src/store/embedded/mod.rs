@@ -18,11 +18,13 @@ mod error;
 mod fault;
 mod forget;
 mod log;
+mod moved;
 mod place;
 mod project;
 mod readers;
 mod schema;
 mod snapshot;
+mod source;
 mod token_list;
 mod token_row;
 mod witness;
@@ -46,9 +48,12 @@ use crate::store::list::{
 };
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
 
+pub use crate::store::transfer::Progress;
 pub use backup::{Copied, ReadOnly, restore};
 pub use error::OpenError;
+pub use source::Source;
 
+use moved::Moved;
 use place::Place;
 use readers::{Readers, closed};
 use witness::Witness;
@@ -56,9 +61,6 @@ use writer::{Command, Writer};
 
 /// Batches that may wait for the writer; the replica sends one at a time.
 const COMMANDS_QUEUED: usize = 16;
-
-/// Told now and then what is done, and of how much; the two are equal at the end.
-pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
 /// How much of the log opening verifies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +78,9 @@ pub struct OpenOptions<'a> {
     /// Serve the database even if it is older than what this place has seen, or has another
     /// history. What was revoked in between is then not revoked.
     pub accept_older: bool,
+    /// Serve the database even if it was moved to another store; from here on it counts as never
+    /// moved. Two authorities over one history part at once.
+    pub accept_moved: bool,
     /// How much of the log to verify.
     pub verify: Verify,
     /// Told the revision and the newest one during verification.
@@ -103,6 +108,7 @@ impl EmbeddedStore {
         let place = Place::prepare(folder)?;
         let lock = place.lock()?;
         let failed = |source| OpenError::files(&place.witness(), source);
+        Moved::refuse(&place, options.accept_moved)?;
         let seen = Witness::seen(&place.witness()).map_err(failed)?;
         // Refused before an empty database is made, which would stand in a restore's way.
         if !place.database().exists() {
@@ -128,6 +134,8 @@ impl EmbeddedStore {
             newest,
             lock,
         };
+        // Last: what is refused above leaves the mark.
+        Moved::take_back(&place)?;
         place.sync().map_err(failed)?;
         let (commands, queue) = mpsc::channel(COMMANDS_QUEUED);
         let thread = std::thread::Builder::new().name("latchkey-store".to_owned());

@@ -14,6 +14,8 @@ use super::token_row::{RECORD_COLUMNS, TokenRows};
 use crate::domain::entry::Request;
 use crate::domain::format::FORMAT_FIRST;
 use crate::domain::principal::PrincipalId;
+use crate::state::RowsDigest;
+use crate::store::follow::TABLES_DIFFER;
 use crate::store::{Row, StoreError};
 
 const CHUNK_ROWS: usize = 1_000;
@@ -47,6 +49,32 @@ pub(super) fn stream_alone(connection: &mut Connection, chunks: &Chunks) {
     if let Err(fault) = send(connection, chunks, |_| {}) {
         drop(chunks.blocking_send(Err(fault.at(0))));
     }
+}
+
+/// Holds the tables against the digest of the head entry, at one moment; blocks.
+pub(super) fn verify(connection: &mut Connection) -> Result<(), Fault> {
+    let (chunks, mut rows) = mpsc::channel::<Result<Vec<Row>, StoreError>>(CHUNKS_QUEUED);
+    std::thread::scope(|scope| {
+        let digested = scope.spawn(move || {
+            let mut digest = RowsDigest::default();
+            while let Some(Ok(chunk)) = rows.blocking_recv() {
+                chunk.iter().for_each(|row| digest.add(row));
+            }
+            digest.finish()
+        });
+        let mut last = None;
+        let sent = send(connection, &chunks, |head| last = Some(head.last()));
+        drop(chunks);
+        let digest = digested.join().ok();
+        sent?;
+        match last {
+            Some(last) if digest == Some(last.state_digest.unwrap_or_default()) => Ok(()),
+            last => {
+                let revision = last.map_or(0, |last| last.head.revision);
+                Err(Fault::damaged(revision, TABLES_DIFFER))
+            }
+        }
+    })
 }
 
 fn send(

@@ -5,8 +5,6 @@
 //! still on their way. Texts are quoted by the driver's own function, in a form that no setting of
 //! the server changes; bytes go as hexadecimal digits.
 
-use std::fmt::Write as _;
-
 use postgres_protocol::escape::escape_literal;
 
 /// A text.
@@ -21,10 +19,13 @@ pub(super) fn bytes(value: &[u8]) -> String {
 
 /// The hexadecimal digits of bytes.
 pub(super) fn hex(value: &[u8]) -> String {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
     let mut digits = String::with_capacity(value.len() * 2);
     for byte in value {
-        // Writing to a `String` cannot fail.
-        let _ = write!(digits, "{byte:02x}");
+        digits.push(DIGITS[usize::from(byte >> 4)]);
+        digits.push(DIGITS[usize::from(byte & 15)]);
     }
     digits
 }

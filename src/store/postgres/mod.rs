@@ -12,6 +12,7 @@
 
 mod append;
 mod connect;
+mod copy;
 mod directory_list;
 mod directory_row;
 mod error;
@@ -32,6 +33,7 @@ mod snapshot;
 mod tls;
 mod token_list;
 mod token_row;
+mod verify;
 
 use std::sync::Arc;
 
@@ -49,9 +51,11 @@ use crate::store::list::{
 };
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
 
+pub use copy::{Found, Target};
 pub use error::OpenError;
 pub use migrate::{Version, known, status, up};
 pub use settings::Settings;
+pub use verify::verify;
 
 use append::Appender;
 use connect::Connector;

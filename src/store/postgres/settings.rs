@@ -21,6 +21,8 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
 const KEEPALIVE_TRIES: u32 = 3;
 /// How long sent bytes may stay unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where Postgres listens when a URL does not say.
+const PORT: u16 = 5432;
 const APPLICATION: &str = "latchkey";
 
 /// How to reach a database, and how long to wait for it.
@@ -120,6 +122,29 @@ pub(super) fn target(url: &str, settings: &Settings) -> Result<Target, OpenError
         tls,
         ca_file,
     })
+}
+
+/// Hosts and database of a URL, as people may read it: no user, no password.
+///
+/// # Errors
+/// [`OpenError::Settings`], without the URL.
+pub(super) fn name(url: &str, settings: &Settings) -> Result<String, OpenError> {
+    let Target { hosts, .. } = target(url, settings)?;
+    let host = |one: &Config| {
+        let name = match one.get_hosts().first() {
+            Some(Host::Tcp(name)) => name.clone(),
+            Some(Host::Unix(path)) => path.display().to_string(),
+            None => String::new(),
+        };
+        let port = one.get_ports().first().copied();
+        format!("{name}:{}", port.unwrap_or(PORT))
+    };
+    let database = hosts
+        .first()
+        .and_then(|one| one.get_dbname().or(one.get_user()));
+    let database = database.unwrap_or_default().to_owned();
+    let hosts: Vec<String> = hosts.iter().map(host).collect();
+    Ok(format!("{}/{database}", hosts.join(",")))
 }
 
 /// The parameters of a URL that the driver does not know, or knows less of.
@@ -271,6 +296,19 @@ mod tests {
             && one.get_password() == Some(b"p")
             && one.get_dbname() == Some("d")
             && one.get_target_session_attrs() == TargetSessionAttrs::ReadWrite));
+    }
+
+    #[test]
+    fn a_name_is_hosts_and_database_alone() {
+        let check = |url: &str, expected: &str| {
+            let found = name(url, &Settings::default()).expect("a URL");
+            assert_eq!(found, expected);
+        };
+        check(
+            "postgres://u:hunter2@a:1,b:2/d?sslmode=disable",
+            "a:1,b:2/d",
+        );
+        check("postgres://u:hunter2@a", "a:5432/u");
     }
 
     #[test]

@@ -98,6 +98,19 @@ pub(super) async fn stream(
     }
 }
 
+/// Sends the rows that a transaction of the caller sees, all of them.
+pub(super) async fn send_to(client: &Client, chunks: Chunks) -> Result<(), Fault> {
+    let mut sink = Sink {
+        chunk: Vec::new(),
+        chunks: &chunks,
+    };
+    match send_rows(client, &mut sink).await {
+        Ok(()) => Ok(()),
+        Err(Ended::Gone) => Err(super::closed().into()),
+        Err(Ended::Fault(fault)) => Err(fault),
+    }
+}
+
 async fn read_head(client: &Client) -> Result<Found, Fault> {
     let sql = "-- read_head
         SELECT revision, chain, instant_ms, state_digest, principal_max, grant_max, format
