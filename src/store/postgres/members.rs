@@ -83,11 +83,14 @@ impl Members {
     }
 
     pub(super) async fn roster(&self) -> Result<Roster, StoreError> {
+        // One row of each table: to a planner that has no statistics, their product is so large
+        // that it compiles the query, which takes it longer than a barrier.
         let sql = "-- roster
             SELECT c.lease_ms, h.revision, encode(h.chain, 'hex'), latchkey.now_ms(),
               encode(r.incarnation, 'hex'), r.name, r.address, r.lease_ms, r.heartbeat, r.applied,
               r.format_max, r.joined_ms, r.reported_ms
-            FROM latchkey.cluster c CROSS JOIN latchkey.head h
+            FROM (SELECT lease_ms FROM latchkey.cluster LIMIT 1) c
+            CROSS JOIN (SELECT revision, chain FROM latchkey.head LIMIT 1) h
             LEFT JOIN latchkey.replicas r ON true ORDER BY r.incarnation";
         let rows = self
             .ask(&self.barrier, sql)
