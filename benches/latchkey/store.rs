@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use latchkey::authority::{Authority, IssueToken, LimitsAsked, ScopesAsked, Settings};
 use latchkey::domain::chain::Head;
@@ -67,6 +67,7 @@ async fn issue_round(batch_commands_max: usize, issues: usize) -> (f64, f64) {
         Settings {
             check_open: true,
             valid_for_ms: 5_000,
+            confirm_time_max: Duration::from_secs(5),
         },
     );
     let admin = authority

@@ -49,6 +49,7 @@ impl View<'_> {
     pub fn check<R>(&self, request: &CheckRequest<'_>, answer: impl FnOnce(&Answer<'_>) -> R) -> R {
         let (replica, settings) = (&self.authority.replica, &self.authority.settings);
         if !self.held {
+            replica.counters().count_stale(false);
             return answer(&Answer {
                 decision: Decision {
                     reason: Reason::Stale,
@@ -58,6 +59,9 @@ impl View<'_> {
                 },
                 valid_for_ms: 0,
             });
+        }
+        if replica.serves_stale() {
+            replica.counters().count_stale(true);
         }
         // The clock is read after the request arrived, on every Check.
         let now = replica.clock().now().not_before(self.state.instant_ms());
@@ -76,7 +80,14 @@ impl View<'_> {
         })
     }
 
-    /// Judges whether a caller may ask these needs; an open server asks nobody.
+    /// Whether this server cannot know at this moment: then every answer is that it is stale.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        !self.held
+    }
+
+    /// Judges whether a caller may ask these needs; an open server asks nobody, and one that is
+    /// stale cannot judge anybody and tells nobody anything.
     ///
     /// # Errors
     /// [`Refusal::Unauthenticated`] or [`Refusal::NotPermitted`] with what is missing.
@@ -86,7 +97,7 @@ impl View<'_> {
         credentials: Credentials<'_>,
         needs: &[Need<'_>],
     ) -> Result<(), Refusal> {
-        if self.authority.settings.check_open {
+        if self.authority.settings.check_open || self.is_stale() {
             return Ok(());
         }
         let caller = Authority::caller(credentials)?;
@@ -135,6 +146,12 @@ impl View<'_> {
 }
 
 impl Authority {
+    /// Whether anybody may ask.
+    #[must_use]
+    pub fn check_is_open(&self) -> bool {
+        self.settings.check_open
+    }
+
     /// The published State, to ask Checks of that have arrived already. Short-lived: it keeps a
     /// revision in memory, and what arrives later is not answered by it.
     #[inline]

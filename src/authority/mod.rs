@@ -7,25 +7,27 @@
 pub mod audit;
 mod bootstrap;
 pub mod check;
+pub mod cluster;
 pub mod directory;
 pub mod tokens;
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use crate::domain::chain::{Head, Revision, RevisionNumber};
+use crate::domain::chain::{Head, Revision};
 use crate::domain::change::{Change, Subject};
 use crate::domain::clock::Now;
 use crate::domain::entropy::Entropy;
-use crate::domain::entry::{LogEntry, Request};
+use crate::domain::entry::{EntryKind, LogEntry, Request};
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
 use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, TokenId, recognise};
-use crate::replica::{Done, Replica};
+use crate::replica::{Durable, Replica};
 use crate::state::decide::{CallAbout, Caller, Envelope, Outcome, authenticate};
 use crate::state::{Power, Relation, State};
 
@@ -52,6 +54,8 @@ pub struct Settings {
     pub check_open: bool,
     /// How long after it was asked an allow may be acted on, at the most.
     pub valid_for_ms: u64,
+    /// How long a change waits, at the most, until every server enforces it.
+    pub confirm_time_max: Duration,
 }
 
 /// The authority. Clones are handles to the same one.
@@ -82,6 +86,8 @@ pub struct Call<'a> {
     pub reason: &'a str,
     /// The method, a client's request id and the bytes of the request, for repeats.
     pub request: Option<RequestId<'a>>,
+    /// Whether every server must have it before the caller goes on, also if it only adds.
+    pub waits: bool,
     /// Is told the id of the calling token, if it is one: for logs, whatever becomes of the call.
     pub calling: Option<&'a OnceLock<TokenId>>,
 }
@@ -110,6 +116,8 @@ pub struct Written {
     pub instant_ms: u64,
     /// Whether the same request was answered before.
     pub repeated: bool,
+    // What is to be enforced before this is answered: see `Authority::enforced`.
+    awaited: Option<Durable>,
 }
 
 /// A caller that may read: who it is and what it holds.
@@ -161,12 +169,17 @@ impl Authority {
         self.replica.may_answer()
     }
 
-    /// Waits until the published State has reached a revision; the caller sets the deadline.
-    ///
-    /// # Errors
-    /// [`Refusal::OtherHistory`] when it is not of this log.
-    pub async fn reach(&self, wanted: Revision) -> Result<(), Refusal> {
-        self.replica.reach(wanted).await
+    /// Whether the store answered when it was last asked.
+    #[must_use]
+    pub fn store_answers(&self) -> bool {
+        self.replica.store_answers()
+    }
+
+    /// How long this server may still answer without the store; none where it has the store to
+    /// itself.
+    #[must_use]
+    pub fn lease_left_ms(&self) -> Option<u64> {
+        self.replica.lease_left_ms()
     }
 
     fn caller(credentials: Credentials<'_>) -> Result<Caller, Refusal> {
@@ -209,7 +222,8 @@ impl Authority {
         })
     }
 
-    /// Queues a command of a caller and waits for what became of it.
+    /// Queues a command of a caller and waits until it is durable; [`Authority::enforced`] comes
+    /// next.
     ///
     /// # Errors
     /// The command's [`Refusal`].
@@ -225,7 +239,7 @@ impl Authority {
             caller,
             command,
         };
-        self.submit(envelope).await
+        self.submit(envelope, call.waits).await
     }
 
     fn tell_calling(&self, call: Call<'_>, caller: &Caller) {
@@ -237,30 +251,36 @@ impl Authority {
         }
     }
 
-    async fn submit(&self, envelope: Envelope) -> Result<Written, Refusal> {
-        let Done {
-            decided,
-            revision,
-            instant_ms,
-            ..
-        } = self.replica.submit(envelope).await?;
-        let change = match decided.outcome {
+    async fn submit(&self, envelope: Envelope, waits: bool) -> Result<Written, Refusal> {
+        let kind = envelope.command.kind();
+        let done = self.replica.submit(envelope).await?;
+        let durable = done.durable();
+        let change = match done.decided.outcome {
             Outcome::Change { change, .. } => Some(change),
             Outcome::Already | Outcome::Denied(_) => None,
-            Outcome::Repeated(number) => return self.first_answer(number).await,
+            Outcome::Repeated(first) => {
+                let durable = Durable {
+                    revision: first,
+                    ..durable
+                };
+                return self.first_answer(durable, waits).await;
+            }
         };
+        // What was so already may be so for no other server yet.
+        let waits = waits || kind.is_some_and(EntryKind::may_deny);
         Ok(Written {
-            about: decided.subject,
+            about: done.decided.subject,
             change,
-            revision,
-            instant_ms,
+            revision: done.revision,
+            instant_ms: done.instant_ms,
             repeated: false,
+            awaited: waits.then_some(durable),
         })
     }
 
     // The log is what the first answer was made from.
-    async fn first_answer(&self, number: RevisionNumber) -> Result<Written, Refusal> {
-        let entries = self.replica.changes_after(number - 1, 1).await?;
+    async fn first_answer(&self, first: Durable, waits: bool) -> Result<Written, Refusal> {
+        let entries = self.replica.changes_after(first.revision - 1, 1).await?;
         let Some(LogEntry { entry, head, .. }) = entries.into_iter().next() else {
             return Err(Refusal::Unavailable("the first answer is gone".to_owned()));
         };
@@ -270,6 +290,7 @@ impl Authority {
             revision: head.revision(),
             instant_ms: entry.instant_ms,
             repeated: true,
+            awaited: (waits || entry.kind.may_deny()).then_some(first),
         })
     }
 

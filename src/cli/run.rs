@@ -77,6 +77,7 @@ pub(crate) async fn assemble(
     let settings = authority::Settings {
         check_open: config.check_is_open(),
         valid_for_ms: millis(config.check.valid_for),
+        confirm_time_max: config.write.confirm_time_max,
     };
     Ok((Authority::new(replica, entropy, settings), writer))
 }

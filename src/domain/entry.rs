@@ -97,18 +97,19 @@ impl EntryKind {
             | Self::TokenRotate
             | Self::TokenRevoke
             | Self::TokenRevokeAll
-            | Self::PrincipalUpdate
             | Self::PrincipalDelete
             | Self::PrincipalDisable
             | Self::MemberRemove
             | Self::RoleUpdate
             | Self::RoleDelete
             | Self::GrantDelete => true,
-            // A use is counted by its own append: no server has more of the budget to give.
+            // A use is counted by its own append: no server has more of the budget to give. Of a
+            // principal nothing but texts is updated.
             Self::TokenIssue
             | Self::TokenRenew
             | Self::TokenUse
             | Self::PrincipalCreate
+            | Self::PrincipalUpdate
             | Self::PrincipalEnable
             | Self::MemberAdd
             | Self::RoleCreate

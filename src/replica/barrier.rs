@@ -15,13 +15,13 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use crate::domain::chain::RevisionNumber;
 use crate::domain::clock::Clock;
+use crate::domain::refusal::Refusal;
 use crate::store::StoreError;
 use crate::store::cluster::{Cluster, Incarnation, Member, Roster};
 
 use super::mutation::mutated;
-use super::{LEASE_MS_MAX, LeaseSettings, Shared};
+use super::{Durable, Identity, LEASE_MS_MAX, LeaseSettings, Replica, Shared, unavailable};
 
 const POLL_FIRST: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(50);
@@ -31,18 +31,66 @@ const POLL_MAX: Duration = Duration::from_millis(50);
 pub enum Enforced {
     /// By every member: no Check that any of them receives from now on is answered without it.
     Confirmed {
-        /// The members that had applied it, by name; the leases of all others have ended.
+        /// The members that had applied it, in order of their names; the leases of all others
+        /// have ended.
         replicas: Vec<String>,
     },
     /// Durable, and enforced everywhere after so long.
     Committed {
         /// In milliseconds from now.
         everywhere_after_ms: u64,
-        /// The members that have not reported it, by name; none if they could not be read.
+        /// The members that have applied it, in order of their names.
+        replicas: Vec<String>,
+        /// The members that have not reported it, in order of their names; none if they could
+        /// not be read.
         missing: Vec<String>,
     },
     /// The log is another than the one that it was written to: it may be lost.
     Lost,
+}
+
+impl Replica {
+    /// Waits, at the most so long, until a revision holds on every server.
+    pub async fn enforce(&self, durable: &Durable, most: Duration) -> Enforced {
+        let membership = self.shared.membership();
+        let (Some(cluster), Some(incarnation)) = (self.shared.store.cluster(), membership) else {
+            // There is nobody else, and what is acknowledged is published here.
+            return Enforced::Confirmed {
+                replicas: vec![self.identity.name.clone()],
+            };
+        };
+        let barrier = Barrier {
+            shared: &self.shared,
+            cluster,
+            lease: self.lease,
+            incarnation,
+            durable: *durable,
+        };
+        barrier.wait(most).await
+    }
+
+    /// All members as the store has them now, and which of them this server is; none where it
+    /// shares the store with nobody.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the store cannot be read.
+    pub async fn members(&self) -> Result<Option<(Roster, Incarnation)>, Refusal> {
+        let membership = self.shared.membership();
+        let (Some(cluster), Some(incarnation)) = (self.shared.store.cluster(), membership) else {
+            return Ok(None);
+        };
+        let roster = cluster
+            .roster()
+            .await
+            .map_err(|error| unavailable(&error))?;
+        Ok(Some((roster, incarnation)))
+    }
+
+    /// Who this server is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
 }
 
 /// The newest reading of the members, and when it was begun.
@@ -77,11 +125,7 @@ pub(super) struct Barrier<'a> {
     pub(super) cluster: &'a dyn Cluster,
     pub(super) lease: LeaseSettings,
     pub(super) incarnation: Incarnation,
-    pub(super) revision: RevisionNumber,
-    /// Boot time read after the commit was acknowledged.
-    pub(super) committed_ms: u64,
-    /// How often State had been loaded anew by then.
-    pub(super) loaded: u64,
+    pub(super) durable: Durable,
 }
 
 impl Barrier<'_> {
@@ -98,13 +142,13 @@ impl Barrier<'_> {
 
     // A failover that lost data: what others report is of another history.
     fn is_lost(&self, roster: Option<&Roster>) -> bool {
-        self.loaded != self.shared.loaded.load(Ordering::Relaxed)
-            || roster.is_some_and(|roster| roster.head.revision < self.revision)
+        self.durable.loaded != self.shared.loaded.load(Ordering::Relaxed)
+            || roster.is_some_and(|roster| roster.head.revision < self.durable.revision)
     }
 
     async fn confirmed(&self, known: &mut Option<Arc<Roster>>) -> Enforced {
         let mut pause = POLL_FIRST;
-        let mut since_ms = self.committed_ms;
+        let mut since_ms = self.durable.committed_ms;
         loop {
             let clock = &*self.shared.clock;
             let roster = self
@@ -142,19 +186,19 @@ impl Barrier<'_> {
         if mutated!(self.shared, OwnLeaseOnly) {
             longest_ms = self.lease.length_ms;
         }
-        self.committed_ms + self.lease.with_slack(longest_ms)
+        self.durable.committed_ms + self.lease.with_slack(longest_ms)
     }
 
     fn has_applied(&self, member: &Member) -> bool {
         if member.incarnation == self.incarnation {
-            return self.shared.published.load().head().revision >= self.revision;
+            return self.shared.published.load().head().revision >= self.durable.revision;
         }
         if mutated!(self.shared, SilentPresumedDead)
-            && self.shared.clock.boot_ms() >= self.committed_ms + self.lease.length_ms / 4
+            && self.shared.clock.boot_ms() >= self.durable.committed_ms + self.lease.length_ms / 4
         {
             return true;
         }
-        member.applied >= self.revision
+        member.applied >= self.durable.revision
     }
 
     fn missing(&self, roster: &Roster) -> Vec<String> {
@@ -164,21 +208,28 @@ impl Barrier<'_> {
     fn names(&self, roster: &Roster, applied: bool) -> Vec<String> {
         let members = roster.members.iter();
         let wanted = members.filter(|member| self.has_applied(member) == applied);
-        wanted.map(|member| member.name.clone()).collect()
+        let mut names: Vec<String> = wanted.map(|member| member.name.clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     fn committed(&self, known: Option<Arc<Roster>>) -> Enforced {
         let now_ms = self.shared.clock.boot_ms();
-        let (ended_ms, missing) = match &known {
-            Some(roster) => (self.ended_ms(roster), self.missing(roster)),
+        let (ended_ms, replicas, missing) = match &known {
+            Some(roster) => (
+                self.ended_ms(roster),
+                self.names(roster, true),
+                self.missing(roster),
+            ),
             // Somebody may have joined with any lease that there can be.
             None => {
                 let most_ms = self.lease.with_slack(LEASE_MS_MAX);
-                (self.committed_ms + most_ms, Vec::new())
+                (self.durable.committed_ms + most_ms, Vec::new(), Vec::new())
             }
         };
         Enforced::Committed {
             everywhere_after_ms: ended_ms.saturating_sub(now_ms),
+            replicas,
             missing,
         }
     }

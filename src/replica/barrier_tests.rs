@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use tokio::time::{Instant, advance};
 
+use super::barrier::Barrier;
 use super::tests::{VirtualClock, shared};
 use super::*;
 use crate::domain::chain::Head;
@@ -111,9 +112,11 @@ async fn wait(
             ..LeaseSettings::default()
         },
         incarnation: OWN,
-        revision: 9,
-        committed_ms: shared.clock.boot_ms() - 1,
-        loaded: 0,
+        durable: Durable {
+            revision: 9,
+            committed_ms: shared.clock.boot_ms() - 1,
+            loaded: 0,
+        },
     };
     let barriers: Vec<_> = (0..barriers).map(|_| barrier()).collect();
     let most = Duration::from_millis(most_ms);
@@ -165,6 +168,7 @@ async fn at_the_deadline_it_tells_how_long_and_who_is_missing() {
     let committed = Enforced::Committed {
         // The deadline began a millisecond after the commit.
         everywhere_after_ms: WITH_SLACK_MS - 301,
+        replicas: vec!["m2".to_owned()],
         missing: vec!["m3".to_owned()],
     };
     assert_eq!(enforced, [committed]);
@@ -185,6 +189,7 @@ async fn members_that_cannot_be_read_may_hold_the_longest_lease_there_is() {
     let most_ms = LEASE_MS_MAX + LEASE_MS_MAX / 20 + 1;
     let committed = Enforced::Committed {
         everywhere_after_ms: most_ms - 301,
+        replicas: Vec::new(),
         missing: Vec::new(),
     };
     assert_eq!(enforced, [committed]);

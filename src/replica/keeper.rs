@@ -172,6 +172,7 @@ impl Keeper {
                 () = sleep_until(self.report_at.unwrap_or(self.poll_at)),
                     if self.report_at.is_some() => self.report().await,
                 () = sleep_until(self.poll_at) => self.follow_and_report().await,
+                () = self.shared.behind.notified() => self.follow_and_report().await,
                 // Without wake-ups the log is polled.
                 Ok(()) = wakes.changed() => self.follow_and_report().await,
                 Ok(()) = published.changed() => self.report_if_awaited().await,
@@ -184,9 +185,12 @@ impl Keeper {
 
     async fn renew_or_retry(&mut self) {
         self.renew_at = Instant::now() + self.lease.renew_every();
-        if let Err(trouble) = self.renew().await {
-            self.renew_at = self.renew_at.min(Instant::now() + RETRY_PAUSE);
-            self.troubled(trouble).await;
+        match self.renew().await {
+            Ok(()) => self.answered(),
+            Err(trouble) => {
+                self.renew_at = self.renew_at.min(Instant::now() + RETRY_PAUSE);
+                self.troubled(trouble).await;
+            }
         }
     }
 
@@ -198,12 +202,19 @@ impl Keeper {
         }
     }
 
+    fn answered(&self) {
+        if !self.shared.reachable.swap(true, Ordering::Relaxed) {
+            tracing::info!("the store answers again");
+        }
+    }
+
     async fn troubled(&mut self, trouble: Trouble) {
         match trouble {
-            Trouble::Store(error) => {
+            Trouble::Store(error) if self.shared.reachable.swap(false, Ordering::Relaxed) => {
                 tracing::warn!(%error, left_ms = ?self.shared.lease.left_ms(&*self.shared.clock),
                     "the store does not answer; the lease goes on until it ends");
             }
+            Trouble::Store(error) => tracing::debug!(%error, "the store does not answer"),
             Trouble::Diverged(what) => self.load_anew(&what).await,
             Trouble::Stopped => self.stop.cancel(),
         }
@@ -237,6 +248,8 @@ impl Keeper {
             return Ok(());
         };
         self.compare(&head, chain_at_applied, history)?;
+        let lag = log_head.revision.saturating_sub(head.revision);
+        self.shared.counters.lag.store(lag, Ordering::Relaxed);
         self.shared.clock.heard(database_ms);
         if mutated!(self.shared, LeaseFromReply) {
             begun_ms = clock.boot_ms();
@@ -256,8 +269,14 @@ impl Keeper {
         self.shared
             .lease
             .extend(term, begun_ms + self.lease.length_ms);
+        self.shared.extended();
         self.reported = self.reported.max(head.revision);
         if let Ok(roster) = self.cluster().roster().await {
+            let members = roster.members.len() as u64;
+            self.shared
+                .counters
+                .members
+                .store(members, Ordering::Relaxed);
             self.remove_dead(&roster).await;
             self.note_readable(&roster);
         }

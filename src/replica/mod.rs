@@ -11,10 +11,12 @@
 //! is in `state::decide`.
 
 mod barrier;
+mod counters;
 mod keeper;
 mod lease;
 mod load;
 mod mutation;
+mod reach;
 mod recent;
 mod time;
 mod writer;
@@ -39,7 +41,7 @@ use crate::state::decide::{Decided, Envelope, Lifetimes};
 use crate::store::cluster::Incarnation;
 use crate::store::{Store, StoreError};
 
-use barrier::{Barrier, Readings};
+use barrier::Readings;
 use keeper::Keeper;
 use lease::Lease;
 use mutation::mutated;
@@ -48,6 +50,7 @@ use time::SharedTime;
 use writer::Writer;
 
 pub use barrier::Enforced;
+pub use counters::Counters;
 pub use load::LoadError;
 
 /// Commands that may wait for the writer; more are refused at once.
@@ -170,28 +173,32 @@ pub struct Done {
     pub loaded: u64,
 }
 
+impl Done {
+    /// What a barrier has to know of it.
+    #[must_use]
+    pub fn durable(&self) -> Durable {
+        Durable {
+            revision: self.revision.number,
+            committed_ms: self.committed_ms,
+            loaded: self.loaded,
+        }
+    }
+}
+
+/// A revision that the store has acknowledged, or that it has acknowledged something behind.
+#[derive(Clone, Copy, Debug)]
+pub struct Durable {
+    /// The revision.
+    pub revision: RevisionNumber,
+    /// Boot time, read after the acknowledgement.
+    pub committed_ms: u64,
+    /// How often State had been loaded anew by then.
+    pub loaded: u64,
+}
+
 struct Queued {
     envelope: Envelope,
     reply: oneshot::Sender<Result<Done, Refusal>>,
-}
-
-/// What the replica counts; read by metrics.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Batches appended.
-    pub batches: AtomicU64,
-    /// Entries appended.
-    pub entries: AtomicU64,
-    /// Commands refused.
-    pub refused: AtomicU64,
-    /// Appends that found another head.
-    pub conflicts: AtomicU64,
-    /// Appends whose outcome had to be settled.
-    pub unknown_outcomes: AtomicU64,
-    /// Appends that the store could not take.
-    pub store_errors: AtomicU64,
-    /// Times that State was found to be another than the log's and loaded anew.
-    pub divergences: AtomicU64,
 }
 
 struct Shared {
@@ -200,6 +207,10 @@ struct Shared {
     clock: Arc<SharedTime>,
     lease: Lease,
     serve_stale: bool,
+    // Whether the lease was last seen not to be held, and whether the store answers: told to the
+    // log when they change.
+    lapsed: AtomicBool,
+    reachable: AtomicBool,
     // This run as a member, once it has joined.
     membership: Mutex<Option<Incarnation>>,
     readings: Readings,
@@ -211,6 +222,8 @@ struct Shared {
     // is newer than the log's.
     readable: AtomicU32,
     raise: Notify,
+    // Somebody waits for a revision that is not published here.
+    behind: Notify,
     // How often it was; written by the writer alone.
     loaded: AtomicU64,
     #[cfg(test)]
@@ -237,12 +250,15 @@ impl Shared {
             clock: Arc::new(SharedTime::new(clock)),
             lease,
             serve_stale: settings.lease.serve_stale,
+            lapsed: AtomicBool::new(true),
+            reachable: AtomicBool::new(true),
             membership: Mutex::new(None),
             readings: Readings::default(),
             awaited: AtomicU64::new(0),
             reload: Notify::new(),
             readable: AtomicU32::new(0),
             raise: Notify::new(),
+            behind: Notify::new(),
             loaded: AtomicU64::new(0),
             #[cfg(test)]
             mutation: settings.mutation,
@@ -301,7 +317,30 @@ impl Shared {
                 .lease
                 .is_held(&crate::domain::clock::ManualClock::at(cached));
         }
-        self.lease.is_held(&*self.clock) || self.serve_stale
+        self.lease.is_held(&*self.clock) || self.without_lease()
+    }
+
+    #[cold]
+    fn without_lease(&self) -> bool {
+        let news = !self.lapsed.load(Ordering::Relaxed)
+            // It may have been extended since it was asked for.
+            && !self.lease.is_held(&*self.clock)
+            && !self.lapsed.swap(true, Ordering::Relaxed);
+        if news {
+            tracing::warn!(
+                serve_stale = self.serve_stale,
+                "the lease has ended; what others revoke is not known here"
+            );
+        }
+        self.serve_stale
+    }
+
+    /// The lease was extended.
+    fn extended(&self) {
+        let held = self.lease.is_held(&*self.clock);
+        if held && self.lapsed.swap(false, Ordering::Relaxed) {
+            tracing::info!("the lease is held");
+        }
     }
 }
 
@@ -311,6 +350,7 @@ pub struct Replica {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Queued>,
     lease: LeaseSettings,
+    identity: Arc<Identity>,
 }
 
 /// The writer task and its stop signal; whoever starts a replica ends it.
@@ -383,7 +423,7 @@ impl Replica {
         shared.recent.record(&loaded.recent);
         shared.revision.send_replace(loaded.state.head().revision);
         shared.published.store(Arc::new(loaded.state));
-        let lease = settings.lease;
+        let (lease, identity) = (settings.lease, Arc::new(settings.identity.clone()));
         let writer = Writer::new(
             Arc::clone(&shared),
             queue,
@@ -402,6 +442,7 @@ impl Replica {
             shared,
             commands,
             lease,
+            identity,
         };
         Ok((replica, tasks))
     }
@@ -438,31 +479,24 @@ impl Replica {
         self.shared.may_answer()
     }
 
+    /// Whether it answers although the lease is not held.
+    #[inline]
+    #[must_use]
+    pub fn serves_stale(&self) -> bool {
+        self.shared.serve_stale && !self.shared.lease.is_held(&*self.shared.clock)
+    }
+
+    /// Whether the store answered when it was last asked; one of our own always does.
+    #[must_use]
+    pub fn store_answers(&self) -> bool {
+        self.shared.reachable.load(Ordering::Relaxed)
+    }
+
     /// How long this replica may still answer without the store; none where it shares it with
     /// nobody.
     #[must_use]
     pub fn lease_left_ms(&self) -> Option<u64> {
         self.shared.lease.left_ms(&*self.shared.clock)
-    }
-
-    /// Waits, at the most so long, until a change that was answered holds on every server.
-    pub async fn enforce(&self, done: &Done, most: Duration) -> Enforced {
-        let membership = self.shared.membership();
-        let (Some(cluster), Some(incarnation)) = (self.shared.store.cluster(), membership) else {
-            return Enforced::Confirmed {
-                replicas: Vec::new(),
-            };
-        };
-        let barrier = Barrier {
-            shared: &self.shared,
-            cluster,
-            lease: self.lease,
-            incarnation,
-            revision: done.revision.number,
-            committed_ms: done.committed_ms,
-            loaded: done.loaded,
-        };
-        barrier.wait(most).await
     }
 
     /// Queues a command and waits for its durable outcome.
@@ -482,38 +516,6 @@ impl Replica {
         })?;
         // The writer drops a reply only when it dies between an append and the answer.
         outcome.await.unwrap_or(Err(Refusal::OutcomeUnknown))
-    }
-
-    /// Waits until the published State is at `wanted` or beyond; the caller sets the deadline.
-    ///
-    /// # Errors
-    /// [`Refusal::OtherHistory`] when the chain at that revision is another.
-    pub async fn reach(&self, wanted: Revision) -> Result<(), Refusal> {
-        let mut revision = self.shared.revision.subscribe();
-        // The sender lives as long as this handle, so the wait ends only at the revision.
-        let _ = revision.wait_for(|number| *number >= wanted.number).await;
-        let head = self.state().head().revision();
-        let chain = if head.number == wanted.number {
-            Some(head.chain)
-        } else if let Some(chain) = self.shared.recent.chain(wanted.number) {
-            Some(chain)
-        } else {
-            self.chain_at(wanted.number).await?
-        };
-        if chain == Some(wanted.chain) {
-            Ok(())
-        } else {
-            Err(Refusal::OtherHistory(wanted))
-        }
-    }
-
-    async fn chain_at(&self, number: RevisionNumber) -> Result<Option<[u8; 8]>, Refusal> {
-        if number == 0 {
-            return Ok(Some([0; 8]));
-        }
-        let entries = self.shared.store.changes_after(number - 1, 1).await;
-        let entries = entries.map_err(|error| unavailable(&error))?;
-        Ok(entries.first().map(|entry| entry.head.revision().chain))
     }
 
     /// Entries after a revision, at most `limit`.

@@ -396,25 +396,31 @@ async fn what_is_queued_at_a_stop_is_answered_and_what_comes_later_is_refused() 
     assert_same(&replica, &store);
 }
 
+async fn reach(replica: &Replica, wanted: Revision) -> Result<(), Refusal> {
+    replica.reach(wanted.number, Some(wanted.chain)).await
+}
+
 #[tokio::test]
 async fn a_revision_is_waited_for_and_one_of_another_history_is_refused() {
     let (replica, task, _store) = start(&[]).await;
     let done = replica.submit(create("a")).await.expect("made");
-    replica.reach(done.revision).await.expect("reached");
-    replica.reach(Head::EMPTY.revision()).await.expect("always");
+    reach(&replica, done.revision).await.expect("reached");
+    reach(&replica, Head::EMPTY.revision())
+        .await
+        .expect("always");
     let other = Revision {
         chain: [1; 8],
         ..done.revision
     };
     assert_eq!(
-        replica.reach(other).await,
+        reach(&replica, other).await,
         Err(Refusal::OtherHistory(other))
     );
     let future = Revision {
         number: 99,
         ..done.revision
     };
-    assert!(futures_util::FutureExt::now_or_never(replica.reach(future)).is_none());
+    assert!(futures_util::FutureExt::now_or_never(reach(&replica, future)).is_none());
     task.stop().await;
 }
 
@@ -429,12 +435,12 @@ async fn a_recent_revision_is_demanded_without_reading_the_store() {
     let by_another = store.log.lock().expect("test")[0].head.revision();
     let reads = store.reads.load(Ordering::Relaxed);
     for revision in made.iter().chain([&by_another]) {
-        replica.reach(*revision).await.expect("reached");
+        reach(&replica, *revision).await.expect("reached");
         let other = Revision {
             chain: [1; 8],
             ..*revision
         };
-        let refused = replica.reach(other).await;
+        let refused = reach(&replica, other).await;
         assert_eq!(refused, Err(Refusal::OtherHistory(other)));
     }
     assert_eq!(store.reads.load(Ordering::Relaxed), reads);
@@ -446,7 +452,7 @@ async fn a_recent_revision_is_demanded_without_reading_the_store() {
     let (replica, task) = again.expect("starts");
     let reads = store.reads.load(Ordering::Relaxed);
     for revision in &made {
-        replica.reach(*revision).await.expect("reached");
+        reach(&replica, *revision).await.expect("reached");
     }
     assert_eq!(store.reads.load(Ordering::Relaxed), reads);
     task.stop().await;

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tonic::codegen::http::{Extensions, HeaderMap};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::authority::audit::RevisionAsked;
 use crate::authority::check::{CheckRequest, Seen, View};
 use crate::authority::{Authority, Credentials, RequestId};
 use crate::domain::chain::Revision;
@@ -51,15 +52,10 @@ pub(super) struct Verdict<R> {
 
 impl CheckRpc {
     pub(super) fn new(authority: Authority, metrics: Metrics) -> Self {
-        // Only an open server takes a caller without a token.
-        let open = authority
-            .view()
-            .may_check(Credentials::default(), &[])
-            .is_ok();
         Self {
+            open: authority.check_is_open(),
             authority,
             metrics,
-            open,
         }
     }
 
@@ -173,6 +169,9 @@ impl CheckRpc {
         wait: Duration,
     ) -> Result<v1::CheckResponse, Refusal> {
         if let Some(wanted) = &message.at_least {
+            if let Some(view) = self.stale_view() {
+                return Ok(self.done(self.decide(&view, caller, message)?));
+            }
             self.reach(caller, wanted, wait).await?;
         }
         let verdict = self.decide(&self.authority.view(), caller, message)?;
@@ -209,6 +208,11 @@ impl CheckRpc {
         self.authority.count_use(&request, Some(request_id)).await
     }
 
+    // Without its lease the server waits for nothing: it answers that it is stale.
+    fn stale_view(&self) -> Option<View<'_>> {
+        Some(self.view()).filter(View::is_stale)
+    }
+
     async fn reach(
         &self,
         caller: Credentials<'_>,
@@ -218,19 +222,7 @@ impl CheckRpc {
         let (number, chain) = parse_revision(wanted)?;
         // Strangers are not let wait.
         self.view().may_check(caller, &[])?;
-        let reached = async {
-            match chain {
-                Some(chain) => self.authority.reach(Revision { number, chain }).await,
-                None => {
-                    let mut revisions = self.authority.revisions();
-                    // Fails only without a writer, and then the revision does not come.
-                    match revisions.wait_for(|revision| *revision >= number).await {
-                        Ok(_) => Ok(()),
-                        Err(_) => Err(Refusal::Unavailable("the server is stopping".to_owned())),
-                    }
-                }
-            }
-        };
+        let reached = self.authority.reach(RevisionAsked { number, chain });
         let chain = chain.unwrap_or_default();
         let not_reached = Refusal::NotReached(Revision { number, chain });
         timeout(wait, reached).await.unwrap_or(Err(not_reached))
@@ -259,13 +251,24 @@ impl CheckRpc {
             ));
         }
         if let Some(wanted) = &message.at_least {
+            if let Some(view) = self.stale_view() {
+                return self.decide_all(&view, caller, checks);
+            }
             self.reach(caller, wanted, wait).await?;
         }
-        // One view, so that all answers are of one revision.
-        let view = self.authority.view();
+        self.decide_all(&self.authority.view(), caller, checks)
+    }
+
+    // One view, so that all answers are of one revision.
+    fn decide_all(
+        &self,
+        view: &View<'_>,
+        caller: Credentials<'_>,
+        checks: &[v1::CheckRequest],
+    ) -> Result<v1::BatchCheckResponse, Refusal> {
         let decided = checks
             .iter()
-            .map(|check| self.decide(&view, caller, check))
+            .map(|check| self.decide(view, caller, check))
             .collect::<Result<Vec<_>, Refusal>>()?;
         let results = decided
             .into_iter()

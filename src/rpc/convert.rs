@@ -92,6 +92,14 @@ pub(super) fn duration(seconds: u32) -> Duration {
     }
 }
 
+/// A duration of milliseconds. Those of the domain are far below what the wire can hold.
+pub(super) fn milliseconds(ms: u64) -> Duration {
+    Duration {
+        seconds: i64::try_from(ms / 1_000).unwrap_or(i64::MAX),
+        nanos: (ms % 1_000) as i32 * 1_000_000,
+    }
+}
+
 /// Reads a lifetime: whole seconds, at least one.
 pub(super) fn seconds(
     field: &'static str,

@@ -31,6 +31,7 @@ use crate::domain::refusal::Refusal;
 use crate::proto::DESCRIPTOR;
 
 use super::auth::{Calling, Peer, budget};
+use super::enforce::Patience;
 use super::errors::{ended, response};
 use super::half::Watched;
 use super::metrics::Metrics;
@@ -71,15 +72,18 @@ pub(super) struct Shared {
     metrics: Metrics,
     drain: Drain,
     places: Arc<Places>,
+    // For those that wait for other servers: no Check is kept from its place by them.
+    aside: Arc<Places>,
     methods: Methods,
 }
 
 impl Shared {
-    pub(super) fn new(metrics: Metrics, drain: Drain, places: Places) -> Self {
+    pub(super) fn new(metrics: Metrics, drain: Drain, places: Places, aside: Places) -> Self {
         Self {
             metrics,
             drain,
             places: Arc::new(places),
+            aside: Arc::new(aside),
             methods: Methods::described(),
         }
     }
@@ -181,7 +185,7 @@ impl<D> Front<D> {
             request = self.watched(request, peer);
         }
         let (routes, shared) = (self.routes.clone(), Arc::clone(&self.shared));
-        Box::pin(managed(routes, shared, request, place))
+        Box::pin(managed(routes, shared, request, peer, place))
     }
 
     fn watched(&self, request: Request<Body>, peer: Option<IpAddr>) -> Request<Body> {
@@ -268,14 +272,18 @@ async fn managed(
     mut routes: Routes,
     shared: Arc<Shared>,
     mut request: Request<Body>,
-    // Held until the answer, for a stream until its headers.
-    _place: Place,
+    peer: Option<IpAddr>,
+    // Held until the answer, for a stream until its headers, or exchanged meanwhile.
+    place: Place,
 ) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     let method = shared.methods.0.get(request.uri().path());
     let writes = method.is_some_and(|method| method.writes);
     let granted = budget(request.headers(), shared.places.time_max());
     request.extensions_mut().insert(shared.drain.clone());
+    let (aside, metrics) = (Arc::clone(&shared.aside), shared.metrics.clone());
+    let patience = Patience::new(place, aside, peer, granted, metrics);
+    request.extensions_mut().insert(patience.clone());
     let calling = Calling::default();
     request.extensions_mut().insert(calling.clone());
     let answer = match timeout(granted, routes.call(request)).await {
@@ -337,8 +345,8 @@ mod tests {
 
     fn shared(time_max: Duration) -> Arc<Shared> {
         let (metrics, drain) = (Metrics::default(), Drain::default());
-        let places = Places::new(metrics.clone(), 1, time_max);
-        Arc::new(Shared::new(metrics, drain, places))
+        let places = || Places::new(metrics.clone(), 1, time_max);
+        Arc::new(Shared::new(metrics.clone(), drain, places(), places()))
     }
 
     /// A direct answer that never comes.
@@ -442,9 +450,10 @@ mod tests {
 
     fn front(service: &Submits, time_max: Duration) -> Front<Uncalled> {
         let (metrics, drain) = (Metrics::default(), Drain::default());
-        let places = Places::new(metrics.clone(), 1, time_max);
+        let places = || Places::new(metrics.clone(), 1, time_max);
         let routes = Routes::new(service.clone());
-        Front::new(Uncalled, routes, Shared::new(metrics, drain, places))
+        let shared = Shared::new(metrics.clone(), drain, places(), places());
+        Front::new(Uncalled, routes, shared)
     }
 
     fn revoke() -> Request<Body> {

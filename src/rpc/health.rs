@@ -1,7 +1,8 @@
 //! Health per service, and the whole server's under the empty name.
 //!
 //! Used by `serve`, which follows it while it serves and stops it before it stops accepting, so
-//! that a balancer looks elsewhere first. Serving is what the authority says it may answer.
+//! that a balancer looks elsewhere first. Check, and with it the whole server, serves while the
+//! authority may answer, which a lease allows without the store; all else needs the store as well.
 
 use std::time::Duration;
 
@@ -11,20 +12,29 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::authority::Authority;
 use crate::proto::v1::{
-    audit_service_server, check_service_server, directory_service_server, token_service_server,
+    audit_service_server, check_service_server, cluster_service_server, directory_service_server,
+    token_service_server,
 };
 
-/// The names that health is told of.
-const NAMES: [&str; 5] = [
-    "",
-    check_service_server::SERVICE_NAME,
+/// What serves from memory.
+const FROM_MEMORY: [&str; 2] = ["", check_service_server::SERVICE_NAME];
+/// What cannot do without the store.
+const FROM_STORE: [&str; 4] = [
     token_service_server::SERVICE_NAME,
     directory_service_server::SERVICE_NAME,
     audit_service_server::SERVICE_NAME,
+    cluster_service_server::SERVICE_NAME,
 ];
 
 /// How often the authority is asked; telling costs nothing while nothing changes.
 const EVERY: Duration = Duration::from_millis(250);
+
+/// What serves; by default nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Serving {
+    memory: bool,
+    store: bool,
+}
 
 /// The health of one server.
 pub(super) struct Health {
@@ -39,8 +49,16 @@ impl Health {
             authority,
             reporter: HealthReporter::new(),
         };
-        health.tell(health.authority.may_answer()).await;
+        health.tell(health.found()).await;
         health
+    }
+
+    fn found(&self) -> Serving {
+        let memory = self.authority.may_answer();
+        Serving {
+            memory,
+            store: memory && self.authority.store_answers(),
+        }
     }
 
     /// The service that answers for it.
@@ -54,30 +72,35 @@ impl Health {
         let mut ticks = tokio::time::interval(EVERY);
         loop {
             ticks.tick().await;
-            let serving = self.authority.may_answer();
-            if told.replace(serving) != Some(serving) {
-                self.tell(serving).await;
+            let found = self.found();
+            if told.replace(found) != Some(found) {
+                self.tell(found).await;
             }
         }
     }
 
     /// Tells that nothing is served any more, and ends the streams of those who watch.
     pub(super) async fn stop(mut self) {
-        self.tell(false).await;
-        for name in NAMES {
+        self.tell(Serving::default()).await;
+        for name in FROM_MEMORY.into_iter().chain(FROM_STORE) {
             // Who watches gets the last status before the end of its stream.
             self.reporter.clear_service_status(name).await;
         }
     }
 
-    async fn tell(&self, serving: bool) {
-        let status = if serving {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
-        for name in NAMES {
-            self.reporter.set_service_status(name, status).await;
+    async fn tell(&self, found: Serving) {
+        for (names, serves) in [
+            (&FROM_MEMORY[..], found.memory),
+            (&FROM_STORE[..], found.store),
+        ] {
+            let status = if serves {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            };
+            for name in names {
+                self.reporter.set_service_status(*name, status).await;
+            }
         }
     }
 }

@@ -4,14 +4,17 @@
 //! the request, call the authority, convert the answer. Every request that writes is in the list
 //! at the end. Absent on purpose: what a request means, and gRPC codes (`errors`).
 
+use std::future::{Future, ready};
+
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::authority::{Call, Credentials, RequestId};
+use crate::authority::{Authority, Call, Credentials, RequestId, Written};
 use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 
 use super::auth::Calling;
+use super::enforce::Patience;
 use super::{auth, errors};
 
 /// What a method of a service returns.
@@ -32,6 +35,10 @@ pub(super) trait Write: Message {
 
     /// The client's request id; empty if none was given.
     fn request_id(&self) -> &str;
+
+    /// Whether the answer is to wait for every server, which those that may take something away
+    /// do unasked.
+    fn waits(&self) -> bool;
 }
 
 /// A write as the authority takes it, with the encoded request that a repeat must equal.
@@ -42,14 +49,17 @@ pub(super) struct WriteCall<'a> {
     method: &'static str,
     id: &'a str,
     content: Vec<u8>,
+    waits: bool,
     calling: Calling,
+    patience: Patience,
 }
 
 impl<'a> WriteCall<'a> {
     /// What came with a request.
     ///
     /// # Errors
-    /// [`Refusal::Unauthenticated`] for metadata that is no bearer token.
+    /// [`Refusal::Unauthenticated`] for metadata that is no bearer token, and
+    /// [`Refusal::Unavailable`] for a call that has no deadline.
     pub(super) fn of<T: Write>(request: &'a Request<T>) -> Result<Self, Refusal> {
         let message = request.get_ref();
         let id = message.request_id();
@@ -64,7 +74,9 @@ impl<'a> WriteCall<'a> {
             } else {
                 message.encode_to_vec()
             },
+            waits: message.waits(),
             calling: Calling::of(request),
+            patience: Patience::of(request)?,
         })
     }
 
@@ -78,14 +90,42 @@ impl<'a> WriteCall<'a> {
                 id: self.id,
                 content: &self.content,
             }),
+            waits: self.waits,
             calling: Some(self.calling.cell()),
         }
     }
+
+    /// Waits until a write is enforced as far as it must be before it is answered.
+    ///
+    /// # Errors
+    /// [`Refusal::OutcomeUnknown`] when the write may be lost.
+    pub(super) async fn enforced(
+        &self,
+        authority: &Authority,
+        written: &Written,
+    ) -> Result<Option<v1::Enforcement>, Refusal> {
+        let nothing = ready(None::<()>);
+        Ok(self.patience.settle(authority, written, nothing).await?.0)
+    }
+
+    /// The same, and meanwhile reads back what the write is about; what cannot be read in time
+    /// is left out.
+    ///
+    /// # Errors
+    /// As [`WriteCall::enforced`].
+    pub(super) async fn settle<T>(
+        &self,
+        authority: &Authority,
+        written: &Written,
+        read_back: impl Future<Output = Option<T>>,
+    ) -> Result<(Option<v1::Enforcement>, Option<T>), Refusal> {
+        self.patience.settle(authority, written, read_back).await
+    }
 }
 
-/// Implements [`Write`] for messages that have the two fields.
+/// Implements [`Write`] for messages that have the two fields, and a third if they only add.
 macro_rules! writes {
-    ($($request:ident)*) => {$(
+    ($waits:ident: $($request:ident)*) => {$(
         impl Write for v1::$request {
             const METHOD: &'static str = stringify!($request);
 
@@ -96,18 +136,30 @@ macro_rules! writes {
             fn request_id(&self) -> &str {
                 &self.request_id
             }
+
+            fn waits(&self) -> bool {
+                writes!(@$waits self)
+            }
         }
     )*};
+    (@if_asked $this:ident) => { $this.wait_for_replicas };
+    (@unasked $this:ident) => { false };
 }
 
 writes! {
-    IssueTokenRequest UpdateTokenRequest RenewTokenRequest RotateTokenRequest
-    RevokeTokenRequest RevokeAllRequest
-    CreateUserRequest UpdateUserRequest DeleteUserRequest DisableUserRequest EnableUserRequest
-    CreateTeamRequest UpdateTeamRequest DeleteTeamRequest DisableTeamRequest EnableTeamRequest
-    CreateServiceAccountRequest UpdateServiceAccountRequest DeleteServiceAccountRequest
-    DisableServiceAccountRequest EnableServiceAccountRequest
-    AddTeamMemberRequest RemoveTeamMemberRequest
-    CreateRoleRequest UpdateRoleRequest DeleteRoleRequest
-    CreateGrantRequest DeleteGrantRequest
+    if_asked:
+    IssueTokenRequest RenewTokenRequest
+    CreateUserRequest EnableUserRequest
+    CreateTeamRequest EnableTeamRequest
+    CreateServiceAccountRequest EnableServiceAccountRequest
+    AddTeamMemberRequest CreateRoleRequest CreateGrantRequest
+}
+
+writes! {
+    unasked:
+    UpdateTokenRequest RotateTokenRequest RevokeTokenRequest RevokeAllRequest
+    UpdateUserRequest DeleteUserRequest DisableUserRequest
+    UpdateTeamRequest DeleteTeamRequest DisableTeamRequest
+    UpdateServiceAccountRequest DeleteServiceAccountRequest DisableServiceAccountRequest
+    RemoveTeamMemberRequest UpdateRoleRequest DeleteRoleRequest DeleteGrantRequest
 }

@@ -29,7 +29,7 @@ pub(super) async fn add(
     };
     let written = authority.write(incoming.call(), command).await?;
     Ok(v1::AddTeamMemberResponse {
-        enforcement: None,
+        enforcement: incoming.enforced(authority, &written).await?,
         revision: Some(revision(written.revision)),
     })
 }
@@ -47,9 +47,12 @@ pub(super) async fn remove(
         cut_off_tokens: asked.revoke_tokens,
     };
     let written = authority.write(incoming.call(), command).await?;
-    let (tokens, truncated) = tokens_left(authority, incoming.credentials, &written).await;
+    let left = async { Some(tokens_left(authority, incoming.credentials, &written).await) };
+    let (enforcement, left) = incoming.settle(authority, &written, left).await?;
+    // The member is out; that its tokens cannot be listed now is not that call's failure.
+    let (tokens, truncated) = left.unwrap_or((Vec::new(), true));
     Ok(v1::RemoveTeamMemberResponse {
-        enforcement: None,
+        enforcement,
         revision: Some(revision(written.revision)),
         tokens,
         truncated,
@@ -75,7 +78,6 @@ async fn tokens_left(
     };
     match authority.team_tokens_of(team, member).await {
         Ok((tokens, truncated)) => (tokens.iter().map(shown).collect(), truncated),
-        // The member is out; that its tokens cannot be listed now is not that call's failure.
         Err(_) => (Vec::new(), true),
     }
 }

@@ -80,6 +80,7 @@ struct Counted {
     checks_refused: Family<Labels<1>, Counter>,
     calls: Family<Labels<2>, Counter>,
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    waited: Family<Labels<1>, Histogram, fn() -> Histogram>,
 }
 
 impl Default for Counted {
@@ -93,6 +94,9 @@ impl Default for Counted {
             calls: Family::default(),
             // 0.5 ms to 16 s: from a read to beyond the longest request.
             seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
+            }),
+            waited: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
             }),
         }
@@ -124,6 +128,13 @@ impl Metrics {
         self.0.calls.get_or_create(&labels).inc();
         let labels = [("method", method.to_owned())];
         let seconds = self.0.seconds.get_or_create(&labels);
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a write that waited until it was enforced: `confirmed`, `committed` or `lost`.
+    pub(super) fn waited(&self, outcome: &'static str, took: Duration) {
+        let labels = [("outcome", outcome.to_owned())];
+        let seconds = self.0.waited.get_or_create(&labels);
         seconds.observe(took.as_secs_f64());
     }
 
@@ -160,6 +171,11 @@ impl Metrics {
             "call_seconds",
             "Time to the answer of management calls",
             self.0.seconds.clone(),
+        );
+        registry.register(
+            "barrier_seconds",
+            "Time that writes waited until every server enforced them, by outcome",
+            self.0.waited.clone(),
         );
         registry.register_collector(Box::new(Scrape {
             metrics: self.clone(),
@@ -210,30 +226,8 @@ impl Collector for Scrape {
         let connections = counted.connections.load(Ordering::Relaxed);
         gauge(out, "connections", "Open connections", connections)?;
 
-        let writer = self.authority.counters();
-        counter(out, "batches", "Batches appended", &writer.batches)?;
-        counter(out, "entries", "Log entries appended", &writer.entries)?;
-        counter(out, "commands_refused", "Commands refused", &writer.refused)?;
-        counter(
-            out,
-            "store_conflicts",
-            "Appends on a head that had moved",
-            &writer.conflicts,
-        )?;
-        let unknown = &writer.unknown_outcomes;
-        counter(
-            out,
-            "unknown_outcomes",
-            "Appends that had to be settled",
-            unknown,
-        )?;
-        counter(
-            out,
-            "store_errors",
-            "Appends the store could not take",
-            &writer.store_errors,
-        )?;
-
+        self.writer(out)?;
+        self.lease(out)?;
         let (tokens, bytes, principals) = self.authority.sizes();
         gauge(
             out,
@@ -250,6 +244,78 @@ impl Collector for Scrape {
             value.encode(parts.encode_family(&[("part", *part)])?)?;
         }
         Ok(())
+    }
+}
+
+impl Scrape {
+    fn writer(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let writer = self.authority.counters();
+        for (name, help, value) in [
+            ("batches", "Batches appended", &writer.batches),
+            ("entries", "Log entries appended", &writer.entries),
+            ("commands_refused", "Commands refused", &writer.refused),
+            (
+                "store_conflicts",
+                "Appends on a head that had moved",
+                &writer.conflicts,
+            ),
+            (
+                "unknown_outcomes",
+                "Appends that had to be settled",
+                &writer.unknown_outcomes,
+            ),
+            (
+                "store_errors",
+                "Appends the store could not take",
+                &writer.store_errors,
+            ),
+            (
+                "divergences",
+                "Times State was not what the log says",
+                &writer.divergences,
+            ),
+        ] {
+            counter(out, name, help, value)?;
+        }
+        Ok(())
+    }
+
+    fn lease(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counters = self.authority.counters();
+        family(
+            out,
+            "stale_checks",
+            "Checks without a lease, by what was done",
+            "outcome",
+            [
+                ("denied", &counters.stale_denied),
+                ("served", &counters.stale_served),
+            ]
+            .into_iter(),
+        )?;
+        let answers = u64::from(self.authority.may_answer());
+        gauge(out, "serving", "1 while Checks are answered", answers)?;
+        // A server that has its store to itself needs no lease.
+        let Some(left_ms) = self.authority.lease_left_ms() else {
+            return Ok(());
+        };
+        let left = ConstGauge::new(left_ms as f64 / 1_000.0);
+        let help = "What is left of the lease";
+        left.encode(out.encode_descriptor(
+            "lease_remaining_seconds",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let lag = self.authority.counters().lag.load(Ordering::Relaxed);
+        gauge(
+            out,
+            "replica_lag_revisions",
+            "Revisions behind the log at the last renewal",
+            lag,
+        )?;
+        let members = self.authority.counters().members.load(Ordering::Relaxed);
+        gauge(out, "replicas", "Replicas on the database", members)
     }
 }
 

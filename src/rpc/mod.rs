@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listen ─► front ─┬─► check, stream              straight: the hot path
-//!                  └─► router ─► token, directory, roles, audit, health, reflection
+//!                  └─► router ─► token, directory, roles, audit, cluster, health, reflection
 //! ```
 //!
 //! Used by `cli`, which gives it a listener and says when to stop, and by the benchmark, which
@@ -14,8 +14,10 @@ mod audit;
 mod auth;
 mod changes;
 mod check;
+mod cluster;
 mod convert;
 mod directory;
+mod enforce;
 mod errors;
 mod explain;
 mod front;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! a call that may write ─► Place                      before it is looked at
+//! a write that waits for other servers ─► Place       among places of their own (`enforce`)
 //! a Check that must wait, half a message ─► Held      a place and its deadline
 //! ```
 //!
@@ -71,7 +72,8 @@ impl Places {
         })
     }
 
-    fn try_take(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Place> {
+    /// The same, uncounted: for who has another way.
+    pub(super) fn try_take(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Place> {
         let share = match peer {
             Some(peer) => Some(Share::take(self, network_of(peer))?),
             None => None,

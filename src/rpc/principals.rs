@@ -174,7 +174,7 @@ pub(super) async fn delete<I: Write, O: Message + Default>(
         .write(incoming.call(), Command::DeletePrincipal(name))
         .await?;
     Ok(same(&v1::DeleteUserResponse {
-        enforcement: None,
+        enforcement: incoming.enforced(authority, &written).await?,
         revision: Some(revision(written.revision)),
     }))
 }
@@ -205,10 +205,11 @@ async fn change<I: Write, O: Message + Default>(
     let incoming = WriteCall::of(request)?;
     let written = authority.write(incoming.call(), command).await?;
     // It may be gone again, or the name be another's; the change was made all the same.
-    let stored = authority.stored_principal(name).await.ok();
+    let stored = async { authority.stored_principal(name).await.ok() };
+    let (enforcement, stored) = incoming.settle(authority, &written, stored).await?;
     let still = stored.filter(|stored| written.about == About::Principal(stored.record.id));
     Ok(same(&v1::UpdateUserResponse {
-        enforcement: None,
+        enforcement,
         revision: Some(revision(written.revision)),
         user: still.map(shown),
     }))

@@ -6,8 +6,6 @@
 
 use std::net::IpAddr;
 
-use prost_types::Duration;
-
 use crate::authority::Context;
 use crate::authority::check::{Answer, CheckRequest, STALE_RETRY_AFTER_MS, Seen};
 use crate::domain::chain::Revision;
@@ -17,7 +15,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::token::{KindSet, TokenKind};
 use crate::proto::v1;
 
-use super::convert::{self, kind_number, reason_number, timestamp};
+use super::convert::{self, kind_number, milliseconds, reason_number, timestamp};
 use super::errors::invalid;
 
 /// Most needs of one question.
@@ -181,8 +179,8 @@ impl<'s> Told<'s> {
 pub(super) fn answered(told: &Told<'_>) -> v1::CheckResponse {
     let mut response = v1::CheckResponse {
         revision: Some(convert::revision(told.revision)),
-        valid_for: told.valid_for_ms.map(duration),
-        retry_after: told.retry_after_ms.map(duration),
+        valid_for: told.valid_for_ms.map(milliseconds),
+        retry_after: told.retry_after_ms.map(milliseconds),
         ..v1::CheckResponse::default()
     };
     set_reason(&mut response, told.reason);
@@ -213,6 +211,9 @@ pub(super) fn counted(
     set_reason(&mut response, reason);
     if reason != Reason::Allowed {
         response.valid_for = None;
+    }
+    if reason == Reason::Stale {
+        response.retry_after = Some(milliseconds(STALE_RETRY_AFTER_MS));
     }
     response
 }
@@ -253,17 +254,9 @@ fn set_token(response: &mut v1::CheckResponse, seen: &Seen<'_>) {
     response.expires_at = seen.expires_ms.map(timestamp);
 }
 
-// Both are far below what the wire can hold: expiries are bounded by the longest lifetimes.
-fn duration(ms: u64) -> Duration {
-    Duration {
-        seconds: i64::try_from(ms / 1_000).unwrap_or(i64::MAX),
-        nanos: (ms % 1_000) as i32 * 1_000_000,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use prost_types::Timestamp;
+    use prost_types::{Duration, Timestamp};
 
     use super::*;
     use crate::authority::check::Decision;

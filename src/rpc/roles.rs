@@ -37,11 +37,11 @@ pub(super) async fn create_role(
             ..Display::default()
         },
     };
-    let (revision, role) = change_role(authority, request, &name, command).await?;
+    let changed = change_role(authority, request, &name, command).await?;
     Ok(v1::CreateRoleResponse {
-        revision,
-        role,
-        enforcement: None,
+        revision: changed.revision,
+        role: changed.role,
+        enforcement: changed.enforcement,
     })
 }
 
@@ -99,12 +99,7 @@ pub(super) async fn update_role(
         actions,
         display,
     };
-    let (revision, role) = change_role(authority, request, &name, command).await?;
-    Ok(v1::UpdateRoleResponse {
-        revision,
-        role,
-        enforcement: None,
-    })
+    change_role(authority, request, &name, command).await
 }
 
 fn masked(
@@ -137,7 +132,7 @@ pub(super) async fn delete_role(
         .write(incoming.call(), Command::DeleteRole(name))
         .await?;
     Ok(v1::DeleteRoleResponse {
-        enforcement: None,
+        enforcement: incoming.enforced(authority, &written).await?,
         revision: Some(revision(written.revision)),
     })
 }
@@ -148,12 +143,17 @@ async fn change_role<T: Write>(
     request: &Request<T>,
     name: &RoleName,
     command: Command,
-) -> Result<(Option<v1::Revision>, Option<v1::Role>), Refusal> {
+) -> Result<v1::UpdateRoleResponse, Refusal> {
     let incoming = WriteCall::of(request)?;
     let written = authority.write(incoming.call(), command).await?;
     // It may be gone again; the change was made all the same.
-    let stored = authority.stored_role(name).await.ok();
-    Ok((Some(revision(written.revision)), stored.map(shown_role)))
+    let stored = async { authority.stored_role(name).await.ok() };
+    let (enforcement, stored) = incoming.settle(authority, &written, stored).await?;
+    Ok(v1::UpdateRoleResponse {
+        revision: Some(revision(written.revision)),
+        role: stored.map(shown_role),
+        enforcement,
+    })
 }
 
 fn shown_role(stored: StoredRole) -> v1::Role {
@@ -187,12 +187,15 @@ pub(super) async fn create_grant(
     };
     let written = authority.write(incoming.call(), command).await?;
     // It may be gone again; the change was made all the same.
-    let stored = match written.about {
-        About::Grant(id) => authority.stored_grant(id).await.ok(),
-        _ => None,
+    let stored = async {
+        match written.about {
+            About::Grant(id) => authority.stored_grant(id).await.ok(),
+            _ => None,
+        }
     };
+    let (enforcement, stored) = incoming.settle(authority, &written, stored).await?;
     Ok(v1::CreateGrantResponse {
-        enforcement: None,
+        enforcement,
         revision: Some(revision(written.revision)),
         grant: stored.map(shown_grant),
     })
@@ -250,7 +253,7 @@ pub(super) async fn delete_grant(
         .write(incoming.call(), Command::DeleteGrant(id))
         .await?;
     Ok(v1::DeleteGrantResponse {
-        enforcement: None,
+        enforcement: incoming.enforced(authority, &written).await?,
         revision: Some(revision(written.revision)),
     })
 }

@@ -25,11 +25,13 @@ use crate::authority::Authority;
 use crate::config::Limits;
 use crate::proto::DESCRIPTOR;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
+use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::directory_service_server::DirectoryServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
 
 use super::audit::AuditRpc;
 use super::check::CheckRpc;
+use super::cluster::ClusterRpc;
 use super::directory::DirectoryRpc;
 use super::front::{DirectAnswer, Front, Shared};
 use super::health::Health;
@@ -88,6 +90,7 @@ pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeErr
     let token = TokenServiceServer::new(TokenRpc::new(authority.clone()));
     let directory = DirectoryServiceServer::new(DirectoryRpc::new(authority.clone()));
     let audit = AuditServiceServer::new(AuditRpc::new(authority.clone()));
+    let cluster = ClusterServiceServer::new(ClusterRpc::new(authority.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR)
@@ -99,6 +102,7 @@ pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeErr
         .add_service(token.max_decoding_message_size(most))
         .add_service(directory.max_decoding_message_size(most))
         .add_service(audit.max_decoding_message_size(most))
+        .add_service(cluster.max_decoding_message_size(most))
         .add_service(reflection().build_v1()?.max_decoding_message_size(asked))
         .add_service(
             reflection()
@@ -158,12 +162,14 @@ where
         + 'static,
 {
     let drain = Drain::default();
-    let places = Places::new(
-        metrics.clone(),
-        limits.requests_waiting_max,
-        limits.request_time_max,
-    );
-    let shared = Shared::new(metrics.clone(), drain.clone(), places);
+    let places = || {
+        Places::new(
+            metrics.clone(),
+            limits.requests_waiting_max,
+            limits.request_time_max,
+        )
+    };
+    let shared = Shared::new(metrics.clone(), drain.clone(), places(), places());
     let front = Front::new(direct, routes, shared);
     let incoming = Incoming::new(listener, of_connections(limits), metrics);
     let served = server(limits).serve_with_incoming_shutdown(front, incoming, drain.begun());

@@ -7,6 +7,7 @@
 use tonic::Request;
 
 use crate::authority::Authority;
+use crate::authority::list::StoredToken;
 use crate::authority::tokens::Issued;
 use crate::authority::{Command, Written};
 use crate::domain::change::Change;
@@ -104,10 +105,12 @@ impl TokenRpc {
         let incoming = WriteCall::of(request)?;
         let asked = token_request::issue(request.get_ref())?;
         let Issued { secret, written } = self.authority.issue(incoming.call(), asked).await?;
+        let after = self.after(&written);
+        let (enforcement, token) = incoming.settle(&self.authority, &written, after).await?;
         Ok(v1::IssueTokenResponse {
-            enforcement: None,
+            enforcement,
             revision: Some(revision(written.revision)),
-            token: self.after(&written).await,
+            token,
             secret_withheld: secret.is_none(),
             secret: secret.map_or_else(String::new, |secret| secret.reveal().to_owned()),
         })
@@ -165,10 +168,12 @@ impl TokenRpc {
         let update = token_request::update(request.get_ref(), id)?;
         let command = Command::UpdateToken(Box::new(update));
         let written = self.authority.write(incoming.call(), command).await?;
+        let after = self.after(&written);
+        let (enforcement, token) = incoming.settle(&self.authority, &written, after).await?;
         Ok(v1::UpdateTokenResponse {
-            enforcement: None,
+            enforcement,
             revision: Some(revision(written.revision)),
-            token: self.after(&written).await,
+            token,
         })
     }
 
@@ -182,7 +187,8 @@ impl TokenRpc {
         let id = optional("token_id", &message.token_id, convert::token_id)?;
         let command = Command::RenewToken { id, ttl_s };
         let written = self.authority.write(incoming.call(), command).await?;
-        let stored = self.authority.written_token(&written).await.ok().flatten();
+        let stored = self.stored(&written);
+        let (enforcement, stored) = incoming.settle(&self.authority, &written, stored).await?;
         let clipped = stored.as_ref().is_some_and(|stored| {
             let record = &stored.record;
             let wanted_s = ttl_s.or(record.period_s).or(record.ttl_s).unwrap_or(0);
@@ -191,7 +197,7 @@ impl TokenRpc {
         });
         let shown = stored.map(|stored| token_answer::whole(&self.authority, &stored));
         Ok(v1::RenewTokenResponse {
-            enforcement: None,
+            enforcement,
             revision: Some(revision(written.revision)),
             token: shown,
             clipped,
@@ -211,10 +217,12 @@ impl TokenRpc {
             .authority
             .rotate(incoming.call(), id, grace_s, expected);
         let Issued { secret, written } = rotated.await?;
+        let after = self.after(&written);
+        let (enforcement, token) = incoming.settle(&self.authority, &written, after).await?;
         Ok(v1::RotateTokenResponse {
-            enforcement: None,
+            enforcement,
             revision: Some(revision(written.revision)),
-            token: self.after(&written).await,
+            token,
             secret_withheld: secret.is_none(),
             secret: secret.map_or_else(String::new, |secret| secret.reveal().to_owned()),
         })
@@ -233,7 +241,8 @@ impl TokenRpc {
             compromised: request.get_ref().compromised,
         };
         let written = self.authority.write(incoming.call(), command).await?;
-        let stored = self.authority.written_token(&written).await.ok().flatten();
+        let stored = self.stored(&written);
+        let (enforcement, stored) = incoming.settle(&self.authority, &written, stored).await?;
         let shown = stored.map(|stored| {
             let readable = calling == Some(stored.record.id)
                 || self.authority.may_read_token(credentials, &stored);
@@ -244,7 +253,7 @@ impl TokenRpc {
             }
         });
         Ok(v1::RevokeTokenResponse {
-            enforcement: None,
+            enforcement,
             revision: Some(revision(written.revision)),
             already_revoked: revoked_before(&written, shown.as_ref()),
             token: shown,
@@ -259,7 +268,7 @@ impl TokenRpc {
         let command = Command::RevokeAll(token_request::cut_off(request.get_ref())?);
         let written = self.authority.write(incoming.call(), command).await?;
         Ok(v1::RevokeAllResponse {
-            enforcement: None,
+            enforcement: incoming.enforced(&self.authority, &written).await?,
             revision: Some(revision(written.revision)),
         })
     }
@@ -285,8 +294,12 @@ impl TokenRpc {
 
     /// The token that a write was about, as far as it can be read back.
     async fn after(&self, written: &Written) -> Option<v1::Token> {
-        let stored = self.authority.written_token(written).await.ok().flatten();
+        let stored = self.stored(written).await;
         stored.map(|stored| token_answer::whole(&self.authority, &stored))
+    }
+
+    async fn stored(&self, written: &Written) -> Option<StoredToken> {
+        self.authority.written_token(written).await.ok().flatten()
     }
 }
 

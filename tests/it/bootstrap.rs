@@ -4,6 +4,7 @@
 //! in between might.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use latchkey::authority::{self, Authority};
 use latchkey::domain::change::Display;
@@ -46,6 +47,7 @@ async fn a_disabled_administrator_is_not_the_first_one_embedded() {
     let settings = authority::Settings {
         check_open: true,
         valid_for_ms: 1_000,
+        confirm_time_max: Duration::from_secs(5),
     };
     let authority = Authority::new(replica.clone(), entropy, settings);
     let made = authority.bootstrap(false).await.expect("not refused");

@@ -3,11 +3,14 @@
 //! A module here is a subject; its file says which door it tests by. Tests that run on a store
 //! have its name (`embedded`, `postgres`) in theirs. A file that is not declared here fails `tidy`.
 
+mod barrier;
 mod bootstrap;
 mod cli;
 mod clients;
 mod crash;
 mod disk;
+mod enforce;
+mod fleet;
 mod formats;
 mod leaks;
 mod model;
@@ -18,6 +21,7 @@ mod proxy;
 mod repeats;
 mod replicas;
 mod scenes;
+mod stale;
 mod store;
 mod streams;
 mod tampered;

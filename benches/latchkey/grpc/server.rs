@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use latchkey::authority::{Authority, Settings};
@@ -67,6 +68,7 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
         let settings = Settings {
             check_open: true,
             valid_for_ms: 5_000,
+            confirm_time_max: Duration::from_secs(5),
         };
         let authority = Authority::new(replica, Arc::new(OsEntropy), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -205,7 +205,9 @@ pub(super) async fn take(
         return;
     };
     let _awaited = Awaited::begin(&inbox);
-    let enforced = replica.enforce(&done, Duration::from_millis(most_ms)).await;
+    let enforced = replica
+        .enforce(&done.durable(), Duration::from_millis(most_ms))
+        .await;
     inbox.put(Answer::Taken {
         token,
         revision: done.revision,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::domain::change::Display;
 use crate::domain::clock::UnixMs;
-use crate::domain::entry::Request;
+use crate::domain::entry::{EntryKind, Request};
 use crate::domain::limits::{Audience, Networks, Workload};
 use crate::domain::permission::{ActionPattern, Resource, ResourcePattern};
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
@@ -159,6 +159,8 @@ pub enum Command {
     },
     /// Take a grant away.
     DeleteGrant(GrantId),
+    /// Change nothing: compare State with the head, durably.
+    Confirm,
     /// Forget what ended before an instant, in one slice of the index.
     Forget {
         /// What ended before it.
@@ -171,6 +173,39 @@ pub enum Command {
     /// Write an entry of the next format that changes nothing.
     #[cfg(debug_assertions)]
     Note,
+}
+
+impl Command {
+    /// The kind of the entry that it makes if it changes anything; none if it never does.
+    #[must_use]
+    pub fn kind(&self) -> Option<EntryKind> {
+        Some(match self {
+            Self::IssueToken(_) => EntryKind::TokenIssue,
+            Self::UpdateToken(_) => EntryKind::TokenUpdate,
+            Self::RenewToken { .. } => EntryKind::TokenRenew,
+            Self::RotateToken { .. } => EntryKind::TokenRotate,
+            Self::RevokeToken { .. } => EntryKind::TokenRevoke,
+            Self::RevokeAll(_) => EntryKind::TokenRevokeAll,
+            Self::UseToken(_) => EntryKind::TokenUse,
+            Self::CreatePrincipal { .. } => EntryKind::PrincipalCreate,
+            Self::UpdatePrincipal { .. } => EntryKind::PrincipalUpdate,
+            Self::DeletePrincipal(_) => EntryKind::PrincipalDelete,
+            Self::SetDisabled { disabled: true, .. } => EntryKind::PrincipalDisable,
+            Self::SetDisabled { .. } => EntryKind::PrincipalEnable,
+            Self::AddMember { .. } => EntryKind::MemberAdd,
+            Self::RemoveMember { .. } => EntryKind::MemberRemove,
+            Self::CreateRole { .. } => EntryKind::RoleCreate,
+            Self::UpdateRole { .. } => EntryKind::RoleUpdate,
+            Self::DeleteRole(_) => EntryKind::RoleDelete,
+            Self::CreateGrant { .. } => EntryKind::GrantCreate,
+            Self::DeleteGrant(_) => EntryKind::GrantDelete,
+            Self::Confirm => return None,
+            Self::Forget { .. } => EntryKind::Forget,
+            Self::RaiseFormat(_) => EntryKind::FormatRaise,
+            #[cfg(debug_assertions)]
+            Self::Note => EntryKind::Note,
+        })
+    }
 }
 
 /// Whose tokens a cut-off refuses, by name.

@@ -139,6 +139,13 @@ pub fn decide(state: &State, envelope: &Envelope, moment: Moment) -> Result<Deci
     {
         return Err(too_new(*kind, state.format()));
     }
+    debug_assert!(
+        match &outcome {
+            Outcome::Change { kind, .. } => envelope.command.kind() == Some(*kind),
+            _ => true,
+        },
+        "a command makes entries of its own kind"
+    );
     Ok(Decided {
         actor: caller.actor,
         outcome,
@@ -337,6 +344,7 @@ impl<'s> Judged<'s> {
                 resource,
             } => self.create_grant(principal, role, resource),
             Command::DeleteGrant(id) => self.delete_grant(*id),
+            Command::Confirm => Ok((Outcome::Already, About::Nothing)),
             Command::Forget { before_ms, slice } => self.forget(*before_ms, *slice),
             Command::RaiseFormat(level) => self.raise_format(*level),
             #[cfg(debug_assertions)]
@@ -476,6 +484,7 @@ fn needs_reason(command: &Command) -> bool {
             | Command::UpdateToken(_)
             | Command::RevokeToken { .. }
             | Command::UseToken(_)
+            | Command::Confirm
             | Command::Forget { .. }
     )
 }

@@ -1,0 +1,337 @@
+//! Every write RPC says how far it is enforced: always if it may take something away, if it was
+//! asked to if it only adds.
+//!
+//! The story below calls each of them; one that is added to the API and not to the story fails.
+
+use std::collections::BTreeMap;
+
+use latchkey::proto::{DESCRIPTOR, v1};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::transport::Channel;
+use v1::directory_service_client::DirectoryServiceClient;
+use v1::enforcement::State;
+use v1::token_service_client::TokenServiceClient;
+
+use crate::crash::issue;
+use crate::program::{Server, fresh};
+use crate::wire::{bearer, channel};
+
+/// When a write says how far it is enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    Always,
+    IfAsked,
+    Never,
+}
+
+/// Every method that writes, by service and name.
+const WRITES: [(&str, Says); 28] = [
+    ("IssueToken", Says::IfAsked),
+    ("UpdateToken", Says::Always),
+    ("RenewToken", Says::IfAsked),
+    ("RotateToken", Says::Always),
+    ("RevokeToken", Says::Always),
+    ("RevokeAll", Says::Always),
+    ("CreateUser", Says::IfAsked),
+    ("UpdateUser", Says::Never),
+    ("DeleteUser", Says::Always),
+    ("DisableUser", Says::Always),
+    ("EnableUser", Says::IfAsked),
+    ("CreateTeam", Says::IfAsked),
+    ("UpdateTeam", Says::Never),
+    ("DeleteTeam", Says::Always),
+    ("DisableTeam", Says::Always),
+    ("EnableTeam", Says::IfAsked),
+    ("AddTeamMember", Says::IfAsked),
+    ("RemoveTeamMember", Says::Always),
+    ("CreateServiceAccount", Says::IfAsked),
+    ("UpdateServiceAccount", Says::Never),
+    ("DeleteServiceAccount", Says::Always),
+    ("DisableServiceAccount", Says::Always),
+    ("EnableServiceAccount", Says::IfAsked),
+    ("CreateRole", Says::IfAsked),
+    ("UpdateRole", Says::Always),
+    ("DeleteRole", Says::Always),
+    ("CreateGrant", Says::IfAsked),
+    ("DeleteGrant", Says::Always),
+];
+
+/// First words of the methods that change nothing.
+const READS: [&str; 8] = [
+    "Get", "List", "Watch", "Verify", "Explain", "WhoAmI", "Wait", "Check",
+];
+
+type Told = Vec<(&'static str, Option<v1::Enforcement>)>;
+
+struct Story {
+    tokens: TokenServiceClient<Channel>,
+    directory: DirectoryServiceClient<Channel>,
+    admin: String,
+    wait: bool,
+    // Names are used once.
+    suffix: &'static str,
+    told: Told,
+}
+
+/// Calls a method with the fields given, the reason among them, and notes what it told.
+macro_rules! call {
+    ($story:ident.$client:ident.$method:ident($request:ident { $($field:ident $(: $value:expr)?),* $(,)? })) => {{
+        #[allow(clippy::needless_update, reason = "some requests have no other field")]
+        let request = v1::$request {
+            reason: "story".to_owned(),
+            $($field $(: $value)?,)*
+            ..v1::$request::default()
+        };
+        let answer = $story.$client.$method(bearer(&$story.admin, request)).await;
+        let answer = answer.unwrap_or_else(|status| panic!("{}: {status}", stringify!($request))).into_inner();
+        $story.told.push((stringify!($request), answer.enforcement.clone()));
+        answer
+    }};
+}
+
+/// Creates, updates, disables, enables and deletes a principal of one kind.
+macro_rules! principal {
+    ($story:ident, $kind:ident, $field:ident, $text:literal:
+     $create:ident $update:ident $disable:ident $enable:ident $delete:ident,
+     $creates:ident $updates:ident $disables:ident $enables:ident $deletes:ident) => {{
+        let name = format!("{}:story{}", $text, $story.suffix);
+        call!($story.directory.$create($creates {
+            name: name.clone(),
+            home: "acme".to_owned(),
+            wait_for_replicas: $story.wait,
+        }));
+        call!($story.directory.$update($updates {
+            $field: Some(v1::$kind {
+                name: name.clone(),
+                description: "new".to_owned(),
+                ..v1::$kind::default()
+            }),
+            update_mask: Some(mask("description")),
+        }));
+        call!($story.directory.$disable($disables { name: name.clone() }));
+        // Again: it is so already, here, and perhaps nowhere else yet.
+        call!($story.directory.$disable($disables { name: name.clone() }));
+        call!($story.directory.$enable($enables {
+            name: name.clone(),
+            wait_for_replicas: $story.wait,
+        }));
+        call!($story.directory.$delete($deletes { name }));
+    }};
+}
+
+fn mask(path: &str) -> prost_types::FieldMask {
+    prost_types::FieldMask {
+        paths: vec![path.to_owned()],
+    }
+}
+
+impl Story {
+    async fn principals(&mut self) {
+        let story = self;
+        principal!(story, User, user, "user":
+            create_user update_user disable_user enable_user delete_user,
+            CreateUserRequest UpdateUserRequest DisableUserRequest EnableUserRequest
+            DeleteUserRequest);
+        principal!(story, Team, team, "team":
+            create_team update_team disable_team enable_team delete_team,
+            CreateTeamRequest UpdateTeamRequest DisableTeamRequest EnableTeamRequest
+            DeleteTeamRequest);
+        principal!(story, ServiceAccount, service_account, "service":
+            create_service_account update_service_account disable_service_account
+            enable_service_account delete_service_account,
+            CreateServiceAccountRequest UpdateServiceAccountRequest
+            DisableServiceAccountRequest EnableServiceAccountRequest
+            DeleteServiceAccountRequest);
+    }
+
+    async fn tokens(&mut self) {
+        let story = self;
+        let asked = v1::IssueTokenRequest {
+            max_lifetime: Some(prost_types::Duration {
+                seconds: 7_200,
+                nanos: 0,
+            }),
+            ttl: Some(prost_types::Duration {
+                seconds: 3_600,
+                nanos: 0,
+            }),
+            wait_for_replicas: story.wait,
+            ..issue(1)
+        };
+        let issued = story.tokens.issue_token(bearer(&story.admin, asked)).await;
+        let issued = issued.expect("issued").into_inner();
+        story.told.push(("IssueTokenRequest", issued.enforcement));
+        let token_id = issued.token.expect("a token").token_id;
+        call!(story.tokens.renew_token(RenewTokenRequest {
+            token_id: token_id.clone(),
+            wait_for_replicas: story.wait,
+        }));
+        call!(story.tokens.update_token(UpdateTokenRequest {
+            token_id: token_id.clone(),
+            update_mask: Some(mask("networks")),
+            update: Some(v1::TokenUpdate {
+                networks: vec!["192.0.2.0/24".to_owned()],
+                ..v1::TokenUpdate::default()
+            }),
+        }));
+        call!(story.tokens.rotate_token(RotateTokenRequest {
+            token_id: token_id.clone(),
+        }));
+        for already in [false, true] {
+            let target = v1::revoke_token_request::Target::TokenId(token_id.clone());
+            let revoked = call!(story.tokens.revoke_token(RevokeTokenRequest {
+                target: Some(target),
+            }));
+            assert_eq!(revoked.already_revoked, already);
+        }
+        let target = v1::revoke_all_request::Target::ResourceUnder("crash".to_owned());
+        for _ in 0..2 {
+            // The same request again is answered again, with a barrier of its own.
+            call!(story.tokens.revoke_all(RevokeAllRequest {
+                target: Some(target.clone()),
+                request_id: format!("all{}", story.suffix),
+            }));
+        }
+    }
+
+    async fn rights(&mut self) {
+        let story = self;
+        let role = format!("role{}", story.suffix);
+        let team = format!("team:rights{}", story.suffix);
+        let user = format!("user:rights{}", story.suffix);
+        call!(story.directory.create_team(CreateTeamRequest {
+            name: team.clone(),
+            home: "acme".to_owned(),
+            wait_for_replicas: story.wait,
+        }));
+        call!(story.directory.create_user(CreateUserRequest {
+            name: user.clone(),
+            home: "acme".to_owned(),
+            wait_for_replicas: story.wait,
+        }));
+        call!(story.directory.add_team_member(AddTeamMemberRequest {
+            name: team.clone(),
+            member: user.clone(),
+            wait_for_replicas: story.wait,
+        }));
+        for _ in 0..2 {
+            call!(story.directory.remove_team_member(RemoveTeamMemberRequest {
+                name: team.clone(),
+                member: user.clone(),
+            }));
+        }
+        call!(story.directory.create_role(CreateRoleRequest {
+            name: role.clone(),
+            home: "acme".to_owned(),
+            actions: vec!["a:b".to_owned()],
+            wait_for_replicas: story.wait,
+        }));
+        call!(story.directory.update_role(UpdateRoleRequest {
+            role: Some(v1::Role {
+                name: role.clone(),
+                actions: vec!["a:c".to_owned()],
+                ..v1::Role::default()
+            }),
+            update_mask: Some(mask("actions")),
+        }));
+        let granted = call!(story.directory.create_grant(CreateGrantRequest {
+            principal: user,
+            role: role.clone(),
+            resource: "acme/**".to_owned(),
+            wait_for_replicas: story.wait,
+        }));
+        let grant_id = granted.grant.expect("a grant").grant_id;
+        call!(
+            story
+                .directory
+                .delete_grant(DeleteGrantRequest { grant_id })
+        );
+        call!(
+            story
+                .directory
+                .delete_role(DeleteRoleRequest { name: role })
+        );
+    }
+}
+
+async fn told(server: &Server, wait: bool, suffix: &'static str) -> Told {
+    let channel = channel(&server.address).await;
+    let mut story = Story {
+        tokens: TokenServiceClient::new(channel.clone()),
+        directory: DirectoryServiceClient::new(channel),
+        admin: server.admin.clone().expect("fresh"),
+        wait,
+        suffix,
+        told: Vec::new(),
+    };
+    story.principals().await;
+    story.tokens().await;
+    story.rights().await;
+    story.told
+}
+
+#[tokio::test]
+async fn every_write_says_how_far_it_is_enforced_embedded() {
+    let dir = fresh();
+    let server = Server::start_with(dir.path(), &["--set", "replica.name=only"]).expect("starts");
+    let writes: BTreeMap<&str, Says> = WRITES.into_iter().collect();
+    for (wait, suffix) in [(false, "-1"), (true, "-2")] {
+        let told = told(&server, wait, suffix).await;
+        for (request, enforcement) in &told {
+            let says = writes[request.trim_end_matches("Request")];
+            let expected = match says {
+                Says::Always => true,
+                Says::IfAsked => wait,
+                Says::Never => false,
+            };
+            assert_eq!(enforcement.is_some(), expected, "{request} {says:?}");
+            if let Some(told) = enforcement {
+                assert_eq!(told.state(), State::Confirmed, "{request}");
+                assert_eq!(told.replicas, ["only"], "{request}");
+                assert!(told.missing.is_empty() && told.everywhere_after.is_none());
+            }
+        }
+        for (method, _) in WRITES {
+            let called = told.iter().any(|(request, _)| {
+                request
+                    .strip_prefix(method)
+                    .is_some_and(|rest| rest == "Request")
+            });
+            assert!(called, "the story does not call {method}");
+        }
+    }
+}
+
+#[test]
+fn the_table_of_writes_is_the_apis() {
+    let files = FileDescriptorSet::decode(DESCRIPTOR).expect("encoded").file;
+    let files = files.iter().filter(|file| file.package() == "latchkey.v1");
+    let (mut methods, mut fields) = (Vec::new(), BTreeMap::new());
+    for file in files {
+        let services = file.service.iter().flat_map(|service| &service.method);
+        methods.extend(services.map(|method| method.name().to_owned()));
+        for message in &file.message_type {
+            let named = message.field.iter().map(|field| field.name().to_owned());
+            let names: Vec<String> = named.collect();
+            fields.insert(message.name().to_owned(), names);
+        }
+    }
+    methods.retain(|name| {
+        let reads = READS.iter().any(|read| name.starts_with(read));
+        !reads && !name.ends_with("Check")
+    });
+    methods.sort();
+    let mut known: Vec<&str> = WRITES.iter().map(|(name, _)| *name).collect();
+    known.sort_unstable();
+    assert_eq!(methods, known);
+    for (name, says) in WRITES {
+        let has = |side: &str, field: &str| {
+            let names = &fields[&format!("{name}{side}")];
+            names.iter().any(|one| one == field)
+        };
+        assert!(has("Response", "enforcement"), "{name}");
+        let asks = has("Request", "wait_for_replicas");
+        assert_eq!(asks, says == Says::IfAsked, "{name}");
+    }
+}

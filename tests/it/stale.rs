@@ -1,0 +1,248 @@
+//! What a replica does that cannot reach the database: it answers while its lease holds, and from
+//! then on nothing that anybody would have to vouch for.
+//!
+//! By the API of whole servers in this process, cut off by holding up their way to the database.
+
+use std::time::Duration;
+
+use latchkey::proto::v1;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use v1::audit_service_client::AuditServiceClient;
+use v1::directory_service_client::DirectoryServiceClient;
+use v1::enforcement::State;
+
+use crate::crash::issue;
+use crate::fleet::{LONG, NEED, Node, Options, far, fleet, issued, reason, revoked, why, within};
+use crate::leaks::metrics;
+use crate::wire::{bearer, channel, check};
+
+const SHORT: Duration = Duration::from_millis(1_500);
+
+async fn serving(node: &Node, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let mut client = HealthClient::new(channel(&node.address).await);
+    client
+        .check(request)
+        .await
+        .expect("told")
+        .into_inner()
+        .status()
+}
+
+async fn until_serving(node: &Node, service: &str, expected: ServingStatus) {
+    while serving(node, service).await != expected {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_its_lease_vouches_for_nothing_postgres() {
+    let ([a, b], admin) = fleet([SHORT; 2].map(Options::lease)).await;
+    let secret = issued(&a, &admin).await;
+    let mut watching = AuditServiceClient::new(channel(&b.address).await);
+    let request = bearer(&admin, v1::WatchChangesRequest::default());
+    let watched = watching.watch_changes(request).await;
+    let mut watched = watched.expect("a stream").into_inner();
+    b.partition();
+    let answer = revoked(&a, &admin, &secret, LONG).await;
+    let enforcement = answer.enforcement.expect("always");
+    assert_eq!(far(&enforcement), (State::Confirmed, vec!["a"], vec![]));
+    // It was confirmed, so nothing that b is asked from now on is answered without it.
+    let mut checks = b.checks().await;
+    let answer = checks
+        .check(check(&secret, &NEED))
+        .await
+        .expect("answered")
+        .into_inner();
+    assert_eq!(
+        (answer.allowed, answer.reason()),
+        (false, v1::Reason::Stale)
+    );
+    assert!(answer.retry_after.is_some() && answer.token_id.is_empty());
+    let at_least = v1::CheckRequest {
+        at_least: Some(v1::Revision {
+            number: 1,
+            chain: Vec::new(),
+        }),
+        ..check(&secret, &NEED)
+    };
+    let answer = checks.check(at_least).await.expect("answered").into_inner();
+    assert_eq!(answer.reason(), v1::Reason::Stale);
+    stale_management(&b, &admin).await;
+    loop {
+        match watched.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended in peace"),
+            Err(status) => break assert_eq!(why(&status), "UNAVAILABLE"),
+        }
+    }
+    until_serving(&b, "latchkey.v1.CheckService", ServingStatus::NotServing).await;
+    assert_eq!(serving(&b, "").await, ServingStatus::NotServing);
+    let told = metrics(&b.admin);
+    assert!(
+        told.contains("latchkey_lease_remaining_seconds 0.0"),
+        "{told}"
+    );
+    assert!(
+        told.contains("latchkey_stale_checks_total{outcome=\"denied\"} 2"),
+        "{told}"
+    );
+
+    b.heal();
+    b.answers(true).await;
+    assert_eq!(reason(&b, &secret).await, v1::Reason::Revoked);
+    until_serving(&b, "latchkey.v1.CheckService", ServingStatus::Serving).await;
+    until_serving(&b, "latchkey.v1.TokenService", ServingStatus::Serving).await;
+}
+
+/// Nothing is told from a State that nobody vouches for, and nothing is written.
+async fn stale_management(node: &Node, admin: &str) {
+    let mut tokens = node.tokens().await;
+    let mut directory = DirectoryServiceClient::new(channel(&node.address).await);
+    let mut audit = AuditServiceClient::new(channel(&node.address).await);
+    let mut cluster = node.cluster().await;
+    macro_rules! refused {
+        ($call:expr) => {{
+            let refused = $call.await.expect_err("nobody vouches for it");
+            assert_eq!(why(&refused), "UNAVAILABLE", "{refused:?}");
+        }};
+    }
+    refused!(tokens.who_am_i(bearer(admin, v1::WhoAmIRequest::default())));
+    refused!(tokens.get_token(bearer(admin, v1::GetTokenRequest::default())));
+    refused!(tokens.list_tokens(bearer(admin, v1::ListTokensRequest::default())));
+    refused!(directory.list_users(bearer(admin, v1::ListUsersRequest::default())));
+    refused!(directory.list_grants(bearer(admin, v1::ListGrantsRequest::default())));
+    refused!(audit.list_changes(bearer(admin, v1::ListChangesRequest::default())));
+    refused!(audit.explain(bearer(
+        admin,
+        v1::ExplainRequest {
+            target: Some(v1::explain_request::Target::Token(admin.to_owned())),
+            ..v1::ExplainRequest::default()
+        }
+    )));
+    refused!(cluster.list_replicas(bearer(admin, v1::ListReplicasRequest {})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_administrator_reads_nothing_from_a_replica_that_is_cut_off_postgres() {
+    let ([a, b], admin) = fleet([Options::lease(SHORT), Options::lease(SHORT)]).await;
+    let mut tokens = a.tokens().await;
+    let request = v1::IssueTokenRequest {
+        kind: v1::TokenKind::User as i32,
+        scopes: Some(v1::ScopesInput {
+            extent: Some(v1::scopes_input::Extent::All(v1::AllScopes {})),
+        }),
+        name: "other".to_owned(),
+        reason: "test".to_owned(),
+        wait_for_replicas: true,
+        ..v1::IssueTokenRequest::default()
+    };
+    let other = tokens
+        .issue_token(bearer(&admin, request))
+        .await
+        .expect("issued")
+        .into_inner()
+        .secret;
+    let mut theirs = b.tokens().await;
+    let list = || bearer(&other, v1::ListTokensRequest::default());
+    theirs.list_tokens(list()).await.expect("good so far");
+    b.partition();
+    let answer = revoked(&a, &admin, &other, LONG).await;
+    let enforcement = answer.enforcement.expect("always");
+    assert_eq!(far(&enforcement), (State::Confirmed, vec!["a"], vec![]));
+    // Its way to the database is open again, and what it knows is of before.
+    let refused = theirs
+        .list_tokens(list())
+        .await
+        .expect_err("nobody vouches for it");
+    assert_eq!(why(&refused), "UNAVAILABLE");
+    b.heal();
+    b.answers(true).await;
+    let refused = theirs.list_tokens(list()).await.expect_err("revoked");
+    assert_eq!(refused.code(), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_checks_are_answered_and_writes_are_not_postgres() {
+    let ([a], admin) = fleet([Options::lease(LONG)]).await;
+    let secret = issued(&a, &admin).await;
+    a.partition();
+    let write = within(Duration::from_secs(1), bearer(&admin, issue(2)));
+    let refused = a
+        .tokens()
+        .await
+        .issue_token(write)
+        .await
+        .expect_err("no database");
+    assert!(
+        ["UNAVAILABLE", "OUTCOME_UNKNOWN"].contains(&&*why(&refused)),
+        "{refused:?}"
+    );
+    assert_eq!(reason(&a, &secret).await, v1::Reason::Allowed);
+    assert_eq!(
+        serving(&a, "latchkey.v1.CheckService").await,
+        ServingStatus::Serving
+    );
+    a.heal();
+    let write = within(Duration::from_secs(30), bearer(&admin, issue(3)));
+    a.tokens().await.issue_token(write).await.expect("issued");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_per_service_while_the_database_is_away_postgres() {
+    // Renewed every second, so that it is noticed, and long enough to outlast the noticing.
+    let ([a], admin) = fleet([Options::lease(Duration::from_secs(20))]).await;
+    let secret = issued(&a, &admin).await;
+    a.partition();
+    for service in ["Token", "Directory", "Audit", "Cluster"] {
+        let name = format!("latchkey.v1.{service}Service");
+        until_serving(&a, &name, ServingStatus::NotServing).await;
+    }
+    assert_eq!(
+        serving(&a, "latchkey.v1.CheckService").await,
+        ServingStatus::Serving
+    );
+    assert_eq!(serving(&a, "").await, ServingStatus::Serving);
+    assert_eq!(reason(&a, &secret).await, v1::Reason::Allowed);
+    a.heal();
+    until_serving(&a, "latchkey.v1.TokenService", ServingStatus::Serving).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_may_serve_stale_does_and_counts_it_postgres() {
+    let mut stale = Options::lease(SHORT);
+    stale.lease.serve_stale = true;
+    let ([a, b], admin) = fleet([Options::lease(SHORT), stale]).await;
+    let secret = issued(&a, &admin).await;
+    b.partition();
+    let answer = revoked(&a, &admin, &secret, LONG).await;
+    assert_eq!(
+        answer.enforcement.expect("always").state(),
+        State::Confirmed
+    );
+    for _ in 0..3 {
+        assert_eq!(
+            reason(&b, &secret).await,
+            v1::Reason::Allowed,
+            "as it was told to"
+        );
+    }
+    let told = metrics(&b.admin);
+    assert!(
+        told.contains("latchkey_stale_checks_total{outcome=\"served\"} 3"),
+        "{told}"
+    );
+    assert!(
+        told.contains("latchkey_stale_checks_total{outcome=\"denied\"} 0"),
+        "{told}"
+    );
+    assert_eq!(
+        serving(&b, "latchkey.v1.CheckService").await,
+        ServingStatus::Serving
+    );
+}
