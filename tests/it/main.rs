@@ -15,6 +15,7 @@ mod formats;
 mod leaks;
 mod model;
 mod moving;
+mod outage;
 mod postgres;
 mod program;
 mod proxy;

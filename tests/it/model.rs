@@ -19,7 +19,7 @@ mod commands;
 mod compare;
 mod direct;
 mod generate;
-mod memory_store;
+pub(crate) mod memory_store;
 mod oracle;
 mod power;
 mod readers;
