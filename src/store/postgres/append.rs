@@ -134,7 +134,7 @@ impl Appender {
         let batch_id = literal::bytes(&batch.id);
         Ok(format!(
             "-- append
-            BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+            BEGIN ISOLATION LEVEL READ COMMITTED;
             SET LOCAL lock_timeout = {lock};
             SET LOCAL statement_timeout = {limit};
             SELECT outcome, revision, crowded FROM latchkey.append({owner}, {batch_id}, {base},
@@ -179,6 +179,11 @@ impl Appender {
 
     /// Brings the connection out of the transaction that failed in it, or gives it up.
     async fn recover(&self, connection: &Arc<Connection>, failed: &Failed) {
+        if let Failed::RolledBack(error) = failed
+            && fault::is_read_only(error)
+        {
+            self.line.takes_no_writes();
+        }
         let usable = match failed {
             Failed::RolledBack(error) if !fault::loses_server(error) => {
                 let rollback = connection.client.batch_execute("-- append\nROLLBACK");

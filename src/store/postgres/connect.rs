@@ -24,6 +24,14 @@ use super::settings::{Settings, Target, target};
 use super::tls;
 use crate::store::StoreError;
 
+/// How long an operator waits for a connection that nobody else bounds.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Counts how often a server turned out to take no writes any more: a pooler may lead connections
+/// that were made before to it as well, also those of another URL.
+#[derive(Clone, Default)]
+pub(super) struct Generation(Arc<AtomicU64>);
+
 /// Where connections come from.
 pub(super) struct Connector {
     hosts: Vec<Config>,
@@ -32,13 +40,25 @@ pub(super) struct Connector {
     /// The host that let us in last, and is tried first. Any task writes it; a stale value costs
     /// one attempt.
     last_good: AtomicUsize,
+    generation: Generation,
 }
 
 /// One connection and the task that drives it, which ends with this.
 pub(super) struct Connection {
     pub(super) client: Client,
     warnings: Arc<AtomicU64>,
+    /// When it was made.
+    generation: u64,
     task: JoinHandle<()>,
+}
+
+/// Makes one connection and no other.
+///
+/// # Errors
+/// [`OpenError`].
+pub(super) async fn once(url: &str, settings: &Settings) -> Result<Connection, OpenError> {
+    let connector = Connector::new(url, settings, &Generation::default())?;
+    Ok(connector.connect(CONNECT_LIMIT, None).await?)
 }
 
 impl Connector {
@@ -46,7 +66,11 @@ impl Connector {
     ///
     /// # Errors
     /// [`OpenError::Settings`].
-    pub(super) fn new(url: &str, settings: &Settings) -> Result<Self, OpenError> {
+    pub(super) fn new(
+        url: &str,
+        settings: &Settings,
+        generation: &Generation,
+    ) -> Result<Self, OpenError> {
         let Target {
             hosts,
             tls,
@@ -57,23 +81,40 @@ impl Connector {
             tls: tls::connector(tls, ca_file.as_deref())?,
             timeout: settings.connect_timeout,
             last_good: AtomicUsize::new(0),
+            generation: generation.clone(),
         })
     }
 
-    /// Connects to the first host that takes writes, going on from the last good one.
+    /// Whether a connection leads to a server that is good as far as anybody knows.
+    pub(super) fn is_current(&self, connection: &Connection) -> bool {
+        !connection.client.is_closed() && connection.generation == self.generation.now()
+    }
+
+    /// Takes note that a server takes no writes: every connection is made anew.
+    pub(super) fn takes_no_writes(&self) {
+        self.generation.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connects within `limit` to the first host that takes writes, going on from the last good
+    /// one.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when none did.
     pub(super) async fn connect(
         &self,
+        limit: Duration,
         wakes: Option<watch::Sender<u64>>,
     ) -> Result<Connection, StoreError> {
+        let generation = self.generation.now();
+        // Every host has its share: one that is frozen leaves time for the next.
+        let hosts = u32::try_from(self.hosts.len().max(1)).unwrap_or(u32::MAX);
+        let each = self.timeout.min(limit / hosts);
         let first = self.last_good.load(Ordering::Relaxed);
         let mut why = Vec::new();
         for step in 0..self.hosts.len() {
             let index = (first + step) % self.hosts.len();
             let host = &self.hosts[index];
-            let said = match timeout(self.timeout, host.connect(self.tls.clone())).await {
+            let said = match timeout(each, host.connect(self.tls.clone())).await {
                 Ok(Ok((client, connection))) => {
                     self.last_good.store(index, Ordering::Relaxed);
                     let warnings = Arc::new(AtomicU64::new(0));
@@ -81,6 +122,7 @@ impl Connector {
                     return Ok(Connection {
                         client,
                         warnings,
+                        generation,
                         task: tokio::spawn(driven),
                     });
                 }
@@ -94,6 +136,12 @@ impl Connector {
         Err(StoreError::Unavailable(format!(
             "no database host can be used: {why}"
         )))
+    }
+}
+
+impl Generation {
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_postgres::CopyInSink;
 use tokio_postgres::types::Type;
 
-use super::connect::{Connection, Connector};
+use super::connect::{self, Connection};
 use super::fault::{self, Fault};
 use super::settings::{self, Settings};
 use super::{OpenError, literal, migrate, records, verify};
@@ -62,7 +62,7 @@ impl Target {
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
         let url = settings.listen_url.as_ref().unwrap_or(&settings.url);
         let name = settings::name(url, settings)?;
-        let connection = Connector::new(url, settings)?.connect(None).await?;
+        let connection = connect::once(url, settings).await?;
         migrate::check(&connection.client).await?;
         let target = Self { connection, name };
         let begin = format!(

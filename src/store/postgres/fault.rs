@@ -93,13 +93,23 @@ pub(super) fn is_out_of_room(error: &Error) -> bool {
     })
 }
 
+/// Whether the server behind a connection takes no writes: it was set so, or it is a standby, which
+/// does not even read the unlogged table of turns.
+pub(super) fn is_read_only(error: &Error) -> bool {
+    let states = [
+        &SqlState::READ_ONLY_SQL_TRANSACTION,
+        &SqlState::FEATURE_NOT_SUPPORTED,
+    ];
+    error.code().is_some_and(|code| states.contains(&code))
+}
+
 /// Whether the server behind a connection is gone, going, or read-only.
 pub(super) fn loses_server(error: &Error) -> bool {
     let Some(code) = error.code() else {
         return true;
     };
     let code = code.code();
-    code.starts_with("08") || code.starts_with("57P0") || code == "25006"
+    code.starts_with("08") || code.starts_with("57P0") || is_read_only(error)
 }
 
 fn classify(error: &Error, revision: RevisionNumber) -> StoreError {
@@ -121,7 +131,7 @@ fn classify(error: &Error, revision: RevisionNumber) -> StoreError {
     }
     let unavailable = |what: &str| StoreError::Unavailable(format!("{what} (SQLSTATE {code})"));
     match code {
-        "25006" => unavailable("the database takes no writes"),
+        "25006" | "0A000" => unavailable("the database takes no writes"),
         "42501" => unavailable("the database's role may not do this"),
         "42P01" | "42883" | "3F000" | "42703" => unavailable("the tables are of another version"),
         "53100" => unavailable("the database's disk is full"),

@@ -41,7 +41,7 @@ impl Line {
     /// # Errors
     /// [`StoreError::Unavailable`]: nothing was sent.
     pub(super) async fn connection(&self, limit: Duration) -> Result<Arc<Connection>, StoreError> {
-        match timeout(limit, self.connect()).await {
+        match timeout(limit, self.connect(limit)).await {
             Ok(connection) => connection,
             Err(_) => {
                 let what = "the database could not be reached in time".to_owned();
@@ -50,15 +50,15 @@ impl Line {
         }
     }
 
-    async fn connect(&self) -> Result<Arc<Connection>, StoreError> {
+    async fn connect(&self, limit: Duration) -> Result<Arc<Connection>, StoreError> {
         let mut slot = self.slot.lock().await;
         if self.closed.load(Ordering::Acquire) {
             return Err(super::closed());
         }
-        if let Some(connection) = slot.as_ref().filter(|one| !one.client.is_closed()) {
+        if let Some(connection) = slot.as_ref().filter(|one| self.connector.is_current(one)) {
             return Ok(Arc::clone(connection));
         }
-        let connection = Arc::new(self.connector.connect(None).await?);
+        let connection = Arc::new(self.connector.connect(limit, None).await?);
         tracing::debug!(line = self.name, "connected to the database");
         *slot = Some(Arc::clone(&connection));
         Ok(connection)
@@ -73,6 +73,11 @@ impl Line {
         {
             *slot = None;
         }
+    }
+
+    /// Gives every connection up that may lead to this server: it takes no writes.
+    pub(super) fn takes_no_writes(&self) {
+        self.connector.takes_no_writes();
     }
 
     /// Gives the connection up and makes no other.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::connect::Connector;
+use super::connect::{CONNECT_LIMIT, Connector};
 use crate::store::StoreError;
 
 /// How long after a lost connection the next is tried.
@@ -63,7 +63,9 @@ async fn listen(
     wakes: &watch::Sender<u64>,
     probe_every: Duration,
 ) -> Result<(), StoreError> {
-    let connection = connector.connect(Some(wakes.clone())).await?;
+    let connection = connector
+        .connect(CONNECT_LIMIT, Some(wakes.clone()))
+        .await?;
     let ask = async |sql| {
         let lost = |why: &str| StoreError::Unavailable(format!("the listening connection {why}"));
         match timeout(probe_every, connection.client.batch_execute(sql)).await {

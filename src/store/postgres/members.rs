@@ -144,6 +144,9 @@ impl Members {
                 return Ok(rows.collect());
             }
             Ok(Err(error)) if fault::is_rolled_back(&error) => {
+                if fault::is_read_only(&error) {
+                    line.takes_no_writes();
+                }
                 Lost::Unsent(Fault::from(error).at(0))
             }
             Ok(Err(_)) => Lost::Unknown("the connection to the database was lost".to_owned()),

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::OpenError;
-use super::connect::Connector;
+use super::connect;
 use super::fault::Fault;
 use super::settings::Settings;
 
@@ -59,9 +59,7 @@ pub fn known() -> i32 {
 /// # Errors
 /// [`OpenError`] when the database cannot be read.
 pub async fn status(settings: &Settings) -> Result<Vec<Version>, OpenError> {
-    let connection = Connector::new(&settings.url, settings)?
-        .connect(None)
-        .await?;
+    let connection = connect::once(&settings.url, settings).await?;
     let mut versions = applied(&connection.client).await?;
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if !versions.iter().any(|one| one.version == version) {
@@ -82,9 +80,7 @@ pub async fn status(settings: &Settings) -> Result<Vec<Version>, OpenError> {
 /// [`OpenError::SchemaVersion`] for a newer database, [`OpenError::Migration`] for a step that
 /// failed; the steps before it stand.
 pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
-    let connection = Connector::new(&settings.url, settings)?
-        .connect(None)
-        .await?;
+    let connection = connect::once(&settings.url, settings).await?;
     let client = &connection.client;
     let mut done = Vec::new();
     for (version, migration) in (1..).zip(MIGRATIONS) {

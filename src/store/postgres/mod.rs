@@ -58,7 +58,7 @@ pub use settings::Settings;
 pub use verify::verify;
 
 use append::Appender;
-use connect::Connector;
+use connect::{CONNECT_LIMIT, Connector, Generation};
 use line::Line;
 use listen::Listener;
 use log::Log;
@@ -80,12 +80,13 @@ impl PostgresStore {
     /// # Errors
     /// [`OpenError`]; nothing was changed.
     pub async fn open(settings: &Settings, entropy: &dyn Entropy) -> Result<Self, OpenError> {
-        let connector = Arc::new(Connector::new(&settings.url, settings)?);
+        let generation = Generation::default();
+        let connector = Arc::new(Connector::new(&settings.url, settings, &generation)?);
         let direct = match &settings.listen_url {
-            Some(url) => Arc::new(Connector::new(url, settings)?),
+            Some(url) => Arc::new(Connector::new(url, settings, &generation)?),
             None => Arc::clone(&connector),
         };
-        let connection = connector.connect(None).await?;
+        let connection = connector.connect(CONNECT_LIMIT, None).await?;
         migrate::check(&connection.client).await?;
         drop(connection);
         let mut owner = [0; 16];

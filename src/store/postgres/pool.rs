@@ -21,18 +21,24 @@ use crate::store::StoreError;
 /// Until a connection that was idle must have answered.
 const RECYCLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-struct Manager(Arc<Connector>);
+struct Manager {
+    connector: Arc<Connector>,
+    limit: Duration,
+}
 
 impl managed::Manager for Manager {
     type Type = Connection;
     type Error = StoreError;
 
     async fn create(&self) -> Result<Connection, StoreError> {
-        self.0.connect(None).await
+        self.connector.connect(self.limit, None).await
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StoreError> {
         let gone = |_| RecycleError::message("the connection is gone");
+        if !self.connector.is_current(connection) {
+            return Err(RecycleError::message("its server takes no writes"));
+        }
         connection.client.simple_query("").await.map_err(gone)?;
         Ok(())
     }
@@ -46,7 +52,8 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(connector: Arc<Connector>, settings: &Settings) -> Result<Self, StoreError> {
-        let pool = managed::Pool::builder(Manager(connector))
+        let limit = settings.statement_timeout;
+        let pool = managed::Pool::builder(Manager { connector, limit })
             .max_size(settings.pool_size.max(1))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(settings.statement_timeout))
@@ -81,7 +88,7 @@ impl Pool {
             limit.as_millis()
         );
         let begun = async { Ok(reading.client()?.batch_execute(&begin).await?) };
-        match reading.bounded(begun).await {
+        match reading.briefly(begun).await {
             Ok(()) => Ok(reading),
             Err(fault) => Err(reading.fail(fault, 0)),
         }
@@ -119,13 +126,15 @@ impl Reading<'_> {
         &self,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
-        match timeout(self.limit, work).await {
-            Ok(result) => result,
-            Err(_) => {
-                let what = "the database did not answer in time".to_owned();
-                Err(StoreError::Unavailable(what).into())
-            }
-        }
+        within(self.limit, work).await
+    }
+
+    /// Waits for one answer of many: no longer than a statement may take, whatever the limit.
+    pub(super) async fn briefly<T>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        within(self.pool.statement_timeout.min(self.limit), work).await
     }
 
     /// Ends the transaction after what was read in it; `revision` is where the caller was.
@@ -154,7 +163,7 @@ impl Reading<'_> {
                 .batch_execute("-- end_reading\nCOMMIT")
                 .await?)
         };
-        self.bounded(commit).await
+        self.briefly(commit).await
     }
 
     fn fail(self, fault: Fault, revision: RevisionNumber) -> StoreError {
@@ -162,6 +171,19 @@ impl Reading<'_> {
             self.pool.pool.retain(|_, _| false);
         }
         fault.at(revision)
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    match timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => {
+            let what = "the database did not answer in time".to_owned();
+            Err(StoreError::Unavailable(what).into())
+        }
     }
 }
 

@@ -32,6 +32,8 @@ const CHUNK_ROWS: usize = 1_000;
 pub(super) const CHUNKS_QUEUED: usize = 4;
 /// Until the last row must have been sent.
 const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(30 * 60);
+/// Until the next row must have come: a server that is frozen sends none.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Until the receiver must have taken a chunk.
 const TAKE_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -58,7 +60,7 @@ pub(super) async fn stream(
         Err(error) => return drop(found.send(Err(error))),
     };
     let head = async { read_head(reading.client()?).await };
-    let head = match reading.bounded(head).await {
+    let head = match reading.briefly(head).await {
         Ok(head) => head,
         Err(fault) => {
             let error = reading.end::<()>(Err(fault), 0).await.err();
@@ -178,10 +180,14 @@ async fn send_each(
     let nothing: [(i64, Type); 0] = [];
     let rows = client.query_typed_raw(sql, nothing).await;
     let mut rows = pin!(rows.map_err(Fault::from)?);
-    while let Some(row) = rows.next().await {
+    loop {
+        let next = timeout(SILENCE_MAX, rows.next()).await;
+        let silent = |_| StoreError::Unavailable("the snapshot stopped coming".to_owned());
+        let Some(row) = next.map_err(silent)? else {
+            return Ok(());
+        };
         sink.push(read(&row.map_err(Fault::from)?)?).await?;
     }
-    Ok(())
 }
 
 async fn send_rows(client: &Client, sink: &mut Sink<'_>) -> Result<(), Ended> {

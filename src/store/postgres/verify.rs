@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::OpenError;
-use super::connect::Connector;
+use super::connect;
 use super::fault::Fault;
 use super::migrate;
 use super::row::{bytes, number, optional_bytes, optional_number, value};
@@ -34,8 +34,7 @@ pub async fn verify(
     settings: &Settings,
     progress: Option<Progress<'_>>,
 ) -> Result<Head, OpenError> {
-    let connector = Connector::new(&settings.url, settings)?;
-    let connection = connector.connect(None).await?;
+    let connection = connect::once(&settings.url, settings).await?;
     let client = &connection.client;
     migrate::check(client).await?;
     let begin = "-- verify
