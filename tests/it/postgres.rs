@@ -6,6 +6,7 @@
 //! role and with the grants that the README gives it, and no more.
 
 pub(crate) mod bouncer;
+mod control;
 pub(crate) mod watched;
 
 use std::path::{Path, PathBuf};
@@ -22,15 +23,20 @@ use watched::{Watched, free_port, in_folder};
 const SERVER_ROLE: &str = "latchkey_server";
 const TEMPLATE: &str = "latchkey_template";
 
-const START: &str = r#"
+const INIT: &str = r#"
     export LC_ALL=C
     "$BIN/initdb" -D data -U postgres -A trust -E UTF8 --no-sync >initdb.log 2>&1 ||
         { cat initdb.log; exit 1; }
+"#;
+
+/// Also ends a server that a test has frozen.
+const START: &str = r#"
+    stop() {
+        kill -CONT "$(head -n 1 data/postmaster.pid)"
+        "$BIN/pg_ctl" -D data -m immediate stop
+    }
     "$BIN/pg_ctl" -D data -l log -w -t 60 -o "-p $PORT $OPTIONS -k $PWD" start >start.log 2>&1 ||
         { cat start.log log; exit 1; }
-    echo ready
-    cat >/dev/null
-    "$BIN/pg_ctl" -D data -m immediate stop >/dev/null 2>&1
 "#;
 
 const OPTIONS: &str = "-c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=500 \
@@ -41,7 +47,8 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     host: String,
     admin: String,
-    _watched: Option<Watched>,
+    prepared: OnceCell<()>,
+    watched: Option<Watched>,
 }
 
 static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
@@ -55,7 +62,7 @@ impl Server {
     fn start() -> Self {
         match std::env::var("LATCHKEY_TEST_DATABASE_URL") {
             Ok(url) => Self::elsewhere(&url),
-            Err(_) => Self::private(OPTIONS),
+            Err(_) => Self::private(""),
         }
     }
 
@@ -69,27 +76,34 @@ impl Server {
             port: config.get_ports().first().copied().unwrap_or(5432),
             host: host.clone(),
             admin: config.get_user().expect("a user").to_owned(),
-            _watched: None,
+            prepared: OnceCell::new(),
+            watched: None,
         }
     }
 
-    /// Starts a server of its own with these options.
+    /// Starts a server of a test's own, with more options than the usual ones.
     pub(crate) fn private(options: &str) -> Self {
+        Self::prepared_by(INIT, options)
+    }
+
+    /// Starts a server whose files a script makes.
+    fn prepared_by(init: &str, options: &str) -> Self {
         let bin = binaries();
         let (watched, port) = in_folder("postgres", |folder| {
             let port = free_port();
-            let mut script = folder.script(START);
+            let mut script = folder.script(&format!("{init}{START}"));
             script
                 .env("BIN", &bin)
                 .env("PORT", port.to_string())
-                .env("OPTIONS", options);
+                .env("OPTIONS", format!("{OPTIONS} {options}"));
             (script, port)
         });
         Self {
             port,
             host: "127.0.0.1".to_owned(),
             admin: "postgres".to_owned(),
-            _watched: Some(watched),
+            prepared: OnceCell::new(),
+            watched: Some(watched),
         }
     }
 
@@ -113,6 +127,26 @@ impl Server {
             .expect("connected");
         tokio::spawn(connection);
         client
+    }
+
+    /// A fresh one, migrated.
+    pub(crate) async fn database(&self) -> Database {
+        self.prepared.get_or_init(|| self.prepare()).await;
+        let name = self.create(&format!("TEMPLATE {TEMPLATE}")).await;
+        Database {
+            url: self.url(SERVER_ROLE, &name),
+            name,
+        }
+    }
+
+    /// A database made with these options.
+    pub(crate) async fn create(&self, options: &str) -> String {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("latchkey_{}_{number}", std::process::id());
+        let sql = format!("CREATE DATABASE {name} {options}");
+        self.admin("postgres", &sql).await;
+        name
     }
 
     async fn prepare(&self) {
@@ -151,24 +185,17 @@ pub(crate) struct Database {
     pub(crate) url: String,
 }
 
-/// A fresh one.
+/// A fresh one on the server of this test binary.
 pub(crate) async fn database() -> Database {
-    static PREPARED: OnceCell<()> = OnceCell::const_new();
-    let server = server();
-    PREPARED.get_or_init(|| server.prepare()).await;
-    let name = create(&format!("TEMPLATE {TEMPLATE}")).await;
-    Database {
-        url: server.url(SERVER_ROLE, &name),
-        name,
-    }
+    server().database().await
 }
 
 /// A fresh database without tables, and its owner's URL; the program's role gets its grants by
 /// [`Database::grant`].
 pub(crate) async fn bare_database() -> (Database, String) {
     database().await; // The roles.
-    let name = create("").await;
     let server = server();
+    let name = server.create("").await;
     let owner = server.url(&server.admin, &name);
     let url = server.url(SERVER_ROLE, &name);
     (Database { name, url }, owner)
@@ -183,16 +210,7 @@ impl Database {
 
 /// A fresh database without tables.
 pub(crate) async fn empty_database() -> String {
-    create("").await
-}
-
-pub(crate) async fn create(options: &str) -> String {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("latchkey_{}_{number}", std::process::id());
-    let sql = format!("CREATE DATABASE {name} {options}");
-    server().admin("postgres", &sql).await;
-    name
+    server().create("").await
 }
 
 /// Where the system has its Postgres: on the path, or where Debian puts the newest.

@@ -9,7 +9,7 @@ use latchkey::store::postgres::{PostgresStore, Settings};
 use serde_json::Value;
 
 use crate::model::recorded::record;
-use crate::postgres::{Database, create, database, server};
+use crate::postgres::{Database, database, server};
 use crate::program::{Ran, Server, fresh, latchkey, run, words};
 
 /// A database with a random history that nobody uses.
@@ -39,7 +39,9 @@ async fn recorded(seed: u64) -> Database {
 }
 
 async fn copy_of(database: &Database) -> Database {
-    let name = create(&format!("TEMPLATE {}", database.name)).await;
+    let name = server()
+        .create(&format!("TEMPLATE {}", database.name))
+        .await;
     Database {
         url: server().url("latchkey_server", &name),
         name,

@@ -1,15 +1,17 @@
 //! Server processes of the tests: started unprivileged, and gone when the test process is.
 //!
 //! A shell script runs the server and then reads its standard input, a pipe that the test process
-//! holds: when that process ends, also by SIGKILL, the script reads the end of it, stops the
-//! server and removes the folder. Nothing is left, and nothing has to be called.
+//! holds: each line is a command that it runs in the server's folder. When the test process ends,
+//! also by SIGKILL, the script reads the end of its input, stops the server and removes the
+//! folder. Nothing is left, and nothing has to be called.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 /// How often a port that somebody else took in between is replaced.
 const TRIES: usize = 5;
@@ -18,7 +20,15 @@ const NOBODY: u32 = 65_534;
 
 /// A server and the script that ends it, which it does when this is dropped.
 pub(crate) struct Watched {
+    pub(crate) folder: PathBuf,
     script: Child,
+    /// None once it is to end.
+    pipes: Mutex<Option<Pipes>>,
+}
+
+struct Pipes {
+    commands: ChildStdin,
+    output: BufReader<ChildStdout>,
 }
 
 /// Where a server has its files.
@@ -27,10 +37,20 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// A script that starts in the folder, prints `ready` and reads its input to the end.
+    /// A script that starts a server in the folder, or exits; its function `stop` ends it again.
     pub(crate) fn script(&self, text: &str) -> Command {
         let path = self.path.display();
-        let text = format!("cd '{path}' || exit 1\n{text}\ncd /\nrm -rf '{path}'\n");
+        let text = format!(
+            r#"cd '{path}' || exit 1
+               trap "cd /; rm -rf '{path}'" EXIT
+               {text}
+               echo ready
+               while read -r line; do
+                   eval "$line" </dev/null >>commands.log 2>&1
+                   echo "done $?"
+               done
+               stop >/dev/null 2>&1"#
+        );
         let mut command = Command::new("sh");
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
@@ -47,7 +67,7 @@ pub(crate) fn in_folder<T>(name: &str, make: impl Fn(&Folder) -> (Command, T)) -
     for _ in 0..TRIES {
         let folder = folder(name);
         let (mut command, value) = make(&folder);
-        match start(&mut command) {
+        match start(&mut command, folder) {
             Ok(watched) => return (watched, value),
             Err(output) => why = output,
         }
@@ -68,14 +88,19 @@ fn folder(name: &str) -> Folder {
     Folder { path }
 }
 
-fn start(command: &mut Command) -> Result<Watched, String> {
+fn start(command: &mut Command, folder: Folder) -> Result<Watched, String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut script = command.spawn().expect("a shell");
+    let commands = script.stdin.take().expect("piped");
     let mut output = BufReader::new(script.stdout.take().expect("piped"));
     let mut said = String::new();
     while output.read_line(&mut said).is_ok_and(|bytes| bytes > 0) {
         if said.ends_with("ready\n") {
-            return Ok(Watched { script });
+            return Ok(Watched {
+                folder: folder.path,
+                script,
+                pipes: Mutex::new(Some(Pipes { commands, output })),
+            });
         }
     }
     let _ = output.read_to_string(&mut said);
@@ -83,9 +108,24 @@ fn start(command: &mut Command) -> Result<Watched, String> {
     Err(said)
 }
 
+impl Watched {
+    /// Runs one line of shell in the server's folder, as its user; blocks until it has ended.
+    pub(crate) fn run(&self, line: &str) {
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipes = pipes.as_mut().expect("it is there until the drop");
+        writeln!(pipes.commands, "{line}").expect("the script reads");
+        let mut said = String::new();
+        pipes.output.read_line(&mut said).expect("the script says");
+        let log = self.folder.join("commands.log");
+        let logged = || std::fs::read_to_string(log).unwrap_or_default();
+        assert_eq!(said, "done 0\n", "{line}: {}", logged());
+    }
+}
+
 impl Drop for Watched {
     fn drop(&mut self) {
-        drop(self.script.stdin.take());
+        let pipes = self.pipes.get_mut();
+        drop(pipes.unwrap_or_else(PoisonError::into_inner).take());
         let _ = self.script.wait();
     }
 }

@@ -5,7 +5,11 @@
 
 mod cluster;
 mod faults;
+mod lines;
+mod network;
+mod operator;
 mod schema;
+mod tls;
 
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::store::postgres::{PostgresStore, Settings};

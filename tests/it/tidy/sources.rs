@@ -26,6 +26,7 @@ const SLEEPS_ALLOWED: &[(&str, usize, &str)] = &[
         1,
         "a call hangs, in virtual time",
     ),
+    ("tests/it/proxy.rs", 2, "a slow network is what it makes"),
 ];
 
 fn file_length(file: &File) -> Vec<String> {

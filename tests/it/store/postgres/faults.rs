@@ -2,7 +2,6 @@
 //!
 //! Connections run through a proxy; servers that are restarted are a test's own.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use latchkey::store::cluster::Cluster as _;
@@ -14,16 +13,16 @@ use crate::postgres::server;
 use crate::proxy::{Flow, Proxy};
 use crate::store::scribe::{Scribe, put_principal, whole_log};
 
-async fn proxied() -> Proxy {
-    Proxy::start(SocketAddr::from(([127, 0, 0, 1], server().port))).await
+pub(super) async fn proxied() -> Proxy {
+    Proxy::of(server().port).await
 }
 
 /// The same database by another port.
-fn by(url: &str, port: u16) -> String {
+pub(super) fn by(url: &str, port: u16) -> String {
     url.replacen(&format!(":{}/", server().port), &format!(":{port}/"), 1)
 }
 
-async fn through(proxy: &Proxy, url: &str) -> PostgresStore {
+pub(super) async fn through(proxy: &Proxy, url: &str) -> PostgresStore {
     let settings = Settings {
         url: by(url, proxy.port),
         ..Settings::default()
@@ -32,7 +31,7 @@ async fn through(proxy: &Proxy, url: &str) -> PostgresStore {
 }
 
 /// What a lost append on the same base came to.
-async fn settle(store: &dyn Store, lost: &Batch) -> Appended {
+pub(super) async fn settle(store: &dyn Store, lost: &Batch) -> Appended {
     let empty = Batch {
         entries: Vec::new(),
         ..lost.clone()
@@ -158,11 +157,14 @@ async fn killed_backends_are_replaced() {
 }
 
 /// Appends as a replica does: what is unknown is settled, what is unavailable sent again.
-async fn settled_append(scribe: &mut Scribe, store: &dyn Store, number: u32) {
-    const TRIES: usize = 1_000;
+pub(super) async fn settled_append(scribe: &mut Scribe, store: &dyn Store, number: u32) {
+    // As long as a busy machine takes to start a server.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let mut said = String::new();
+    let began = std::time::Instant::now();
     let batch = scribe.batch([put_principal(number, &format!("user:u{number}"))]);
     let head = batch.entries[0].head;
-    for _ in 0..TRIES {
+    while began.elapsed() < PATIENCE {
         match store.append(batch.clone()).await {
             Ok(Appended::Committed) => {
                 scribe.head = head;
@@ -172,13 +174,14 @@ async fn settled_append(scribe: &mut Scribe, store: &dyn Store, number: u32) {
                 scribe.head = head;
                 return;
             }
-            Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) => {
+            Err(error @ (StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
+                said = error.to_string();
                 tokio::task::yield_now().await;
             }
             other => panic!("{other:?}"),
         }
     }
-    panic!("the store does not come back");
+    panic!("the store does not come back: {said}");
 }
 
 /// Makes the first thing that every append does something else.
