@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::proto::v1::audit_service_client::AuditServiceClient;
 use crate::proto::v1::check_service_client::CheckServiceClient;
+use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::directory_service_client::DirectoryServiceClient;
 use crate::proto::v1::token_service_client::TokenServiceClient;
 
@@ -215,6 +216,12 @@ impl Session {
     #[must_use]
     pub(crate) fn directory(&self) -> DirectoryServiceClient<Wire> {
         DirectoryServiceClient::new(self.wire())
+    }
+
+    /// The cluster service.
+    #[must_use]
+    pub(crate) fn cluster(&self) -> ClusterServiceClient<Wire> {
+        ClusterServiceClient::new(self.wire())
     }
 
     /// The audit service.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main ─► cli ─► server, bootstrap ─► run    the store, the replica and the listener of this process
-//!           └──► connect ─► token, check, directory, apply, audit, status   calls to a server
+//!           └──► connect ─► token, check, directory, apply, audit, status, cluster   calls to a server
 //!                              └──► output
 //! ```
 //!
@@ -13,6 +13,7 @@ mod apply;
 mod audit;
 mod bootstrap;
 mod check;
+mod cluster;
 mod connect;
 mod copy;
 mod directory;
@@ -94,8 +95,10 @@ enum Command {
     Grant(directory::grant::GrantCommand),
     /// Bring users, teams, roles and grants to what a file says.
     Apply(apply::ApplyArgs),
-    /// Show the health of a server, its newest revision and who the calling token is.
+    /// Show the health of a server, its newest revision, its replicas and who the calling token is.
     Status(status::StatusArgs),
+    /// Wait until every replica answers by a revision; exits 0 when it does and 3 when not in time.
+    Wait(cluster::WaitArgs),
     /// Ask whether a server is healthy; exits 0 when it is and 3 when not.
     Health(status::HealthArgs),
     /// Print a completion script for a shell.
@@ -195,6 +198,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
         Command::Grant(command) => directory::grant::run(command, output).await,
         Command::Apply(args) => apply::run(args, output).await,
         Command::Status(args) => status::status(args, output).await,
+        Command::Wait(args) => cluster::wait(args, output).await,
         Command::Health(args) => status::health(args, output).await,
         Command::Completions { shell } => completions(shell),
     }

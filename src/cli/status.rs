@@ -14,17 +14,19 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::proto::v1;
 
+use super::cluster::ReplicasView;
 use super::connect::{ServerArgs, Session, calling_token};
 use super::failure::CliError;
 use super::output::{Output, revision};
 
 /// The services whose health is told; empty is the server as a whole.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     "latchkey.v1.CheckService",
     "latchkey.v1.TokenService",
     "latchkey.v1.DirectoryService",
     "latchkey.v1.AuditService",
+    "latchkey.v1.ClusterService",
 ];
 
 /// Which server, and as whom.
@@ -60,6 +62,9 @@ struct Status {
     /// The newest revision that the server answered with; none if it does not tell us.
     head: Option<String>,
     caller: Option<Caller>,
+    /// None if the caller may not see them.
+    #[serde(flatten)]
+    replicas: Option<ReplicasView>,
 }
 
 #[derive(Serialize)]
@@ -68,7 +73,7 @@ struct Caller {
     speaks_for: String,
 }
 
-/// Shows the health of each service, the head, and who the calling token is.
+/// Shows the health of each service, the head, who the calling token is, and the replicas.
 ///
 /// # Errors
 /// Exit 3 when something does not serve, 1 when the calling token is refused.
@@ -113,11 +118,17 @@ pub(crate) async fn status(args: StatusArgs, output: Output) -> Result<(), CliEr
             speaks_for,
         })
     });
+    let replicas = if session.has_token() {
+        ReplicasView::of(&session).await?
+    } else {
+        None
+    };
     let status = Status {
         addr: args.server.addr,
         health,
         head,
         caller,
+        replicas,
     };
     show(&status, output)?;
     if status.health.iter().any(|one| one.status != "serving") {
@@ -146,6 +157,9 @@ fn show(status: &Status, output: Output) -> Result<(), CliError> {
             vec![name.to_owned(), one.status.to_owned()]
         };
         page.table(&["SERVICE", "HEALTH"], status.health.iter().map(row));
+        if let Some(replicas) = &status.replicas {
+            replicas.page(page);
+        }
     })
 }
 

@@ -57,6 +57,9 @@ fn the_lines_that_scripts_rely_on_are_accepted() {
         "latchkey migrate up --database-url postgres://u@h/d",
         "latchkey migrate status",
         "latchkey status",
+        "latchkey wait 12-9f2c01aa5be07d43",
+        "latchkey token issue --kind user --wait --name n --reason r",
+        "latchkey grant create --principal user:alice --role agent --resource acme --reason r --wait",
         "latchkey health",
         "latchkey completions bash",
     ] {

@@ -12,6 +12,7 @@
 mod bearer;
 mod calls;
 mod check;
+mod enforced;
 mod layer;
 mod policy;
 mod refusal;
@@ -33,6 +34,7 @@ use tonic::transport::{Channel, Endpoint, Error};
 
 pub use self::calls::{CallError, Calling, CallingToken, MalformedToken};
 pub use self::check::{CheckError, CheckQuery, Denial, Identity, Verdict};
+pub use self::enforced::Enforced;
 pub use self::layer::{CheckLayer, Checked};
 pub use self::policy::{Needs, Policy};
 pub use crate::proto::v1;
@@ -42,6 +44,7 @@ use self::check::{Timing, judge, undecided};
 use crate::domain::clock::{Clock, SystemClock};
 use v1::audit_service_client::AuditServiceClient;
 use v1::check_service_client::CheckServiceClient;
+use v1::cluster_service_client::ClusterServiceClient;
 use v1::directory_service_client::DirectoryServiceClient;
 use v1::token_service_client::TokenServiceClient;
 
@@ -172,7 +175,8 @@ impl Client {
         }
     }
 
-    /// Issues a token. The answer has its secret, for the only time.
+    /// Issues a token. The answer has its secret, for the only time. With `wait_for_replicas`
+    /// it works on every replica once [`Enforced::of`] the answer is confirmed.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -186,7 +190,8 @@ impl Client {
         Ok(answer)
     }
 
-    /// Revokes a token and all that is derived from it, for good.
+    /// Revokes a token and all that is derived from it, for good. Waits until every replica
+    /// enforces it, or shortly before the deadline: see [`Enforced::of`] the answer.
     ///
     /// # Errors
     /// See [`CallError`]. Revoking twice is no error.
@@ -208,6 +213,20 @@ impl Client {
         let mut service = self.raw_tokens();
         let request = v1::WhoAmIRequest {};
         within(self.call_deadline, service.who_am_i(request)).await
+    }
+
+    /// Waits until every replica answers by a revision, within the client's deadline for calls.
+    ///
+    /// # Errors
+    /// See [`CallError`]; refused with `NOT_REACHED` or `HISTORY_DIVERGED` for a revision that
+    /// the log does not hold.
+    pub async fn wait_for_revision(&self, revision: v1::Revision) -> Result<Enforced, CallError> {
+        let mut service = self.raw_cluster();
+        let request = v1::WaitForRevisionRequest {
+            revision: Some(revision),
+        };
+        let answer = within(self.call_deadline, service.wait_for_revision(request)).await?;
+        Ok(Enforced::of(answer.enforcement.as_ref()))
     }
 
     /// Takes a revision for one of the own writes: for writes made with a raw client.
@@ -239,6 +258,13 @@ impl Client {
     #[must_use]
     pub fn raw_directory(&self) -> DirectoryServiceClient<CallingChannel> {
         DirectoryServiceClient::new(self.calling(Some(self.call_deadline)))
+    }
+
+    /// The generated client of `ClusterService`. A request without a timeout of its own gets
+    /// the client's.
+    #[must_use]
+    pub fn raw_cluster(&self) -> ClusterServiceClient<CallingChannel> {
+        ClusterServiceClient::new(self.calling(Some(self.call_deadline)))
     }
 
     /// The generated client of `AuditService`, whose streams have no natural end: it sets no

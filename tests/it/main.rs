@@ -27,4 +27,5 @@ mod store;
 mod streams;
 mod tampered;
 mod tidy;
+mod told;
 mod wire;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::cli::directory::calls::{Directory, Why};
 use crate::cli::failure::CliError;
+use crate::cli::output::made::Made;
 use crate::cli::output::record::PrincipalView;
 use crate::domain::principal::PrincipalKind;
 use crate::proto::v1;
@@ -147,7 +148,7 @@ pub(super) async fn carry_out(
     directory: &mut Directory,
     action: Action,
     why: Why,
-) -> Result<String, CliError> {
+) -> Result<Made, CliError> {
     Ok(match action {
         Action::CreatePrincipal(kind, record) => directory.create(kind, record, why).await?.1,
         Action::UpdatePrincipal(kind, name, texts) => {

@@ -20,11 +20,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use super::cluster::enforced;
 use super::connect::CallerArgs;
 use super::directory::calls::{Directory, Why};
 use super::failure::CliError;
+use super::output::made::EnforcementView;
 use super::output::meter::Meter;
 use super::output::{Output, Page, confirm, write};
+use super::parse;
 use plan::{Plan, Step};
 
 /// What to apply, and how.
@@ -45,6 +48,9 @@ pub(crate) struct ApplyArgs {
     /// Delete what is at or below the file's home and not in the file.
     #[arg(long)]
     prune: bool,
+    /// Wait until every replica has all of it.
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     caller: CallerArgs,
 }
@@ -58,6 +64,9 @@ struct Report {
     applied: usize,
     /// The last change; none when nothing was written.
     revision: Option<String>,
+    /// How far all of it is enforced; none where that was not waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enforcement: Option<EnforcementView>,
 }
 
 /// Shows the plan, asks, and carries it out.
@@ -76,7 +85,8 @@ pub(crate) async fn run(args: ApplyArgs, output: Output) -> Result<(), CliError>
         let why = "--prune needs a `home` at the top of the file, to know what it may delete";
         return Err(CliError::usage(why));
     }
-    let mut directory = Directory::new(&args.caller.session().await?);
+    let session = args.caller.session().await?;
+    let mut directory = Directory::new(&session);
     let meter = Meter::start("reading the directory");
     let found = carry_out::find(&mut directory, &wanted).await?;
     meter.end();
@@ -87,6 +97,7 @@ pub(crate) async fn run(args: ApplyArgs, output: Output) -> Result<(), CliError>
         plan: plan.steps.clone(),
         applied: 0,
         revision: None,
+        enforcement: None,
     };
     if !output.is_json() {
         let mut page = Page::default();
@@ -97,24 +108,32 @@ pub(crate) async fn run(args: ApplyArgs, output: Output) -> Result<(), CliError>
         return finish(&report, output);
     }
     agree(&args, plan.steps.len())?;
-    let total = plan.steps.len();
+    let (total, mut wait) = (plan.steps.len(), args.wait);
     let meter = Meter::start("applying");
     for step in plan.steps {
         let line = step.line();
         let why = Why {
             reason: reason.clone(),
-            request_id: String::new(),
+            ..Why::default()
         };
         let done = carry_out::carry_out(&mut directory, step.action, why).await;
-        report.revision = Some(done.map_err(|error| {
+        let made = done.map_err(|error| {
             error
                 .with_line(format!("at: {line}"))
                 .with_line(format!("{} of {total} steps were done", report.applied))
-        })?);
+        })?;
+        // One that not every replica has yet is waited for again, with all behind it.
+        let enforced = made.enforcement.as_ref();
+        wait |= enforced.is_some_and(|enforced| !enforced.is_confirmed());
+        report.revision = Some(made.revision);
         report.applied += 1;
         meter.told(report.applied as u64, total as u64);
     }
     meter.end();
+    if let Some(last) = report.revision.as_deref().filter(|_| wait) {
+        let last = parse::revision(last).map_err(CliError::unavailable)?;
+        report.enforcement = Some(enforced(&session, last).await?);
+    }
     finish(&report, output)
 }
 
@@ -171,6 +190,9 @@ fn finish(report: &Report, output: Output) -> Result<(), CliError> {
                 "{} steps done, at revision {revision}",
                 report.applied
             ));
+        }
+        if let Some(enforcement) = &report.enforcement {
+            page.line(enforcement.text());
         }
     })
 }

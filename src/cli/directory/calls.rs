@@ -11,8 +11,8 @@ use tonic::{Code, Status};
 
 use crate::cli::connect::{Session, Wire};
 use crate::cli::failure::CliError;
+use crate::cli::output::made::Made;
 use crate::cli::output::record::{MemberView, PrincipalView};
-use crate::cli::output::revision;
 use crate::cli::output::token::TokenView;
 use crate::domain::principal::PrincipalKind;
 use crate::proto::v1;
@@ -28,6 +28,8 @@ pub(crate) struct Why {
     pub reason: String,
     /// The request id; may be empty.
     pub request_id: String,
+    /// Whether to wait for every replica, also where it only adds something.
+    pub wait: bool,
 }
 
 /// The texts of a record; in an update only what is given counts.
@@ -76,9 +78,9 @@ macro_rules! principal_calls {
                 client: &mut Client,
                 record: PrincipalView,
                 why: Why,
-            ) -> Result<(PrincipalView, String), CliError> {
+            ) -> Result<(PrincipalView, Made), CliError> {
                 let request = v1::$create_request {
-                    wait_for_replicas: false,
+                    wait_for_replicas: why.wait,
                     name: record.name,
                     home: record.home,
                     display_name: record.display_name,
@@ -88,8 +90,8 @@ macro_rules! principal_calls {
                     request_id: why.request_id,
                 };
                 let answer = client.$create(request).await?.into_inner();
-                let at = revision(answer.revision.as_ref());
-                Ok((answer.$one.unwrap_or_default().into(), at))
+                let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+                Ok((answer.$one.unwrap_or_default().into(), made))
             }
 
             pub(super) async fn one(
@@ -124,7 +126,7 @@ macro_rules! principal_calls {
                 name: String,
                 texts: Texts,
                 why: Why,
-            ) -> Result<(PrincipalView, String), CliError> {
+            ) -> Result<(PrincipalView, Made), CliError> {
                 let paths = texts.mask();
                 let record = v1::$message {
                     name,
@@ -140,22 +142,22 @@ macro_rules! principal_calls {
                     request_id: why.request_id,
                 };
                 let answer = client.$update(request).await?.into_inner();
-                let at = revision(answer.revision.as_ref());
-                Ok((answer.$one.unwrap_or_default().into(), at))
+                let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+                Ok((answer.$one.unwrap_or_default().into(), made))
             }
 
             pub(super) async fn delete(
                 client: &mut Client,
                 name: String,
                 why: Why,
-            ) -> Result<String, CliError> {
+            ) -> Result<Made, CliError> {
                 let request = v1::$delete_request {
                     name,
                     reason: why.reason,
                     request_id: why.request_id,
                 };
                 let answer = client.$delete(request).await?.into_inner();
-                Ok(revision(answer.revision.as_ref()))
+                Ok(Made::new(answer.revision.as_ref(), answer.enforcement))
             }
 
             pub(super) async fn pause(
@@ -163,27 +165,32 @@ macro_rules! principal_calls {
                 name: String,
                 paused: bool,
                 why: Why,
-            ) -> Result<(PrincipalView, String), CliError> {
-                let Why { reason, request_id } = why;
-                let (record, at) = if paused {
+            ) -> Result<(PrincipalView, Made), CliError> {
+                let Why {
+                    reason,
+                    request_id,
+                    wait,
+                } = why;
+                let (record, at, enforcement) = if paused {
                     let request = v1::$disable_request {
                         name,
                         reason,
                         request_id,
                     };
                     let answer = client.$disable(request).await?.into_inner();
-                    (answer.$one, answer.revision)
+                    (answer.$one, answer.revision, answer.enforcement)
                 } else {
                     let request = v1::$enable_request {
-                        wait_for_replicas: false,
+                        wait_for_replicas: wait,
                         name,
                         reason,
                         request_id,
                     };
                     let answer = client.$enable(request).await?.into_inner();
-                    (answer.$one, answer.revision)
+                    (answer.$one, answer.revision, answer.enforcement)
                 };
-                Ok((record.unwrap_or_default().into(), revision(at.as_ref())))
+                let made = Made::new(at.as_ref(), enforcement);
+                Ok((record.unwrap_or_default().into(), made))
             }
         }
     };
@@ -264,7 +271,7 @@ impl Directory {
         kind: PrincipalKind,
         record: PrincipalView,
         why: Why,
-    ) -> Result<(PrincipalView, String), CliError> {
+    ) -> Result<(PrincipalView, Made), CliError> {
         of_kind!(kind, create(&mut self.client, record, why))
     }
 
@@ -320,7 +327,7 @@ impl Directory {
         name: String,
         texts: Texts,
         why: Why,
-    ) -> Result<(PrincipalView, String), CliError> {
+    ) -> Result<(PrincipalView, Made), CliError> {
         of_kind!(kind, update(&mut self.client, name, texts, why))
     }
 
@@ -333,7 +340,7 @@ impl Directory {
         kind: PrincipalKind,
         name: String,
         why: Why,
-    ) -> Result<String, CliError> {
+    ) -> Result<Made, CliError> {
         of_kind!(kind, delete(&mut self.client, name, why))
     }
 
@@ -347,7 +354,7 @@ impl Directory {
         name: String,
         paused: bool,
         why: Why,
-    ) -> Result<(PrincipalView, String), CliError> {
+    ) -> Result<(PrincipalView, Made), CliError> {
         of_kind!(kind, pause(&mut self.client, name, paused, why))
     }
 
@@ -381,16 +388,16 @@ impl Directory {
         team: String,
         member: String,
         why: Why,
-    ) -> Result<String, CliError> {
+    ) -> Result<Made, CliError> {
         let request = v1::AddTeamMemberRequest {
-            wait_for_replicas: false,
+            wait_for_replicas: why.wait,
             name: team,
             member,
             reason: why.reason,
             request_id: why.request_id,
         };
         let answer = self.client.add_team_member(request).await?.into_inner();
-        Ok(revision(answer.revision.as_ref()))
+        Ok(Made::new(answer.revision.as_ref(), answer.enforcement))
     }
 
     /// Removes a member; answers the team tokens that it issued, whether there are more of them,
@@ -404,7 +411,7 @@ impl Directory {
         member: String,
         revoke_tokens: bool,
         why: Why,
-    ) -> Result<(Vec<TokenView>, bool, String), CliError> {
+    ) -> Result<(Vec<TokenView>, bool, Made), CliError> {
         let request = v1::RemoveTeamMemberRequest {
             name: team,
             member,
@@ -414,8 +421,8 @@ impl Directory {
         };
         let answer = self.client.remove_team_member(request).await?.into_inner();
         let tokens = answer.tokens.into_iter().map(TokenView::from).collect();
-        let at = revision(answer.revision.as_ref());
-        Ok((tokens, answer.truncated, at))
+        let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+        Ok((tokens, answer.truncated, made))
     }
 }
 

@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 
 use crate::cli::connect::CallerArgs;
 use crate::cli::failure::CliError;
+use crate::cli::output::Output;
+use crate::cli::output::made::Made;
 use crate::cli::output::record::GrantView;
-use crate::cli::output::{Output, revision};
 use crate::proto::v1;
 
 use super::calls::{Directory, PAGE_SIZE_MAX, Why, pages};
@@ -123,8 +124,8 @@ pub(crate) async fn run(command: GrantCommand, output: Output) -> Result<(), Cli
         GrantCommand::Delete(args) => {
             let mut directory = args.write.directory().await?;
             let why = args.write.why();
-            let at = directory.delete_grant(args.grant_id, why).await?;
-            done("deleted", at, output)
+            let made = directory.delete_grant(args.grant_id, why).await?;
+            done("deleted", &made, output)
         }
     }
 }
@@ -140,9 +141,9 @@ impl Directory {
         role: String,
         resource: String,
         why: Why,
-    ) -> Result<(GrantView, String), CliError> {
+    ) -> Result<(GrantView, Made), CliError> {
         let request = v1::CreateGrantRequest {
-            wait_for_replicas: false,
+            wait_for_replicas: why.wait,
             principal,
             role,
             resource,
@@ -150,8 +151,8 @@ impl Directory {
             request_id: why.request_id,
         };
         let answer = self.client.create_grant(request).await?.into_inner();
-        let at = revision(answer.revision.as_ref());
-        Ok((answer.grant.unwrap_or_default().into(), at))
+        let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+        Ok((answer.grant.unwrap_or_default().into(), made))
     }
 
     /// One grant.
@@ -193,13 +194,13 @@ impl Directory {
         &mut self,
         grant_id: String,
         why: Why,
-    ) -> Result<String, CliError> {
+    ) -> Result<Made, CliError> {
         let request = v1::DeleteGrantRequest {
             grant_id,
             reason: why.reason,
             request_id: why.request_id,
         };
         let answer = self.client.delete_grant(request).await?.into_inner();
-        Ok(revision(answer.revision.as_ref()))
+        Ok(Made::new(answer.revision.as_ref(), answer.enforcement))
     }
 }

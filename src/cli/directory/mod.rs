@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::connect::CallerArgs;
 use super::failure::CliError;
+use super::output::made::Made;
 use super::output::record::{Listed, Record};
 use super::output::{Output, notice};
 use calls::{Directory, Why};
@@ -27,6 +28,9 @@ pub(crate) struct WriteArgs {
     /// Makes the command safe to send again: 1 to 64 characters of A-Z a-z 0-9 . _ -
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     pub request_id: String,
+    /// Wait until every replica has it, also where it only adds something.
+    #[arg(long)]
+    pub wait: bool,
     /// The server and the caller.
     #[command(flatten)]
     pub caller: CallerArgs,
@@ -37,6 +41,7 @@ impl WriteArgs {
         Why {
             reason: self.reason.clone(),
             request_id: self.request_id.clone(),
+            wait: self.wait,
         }
     }
 
@@ -104,20 +109,13 @@ async fn directory(caller: &CallerArgs) -> Result<Directory, CliError> {
 struct Written<T: Serialize> {
     #[serde(flatten)]
     record: T,
-    revision: String,
+    #[serde(flatten)]
+    made: Made,
 }
 
-/// A write that leaves no record.
-#[derive(Serialize)]
-struct Done {
-    revision: String,
-}
-
-fn done(what: &str, revision: String, output: Output) -> Result<(), CliError> {
-    let view = Done { revision };
-    output.show(&view, |page| {
-        page.line(format!("{what} at revision {}", view.revision));
-    })
+/// Shows a write that leaves no record.
+fn done(what: &str, made: &Made, output: Output) -> Result<(), CliError> {
+    output.show(made, |page| made.page(what, page))
 }
 
 /// Shows one record.
@@ -128,12 +126,12 @@ fn shown(record: &impl Record, output: Output) -> Result<(), CliError> {
 /// Shows a record after a write, and the change.
 fn written<R: Record>(
     what: &str,
-    (record, revision): (R, String),
+    (record, made): (R, Made),
     output: Output,
 ) -> Result<(), CliError> {
-    let written = Written { record, revision };
+    let written = Written { record, made };
     output.show(&written, |page| {
-        page.line(format!("{what} at revision {}", written.revision));
+        written.made.page(what, page);
         written.record.fields(page);
     })
 }

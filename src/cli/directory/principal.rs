@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::cli::failure::CliError;
 use crate::cli::output::Output;
+use crate::cli::output::made::Made;
 use crate::cli::output::record::PrincipalView;
 use crate::cli::output::token::TokenView;
 use crate::cli::parse;
@@ -176,8 +177,8 @@ pub(crate) async fn run(
         PrincipalCommand::Delete(args) => {
             let mut directory = args.write.directory().await?;
             let name = parse::principal_of(kind, &args.name);
-            let at = directory.delete(kind, name, args.write.why()).await?;
-            done("deleted", at, output)
+            let made = directory.delete(kind, name, args.write.why()).await?;
+            done("deleted", &made, output)
         }
         PrincipalCommand::Disable(args) => pause(kind, args, true, output).await,
         PrincipalCommand::Enable(args) => pause(kind, args, false, output).await,
@@ -201,10 +202,10 @@ pub(crate) async fn run_team(command: TeamCommand, output: Output) -> Result<(),
         TeamCommand::AddMember(args) => {
             let mut directory = args.write.directory().await?;
             let why = args.write.why();
-            let at = directory
+            let made = directory
                 .add_member(team(&args.name), args.member, why)
                 .await?;
-            done("a member", at, output)
+            done("a member", &made, output)
         }
         TeamCommand::RemoveMember(args) => remove_member(args, output).await,
     }
@@ -265,7 +266,8 @@ async fn pause(
 
 #[derive(Serialize)]
 struct RemovedMember {
-    revision: String,
+    #[serde(flatten)]
+    made: Made,
     /// The team tokens that the member issued.
     tokens: Vec<TokenView>,
     more: bool,
@@ -279,17 +281,17 @@ async fn remove_member(args: RemoveMemberArgs, output: Output) -> Result<(), Cli
     } = args;
     let mut directory = member.write.directory().await?;
     let why = member.write.why();
-    let (tokens, more, revision) = directory
+    let (tokens, more, made) = directory
         .remove_member(team(&member.name), member.member, revoke_tokens, why)
         .await?;
     let view = RemovedMember {
-        revision,
+        made,
         tokens,
         more,
         revoked: revoke_tokens,
     };
     output.show(&view, |page| {
-        page.line(format!("removed at revision {}", view.revision));
+        view.made.page("removed", page);
         if view.tokens.is_empty() {
             return;
         }

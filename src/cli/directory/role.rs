@@ -7,8 +7,9 @@ use prost_types::FieldMask;
 use tonic::Status;
 
 use crate::cli::failure::CliError;
+use crate::cli::output::Output;
+use crate::cli::output::made::Made;
 use crate::cli::output::record::RoleView;
-use crate::cli::output::{Output, revision};
 use crate::proto::v1;
 
 use super::calls::{Directory, PAGE_SIZE_MAX, Texts, Why, if_any, pages};
@@ -105,8 +106,8 @@ pub(crate) async fn run(command: RoleCommand, output: Output) -> Result<(), CliE
         }
         RoleCommand::Delete(args) => {
             let mut directory = args.write.directory().await?;
-            let at = directory.delete_role(args.name, args.write.why()).await?;
-            done("deleted", at, output)
+            let made = directory.delete_role(args.name, args.write.why()).await?;
+            done("deleted", &made, output)
         }
     }
 }
@@ -120,9 +121,9 @@ impl Directory {
         &mut self,
         role: RoleView,
         why: Why,
-    ) -> Result<(RoleView, String), CliError> {
+    ) -> Result<(RoleView, Made), CliError> {
         let request = v1::CreateRoleRequest {
-            wait_for_replicas: false,
+            wait_for_replicas: why.wait,
             name: role.name,
             home: role.home,
             actions: role.actions,
@@ -132,8 +133,8 @@ impl Directory {
             request_id: why.request_id,
         };
         let answer = self.client.create_role(request).await?.into_inner();
-        let at = revision(answer.revision.as_ref());
-        Ok((answer.role.unwrap_or_default().into(), at))
+        let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+        Ok((answer.role.unwrap_or_default().into(), made))
     }
 
     /// One role.
@@ -188,7 +189,7 @@ impl Directory {
         actions: Option<Vec<String>>,
         texts: Texts,
         why: Why,
-    ) -> Result<(RoleView, String), CliError> {
+    ) -> Result<(RoleView, Made), CliError> {
         let mut paths = texts.mask();
         if actions.is_some() {
             paths.push("actions".to_owned());
@@ -207,21 +208,21 @@ impl Directory {
             request_id: why.request_id,
         };
         let answer = self.client.update_role(request).await?.into_inner();
-        let at = revision(answer.revision.as_ref());
-        Ok((answer.role.unwrap_or_default().into(), at))
+        let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+        Ok((answer.role.unwrap_or_default().into(), made))
     }
 
     /// Deletes a role; answers the change.
     ///
     /// # Errors
     /// What the server refuses.
-    pub(crate) async fn delete_role(&mut self, name: String, why: Why) -> Result<String, CliError> {
+    pub(crate) async fn delete_role(&mut self, name: String, why: Why) -> Result<Made, CliError> {
         let request = v1::DeleteRoleRequest {
             name,
             reason: why.reason,
             request_id: why.request_id,
         };
         let answer = self.client.delete_role(request).await?.into_inner();
-        Ok(revision(answer.revision.as_ref()))
+        Ok(Made::new(answer.revision.as_ref(), answer.enforcement))
     }
 }

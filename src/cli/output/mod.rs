@@ -6,6 +6,7 @@
 //! except in the answer that created it.
 
 pub(crate) mod change;
+pub(crate) mod made;
 pub(crate) mod meter;
 pub(crate) mod record;
 pub(crate) mod token;

@@ -12,6 +12,7 @@ use crate::proto::v1::scopes::Extent;
 
 use crate::cli::failure::CliError;
 
+use super::made::{EnforcementView, Made};
 use super::{Output, Page, duration, instant, labels, notice, revision, span, write};
 
 /// Scopes: the word `all`, or a list of permissions.
@@ -316,7 +317,8 @@ pub(crate) struct Created {
     /// None when an earlier answer to the same request id had it.
     secret: Option<String>,
     secret_withheld: bool,
-    revision: String,
+    #[serde(flatten)]
+    made: Made,
 }
 
 impl Created {
@@ -326,13 +328,13 @@ impl Created {
         token: Option<v1::Token>,
         secret: String,
         secret_withheld: bool,
-        at: Option<&v1::Revision>,
+        made: Made,
     ) -> Self {
         Self {
             token: token.map(TokenView::from),
             secret: (!secret_withheld).then_some(secret),
             secret_withheld,
-            revision: revision(at),
+            made,
         }
     }
 
@@ -348,7 +350,13 @@ impl Created {
             CliError::refused("an earlier answer had the secret; rotate the token if it was lost")
         })?;
         let token_id = self.token.as_ref().map_or("", TokenView::token_id);
-        notice(&format!("token {token_id}, revision {}", self.revision));
+        notice(&format!(
+            "token {token_id}, revision {}",
+            self.made.revision
+        ));
+        if let Some(enforcement) = &self.made.enforcement {
+            notice(&enforcement.text());
+        }
         write(&format!("{secret}\n"))
     }
 
@@ -357,7 +365,15 @@ impl Created {
         page.fields(&[
             ("token id", token.map_or("", TokenView::token_id).to_owned()),
             ("expires", token.map_or("", TokenView::expiry).to_owned()),
-            ("revision", self.revision.clone()),
+            ("revision", self.made.revision.clone()),
+            (
+                "enforced",
+                self.made
+                    .enforcement
+                    .as_ref()
+                    .map(EnforcementView::text)
+                    .unwrap_or_default(),
+            ),
             ("secret", self.secret.clone().unwrap_or_default()),
         ]);
         page.line(if self.secret_withheld {

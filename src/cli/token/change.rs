@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::cli::connect::{CallerArgs, read_token};
 use crate::cli::failure::CliError;
+use crate::cli::output::Output;
+use crate::cli::output::made::Made;
 use crate::cli::output::token::{Created, TokenView};
-use crate::cli::output::{Output, revision};
 use crate::cli::parse::{self, wire_duration, wire_instant};
 use crate::proto::v1;
 use crate::proto::v1::revoke_all_request::Target as CutOff;
@@ -27,7 +28,8 @@ use super::RequestId;
 struct Changed {
     #[serde(flatten)]
     token: TokenView,
-    revision: String,
+    #[serde(flatten)]
+    made: Made,
     #[serde(skip_serializing_if = "Option::is_none")]
     clipped: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,10 +37,10 @@ struct Changed {
 }
 
 impl Changed {
-    fn new(token: Option<v1::Token>, at: Option<&v1::Revision>) -> Self {
+    fn new(token: Option<v1::Token>, made: Made) -> Self {
         Self {
             token: TokenView::from(token.unwrap_or_default()),
-            revision: revision(at),
+            made,
             clipped: None,
             already_revoked: None,
         }
@@ -223,9 +225,10 @@ pub(super) async fn update(args: UpdateArgs, output: Output) -> Result<(), CliEr
     }
     let mut tokens = args.caller.session().await?.tokens();
     let answer = tokens.update_token(args.request()).await?.into_inner();
-    let changed = Changed::new(answer.token, answer.revision.as_ref());
+    let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+    let changed = Changed::new(answer.token, made);
     output.show(&changed, |page| {
-        page.line(format!("updated at revision {}", changed.revision));
+        changed.made.page("updated", page);
         changed.token.fields(page);
     })
 }
@@ -242,6 +245,9 @@ pub(crate) struct RenewArgs {
     /// Why; not required.
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
+    /// Wait until every replica has it.
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     request: RequestId,
     #[command(flatten)]
@@ -251,14 +257,15 @@ pub(crate) struct RenewArgs {
 pub(super) async fn renew(args: RenewArgs, output: Output) -> Result<(), CliError> {
     let mut tokens = args.caller.session().await?.tokens();
     let request = v1::RenewTokenRequest {
-        wait_for_replicas: false,
+        wait_for_replicas: args.wait,
         token_id: args.token_id.unwrap_or_default(),
         ttl: args.ttl.map(wire_duration),
         reason: args.reason,
         request_id: args.request.request_id,
     };
     let answer = tokens.renew_token(request).await?.into_inner();
-    let mut changed = Changed::new(answer.token, answer.revision.as_ref());
+    let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+    let mut changed = Changed::new(answer.token, made);
     changed.clipped = Some(answer.clipped);
     output.show(&changed, |page| {
         let clipped = if answer.clipped {
@@ -267,7 +274,7 @@ pub(super) async fn renew(args: RenewArgs, output: Output) -> Result<(), CliErro
             ""
         };
         page.line(format!("expires {}{clipped}", changed.token.expiry()));
-        page.line(format!("renewed at revision {}", changed.revision));
+        changed.made.page("renewed", page);
     })
 }
 
@@ -313,7 +320,7 @@ pub(super) async fn rotate(args: RotateArgs, output: Output) -> Result<(), CliEr
         answer.token,
         answer.secret,
         answer.secret_withheld,
-        answer.revision.as_ref(),
+        Made::new(answer.revision.as_ref(), answer.enforcement),
     );
     created.show(args.secret_only, output)
 }
@@ -357,16 +364,17 @@ pub(super) async fn revoke(args: RevokeArgs, output: Output) -> Result<(), CliEr
         request_id: args.request.request_id,
     };
     let answer = tokens.revoke_token(request).await?.into_inner();
-    let mut changed = Changed::new(answer.token, answer.revision.as_ref());
+    let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+    let mut changed = Changed::new(answer.token, made);
     changed.already_revoked = Some(answer.already_revoked);
     output.show(&changed, |page| {
-        let (id, at) = (changed.token.token_id(), &changed.revision);
         let how = if answer.already_revoked {
             "was revoked before; seen"
         } else {
             "revoked"
         };
-        page.line(format!("{id} {how} at revision {at}"));
+        let what = format!("{} {how}", changed.token.token_id());
+        changed.made.page(&what, page);
     })
 }
 
@@ -395,11 +403,6 @@ pub(crate) struct RevokeAllArgs {
     caller: CallerArgs,
 }
 
-#[derive(Serialize)]
-struct CutOffView {
-    revision: String,
-}
-
 pub(super) async fn revoke_all(args: RevokeAllArgs, output: Output) -> Result<(), CliError> {
     let target = args
         .subject
@@ -414,11 +417,8 @@ pub(super) async fn revoke_all(args: RevokeAllArgs, output: Output) -> Result<()
         request_id: args.request.request_id,
     };
     let answer = tokens.revoke_all(request).await?.into_inner();
-    let view = CutOffView {
-        revision: revision(answer.revision.as_ref()),
-    };
-    output.show(&view, |page| {
-        let at = &view.revision;
-        page.line(format!("revoked what was made before revision {at}"));
+    let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+    output.show(&made, |page| {
+        made.page("revoked what was made before; cut off", page);
     })
 }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::cli::connect::CallerArgs;
 use crate::cli::failure::CliError;
 use crate::cli::output::Output;
+use crate::cli::output::made::Made;
 use crate::cli::output::token::Created;
 use crate::cli::parse::{self, Kind, wire_duration, wire_instant};
 use crate::proto::v1;
@@ -75,6 +76,9 @@ pub(crate) struct IssueArgs {
     /// Print the secret alone on standard output, for a file.
     #[arg(long)]
     secret_only: bool,
+    /// Wait until it works on every replica.
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     request: RequestId,
     #[command(flatten)]
@@ -89,7 +93,7 @@ impl IssueArgs {
             (subject, _) => subject.unwrap_or_default(),
         };
         v1::IssueTokenRequest {
-            wait_for_replicas: false,
+            wait_for_replicas: self.wait,
             kind: self.kind.map_or(0, |kind| kind.wire() as i32),
             subject,
             resource: self.resource.unwrap_or_default(),
@@ -132,7 +136,7 @@ pub(super) async fn issue(args: IssueArgs, output: Output) -> Result<(), CliErro
         answer.token,
         answer.secret,
         answer.secret_withheld,
-        answer.revision.as_ref(),
+        Made::new(answer.revision.as_ref(), answer.enforcement),
     );
     created.show(secret_only, output)
 }
