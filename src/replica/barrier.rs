@@ -4,7 +4,8 @@
 //! without it has ended: the longest lease among the members read after the commit, and never
 //! less than the cluster's own, plus the slack, on this server's clock since the commit was
 //! acknowledged. A member that is silent is waited for, never presumed dead. The first way is
-//! quick, the second is the one that the promise stands on.
+//! quick, the second is the one that the promise stands on. Reports are believed once our own State
+//! has come to the head that was read with them: a failover may have lost the change since.
 //!
 //! One reading of the members serves all barriers that began before it.
 
@@ -142,41 +143,61 @@ impl Barrier<'_> {
 
     // A failover that lost data: what others report is of another history.
     fn is_lost(&self, roster: Option<&Roster>) -> bool {
+        let other = |roster: &Roster| {
+            let (head, recent) = (roster.head.revision(), &self.shared.recent);
+            let ours = recent.chain(head.number);
+            head.number < self.durable.revision || ours.is_some_and(|chain| chain != head.chain)
+        };
         self.durable.loaded != self.shared.loaded.load(Ordering::Relaxed)
-            || roster.is_some_and(|roster| roster.head.revision < self.durable.revision)
+            || roster.is_some_and(other)
     }
 
     async fn confirmed(&self, known: &mut Option<Arc<Roster>>) -> Enforced {
+        let clock = &*self.shared.clock;
         let mut pause = POLL_FIRST;
         let mut since_ms = self.durable.committed_ms;
+        let mut reported = false;
         loop {
-            let clock = &*self.shared.clock;
-            let roster = self
-                .shared
-                .readings
-                .since(self.cluster, clock, since_ms)
-                .await;
-            since_ms = clock.boot_ms();
-            match roster {
-                Ok(roster) => *known = Some(roster),
-                Err(error) => tracing::debug!(%error, "the members cannot be read"),
+            if !reported {
+                let readings = &self.shared.readings;
+                let roster = readings.since(self.cluster, clock, since_ms).await;
+                match roster {
+                    Ok(roster) => *known = Some(roster),
+                    Err(error) => tracing::debug!(%error, "the members cannot be read"),
+                }
             }
+            since_ms = clock.boot_ms();
+            // Without any reading since the commit the longest lease is not known; one is enough:
+            // whoever has joined after it has the revision.
+            let mut left_ms = u64::MAX;
+            let mut confirmed = None;
+            if let Some(roster) = known {
+                left_ms = self.ended_ms(roster).saturating_sub(since_ms);
+                reported = self.missing(roster).is_empty();
+                let is_here = self.published() >= roster.head.revision;
+                if left_ms == 0 || (reported && is_here) {
+                    let replicas = self.names(roster, true);
+                    confirmed = Some(Enforced::Confirmed { replicas });
+                }
+            }
+            // After all that was read: State may have been loaded anew meanwhile.
             if self.is_lost(known.as_deref()) {
                 return Enforced::Lost;
             }
-            let mut left_ms = u64::MAX;
-            // Without any reading since the commit the longest lease is not known; one is enough:
-            // whoever has joined after it has the revision.
-            if let Some(roster) = known {
-                left_ms = self.ended_ms(roster).saturating_sub(since_ms);
-                if left_ms == 0 || self.missing(roster).is_empty() {
-                    let replicas = self.names(roster, true);
-                    return Enforced::Confirmed { replicas };
-                }
+            if let Some(confirmed) = confirmed {
+                return confirmed;
             }
             sleep(pause.min(Duration::from_millis(left_ms))).await;
-            pause = (pause * 2).min(POLL_MAX);
+            pause = if reported {
+                POLL_FIRST
+            } else {
+                (pause * 2).min(POLL_MAX)
+            };
         }
+    }
+
+    fn published(&self) -> RevisionNumber {
+        self.shared.published.load().head().revision
     }
 
     // When the last lease has ended that could have been taken without the revision.
@@ -191,7 +212,7 @@ impl Barrier<'_> {
 
     fn has_applied(&self, member: &Member) -> bool {
         if member.incarnation == self.incarnation {
-            return self.shared.published.load().head().revision >= self.durable.revision;
+            return self.published() >= self.durable.revision;
         }
         if mutated!(self.shared, SilentPresumedDead)
             && self.shared.clock.boot_ms() >= self.durable.committed_ms + self.lease.length_ms / 4
@@ -227,8 +248,12 @@ impl Barrier<'_> {
                 (self.durable.committed_ms + most_ms, Vec::new(), Vec::new())
             }
         };
+        let mut everywhere_after_ms = ended_ms.saturating_sub(now_ms);
+        if mutated!(self.shared, CommittedTooSoon) {
+            everywhere_after_ms /= 2;
+        }
         Enforced::Committed {
-            everywhere_after_ms: ended_ms.saturating_sub(now_ms),
+            everywhere_after_ms,
             replicas,
             missing,
         }

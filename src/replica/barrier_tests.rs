@@ -13,6 +13,7 @@ use super::*;
 use crate::domain::chain::Head;
 use crate::store::cluster::{Cluster, Joining, Member, Renewal, Renewed, Roster};
 
+const CHAIN: [u8; 32] = [3; 32];
 const OWN: Incarnation = Incarnation([1; 16]);
 /// 1,000 ms of lease, 5 in a hundred and one for the reading of the clock.
 const WITH_SLACK_MS: u64 = 1_051;
@@ -43,7 +44,7 @@ fn roster(members: &[Member]) -> Option<Roster> {
         lease_ms: 1_000,
         head: Head {
             revision: 9,
-            chain: [0; 32],
+            chain: CHAIN,
         },
         database_ms: 0,
     })
@@ -91,8 +92,26 @@ impl Cluster for Members {
     }
 }
 
+/// Makes a State published that has nothing but its head.
+fn publish(shared: &Shared, revision: u64, chain: [u8; 32]) {
+    let (mut state, head) = (State::default(), Head { revision, chain });
+    state.seal(head);
+    shared.published.store(Arc::new(state));
+    shared.recent.put(head.revision());
+}
+
 /// Waits for revision 9, committed just now; returns how long that took, and the readings.
 async fn wait(
+    rosters: &[Option<Roster>],
+    most_ms: u64,
+    barriers: usize,
+) -> (Vec<Enforced>, u64, u64) {
+    wait_at(9, rosters, most_ms, barriers).await
+}
+
+/// The same, with our own State at another revision.
+async fn wait_at(
+    own_revision: u64,
     rosters: &[Option<Roster>],
     most_ms: u64,
     barriers: usize,
@@ -102,6 +121,7 @@ async fn wait(
         readings: AtomicU64::new(0),
     };
     let shared = shared(Arc::new(VirtualClock::begun()));
+    publish(&shared, own_revision, CHAIN);
     let begun = Instant::now();
     advance(Duration::from_millis(1)).await;
     let barrier = || Barrier {
@@ -211,4 +231,29 @@ async fn a_log_that_ends_before_the_change_confirms_nothing() {
     }
     let (enforced, _, _) = wait(&[behind], 5_000, 1).await;
     assert_eq!(enforced, [Enforced::Lost]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_with_another_head_than_ours_confirms_nothing() {
+    let mut other = roster(&[member(2, 9, 1_000)]);
+    if let Some(roster) = &mut other {
+        roster.head.chain = [4; 32];
+    }
+    let (enforced, _, _) = wait(&[other], 5_000, 1).await;
+    assert_eq!(enforced, [Enforced::Lost]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_are_believed_once_our_state_is_where_they_were_read() {
+    // The log has gone on; what it goes on with may be another history.
+    let mut ahead = roster(&[member(2, 9, 1_000)]);
+    if let Some(roster) = &mut ahead {
+        roster.head.revision = 12;
+    }
+    let (enforced, taken_ms, _) = wait(std::slice::from_ref(&ahead), 5_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m2"])]);
+    assert_eq!(taken_ms, WITH_SLACK_MS);
+    let (enforced, taken_ms, _) = wait_at(12, &[ahead], 5_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m2"])]);
+    assert!(taken_ms <= 3, "{taken_ms}");
 }

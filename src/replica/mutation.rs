@@ -22,6 +22,10 @@ pub(crate) enum Mutation {
     OwnLeaseOnly,
     /// Checks are answered without a lease.
     NoLease,
+    /// A Check takes State first and reads the lease after it.
+    StateBeforeLease,
+    /// What is promised of a committed change counts with half of the wait.
+    CommittedTooSoon,
     /// A report is taken although it is of another history of the log.
     ReportOfAnyHistory,
 }

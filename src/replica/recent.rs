@@ -48,7 +48,7 @@ impl Recent {
         }
     }
 
-    fn put(&self, revision: Revision) {
+    pub(super) fn put(&self, revision: Revision) {
         if let Some(slot) = self.slot(revision.number) {
             slot.number.store(0, Ordering::Relaxed);
             // Released after the 0: who sees this chain sees the 0, or a later number, behind it.
