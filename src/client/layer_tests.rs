@@ -260,6 +260,10 @@ impl Clock for Ticking {
     fn boot_ms(&self) -> u64 {
         self.0.fetch_add(50, Ordering::SeqCst)
     }
+
+    fn wall_ahead_ms(&self) -> i64 {
+        0
+    }
 }
 
 #[tokio::test]

@@ -48,6 +48,10 @@ pub trait Clock: Send + Sync {
 
     /// Milliseconds of boot time, for deadlines and durations within this process.
     fn boot_ms(&self) -> u64;
+
+    /// How many milliseconds the wall clock has gained on boot time since the start; below 0 if it
+    /// has lost. A wall clock that was set shows here, and a machine that was stopped whole.
+    fn wall_ahead_ms(&self) -> i64;
 }
 
 /// The machine's clocks.
@@ -81,6 +85,16 @@ impl Clock for SystemClock {
     fn boot_ms(&self) -> u64 {
         read_ms(ClockId::Boottime)
     }
+
+    fn wall_ahead_ms(&self) -> i64 {
+        let steady = self.wall_offset_ms + read_ms(ClockId::Boottime);
+        signed(read_ms(ClockId::Realtime)) - signed(steady)
+    }
+}
+
+// Far below the end of either type for any time that is a date.
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 fn read_ms(clock: ClockId) -> u64 {
@@ -120,6 +134,10 @@ impl Clock for ManualClock {
     fn boot_ms(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
+
+    fn wall_ahead_ms(&self) -> i64 {
+        0
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +151,7 @@ mod tests {
         assert!(now.earliest <= now.latest);
         assert!(now.earliest > 1_577_836_800_000);
         assert!(clock.boot_ms() > 0);
+        assert!(clock.wall_ahead_ms().abs() < 60_000);
     }
 
     #[test]

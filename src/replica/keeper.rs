@@ -31,8 +31,8 @@ use super::load::{self, LoadError, Loaded};
 use super::mutation::mutated;
 use super::{Identity, LeaseSettings, Settings, Shared};
 
-/// Entries read at a time.
-const FOLLOW_MAX: usize = 1_000;
+/// Entries read at a time; tests come to the end of a batch sooner.
+const FOLLOW_MAX: usize = if cfg!(test) { 64 } else { 1_000 };
 /// After a failed step.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// After a State that could not be loaded anew.
@@ -88,8 +88,8 @@ pub(super) struct Keeper {
     // Whether this run has reported nothing yet.
     fresh: bool,
     history: Option<History>,
-    // How far wall and boot time were apart at the last renewal.
-    apart_ms: Option<u64>,
+    // How far wall time was ahead of boot time at the last look.
+    apart_ms: Option<i64>,
     reported: RevisionNumber,
     renew_at: Instant,
     poll_at: Instant,
@@ -194,10 +194,19 @@ impl Keeper {
         }
     }
 
+    // One batch: there may be no end of them, and a renewal must not wait for it.
     async fn follow_and_report(&mut self) {
         self.poll_at = Instant::now() + self.lease.poll;
-        match self.follow(RevisionNumber::MAX).await {
-            Ok(()) => self.report_if_awaited().await,
+        if self.clocks_parted() {
+            self.begin_anew();
+        }
+        match self.follow_once().await {
+            Ok(read) => {
+                if read == FOLLOW_MAX {
+                    self.poll_at = Instant::now();
+                }
+                self.report_if_awaited().await;
+            }
             Err(trouble) => self.troubled(trouble).await,
         }
     }
@@ -250,7 +259,7 @@ impl Keeper {
         self.compare(&head, chain_at_applied, history)?;
         let lag = log_head.revision.saturating_sub(head.revision);
         self.shared.counters.lag.store(lag, Ordering::Relaxed);
-        self.shared.clock.heard(database_ms);
+        self.shared.clock.heard(begun_ms, database_ms);
         if mutated!(self.shared, LeaseFromReply) {
             begun_ms = clock.boot_ms();
         }
@@ -259,18 +268,20 @@ impl Keeper {
                 .lease
                 .extend(term, begun_ms + self.lease.length_ms);
         }
-        self.follow(log_head.revision).await?;
-        if self.clocks_parted() {
-            self.shared.lease.end();
-            tracing::warn!("wall and boot time have parted; the lease begins anew");
+        self.reported = self.reported.max(head.revision);
+        let until_ms = begun_ms + self.lease.length_ms;
+        if !self.follow(log_head.revision, until_ms).await? {
+            // Far behind: what was applied meanwhile brings the next renewal nearer to the head,
+            // and others see that this member is alive.
             self.renew_at = Instant::now();
             return Ok(());
         }
-        self.shared
-            .lease
-            .extend(term, begun_ms + self.lease.length_ms);
+        if self.clocks_parted() {
+            self.begin_anew();
+            return Ok(());
+        }
+        self.shared.lease.extend(term, until_ms);
         self.shared.extended();
-        self.reported = self.reported.max(head.revision);
         if let Ok(roster) = self.cluster().roster().await {
             let members = roster.members.len() as u64;
             self.shared
@@ -281,6 +292,12 @@ impl Keeper {
             self.note_readable(&roster);
         }
         Ok(())
+    }
+
+    fn begin_anew(&mut self) {
+        self.shared.lease.end();
+        tracing::warn!("wall and boot time have parted; the lease begins anew");
+        self.renew_at = Instant::now();
     }
 
     // Another chain at our revision, or a head below ours: a failover that lost data.
@@ -298,56 +315,60 @@ impl Keeper {
             && former != history
         {
             tracing::warn!(?former, ?history, "another server of the database answers");
+            // It may have lost heartbeats that were seen before.
+            self.observed.clear();
         }
         Ok(())
     }
 
-    /// Whether wall and boot time have parted since the last renewal by more than the slack: a
-    /// machine that was stopped whole, or a clock that was set.
-    fn clocks_parted(&mut self) -> bool {
-        let apart_ms = self.shared.clock.apart_ms();
+    /// Whether wall and boot time have parted since the last look by more than the slack: a
+    /// machine that was stopped whole, or a clock that was set. Not since the start: wall time is
+    /// steered, and a lease need only be sure of the time since it began.
+    pub(super) fn clocks_parted(&mut self) -> bool {
+        let apart_ms = self.shared.clock.wall_ahead_ms();
         let slack_ms = self.lease.with_slack(self.lease.length_ms) - self.lease.length_ms;
         let former = self.apart_ms.replace(apart_ms);
         former.is_some_and(|former| apart_ms.abs_diff(former) > slack_ms)
     }
 
-    /// Reads the log behind the published State until it has reached `target`, or its end.
-    async fn follow(&mut self, target: RevisionNumber) -> Result<(), Trouble> {
-        loop {
-            let at = self.shared.published.load().head().revision;
-            if at >= target {
-                return Ok(());
-            }
-            let entries = self.shared.store.changes_after(at, FOLLOW_MAX).await?;
-            let whole = entries.len() < FOLLOW_MAX;
-            if entries.is_empty() {
+    /// Reads the log behind the published State until it has reached `target`; not if a lease
+    /// until then would be over before.
+    async fn follow(&mut self, target: RevisionNumber, until_ms: u64) -> Result<bool, Trouble> {
+        while self.shared.published.load().head().revision < target {
+            if self.follow_once().await? == 0 {
                 // The head of a renewal was read, and then what leads to it is gone.
-                return if target == RevisionNumber::MAX {
-                    Ok(())
-                } else {
-                    Err(Trouble::Diverged("the log ends before its head".to_owned()))
-                };
+                let what = "the log ends before its head".to_owned();
+                return Err(Trouble::Diverged(what));
             }
-            if mutated!(self.shared, ReportBeforePublish)
-                && let Some(last) = entries.last()
-            {
-                let early = last.head;
-                let _ = self.cluster().report(self.incarnation, early).await;
-            }
-            let (reply, published) = oneshot::channel();
-            let follow = Follow::Entries(entries, reply);
-            self.follows
-                .send(follow)
-                .await
-                .map_err(|_| Trouble::Stopped)?;
-            published
-                .await
-                .map_err(|_| Trouble::Stopped)?
-                .map_err(Trouble::Diverged)?;
-            if whole && target == RevisionNumber::MAX {
-                return Ok(());
+            if self.shared.clock.boot_ms() >= until_ms {
+                return Ok(false);
             }
         }
+        Ok(true)
+    }
+
+    /// Reads and publishes the next entries of the log; returns how many there were.
+    async fn follow_once(&mut self) -> Result<usize, Trouble> {
+        let at = self.shared.published.load().head().revision;
+        let entries = self.shared.store.changes_after(at, FOLLOW_MAX).await?;
+        let read = entries.len();
+        let Some(last) = entries.last() else {
+            return Ok(0);
+        };
+        if mutated!(self.shared, ReportBeforePublish) {
+            let _ = self.cluster().report(self.incarnation, last.head).await;
+        }
+        let (reply, published) = oneshot::channel();
+        let follow = Follow::Entries(entries, reply);
+        self.follows
+            .send(follow)
+            .await
+            .map_err(|_| Trouble::Stopped)?;
+        published
+            .await
+            .map_err(|_| Trouble::Stopped)?
+            .map_err(Trouble::Diverged)?;
+        Ok(read)
     }
 
     /// Tells what is published at once if a barrier may wait for it, or else after a while.
@@ -374,7 +395,7 @@ impl Keeper {
 
     /// Ends the lease and loads State as the store has it now.
     async fn load_anew(&mut self, what: &str) {
-        self.shared.lease.end();
+        self.shared.lease.bar();
         let divergences = &self.shared.counters.divergences;
         divergences.fetch_add(1, Ordering::Relaxed);
         tracing::error!(%what, "this server's state is not the log's; it is loaded anew");

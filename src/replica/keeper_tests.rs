@@ -1,11 +1,14 @@
-//! Which members the keeper holds for dead, by readings of their heartbeats in turn.
+//! Which members the keeper holds for dead, by readings of their heartbeats in turn, and when wall
+//! and boot time have parted.
 //!
 //! The rest of the keeper is the affair of the simulation.
+
+use std::sync::atomic::AtomicI64;
 
 use super::tests::shared;
 use super::*;
 use crate::domain::chain::Head;
-use crate::domain::clock::ManualClock;
+use crate::domain::clock::{ManualClock, Now};
 use crate::domain::entropy::SeededEntropy;
 use crate::store::cluster::{Member, Roster};
 
@@ -13,9 +16,13 @@ use crate::store::cluster::{Member, Roster};
 const OVER_MS: u64 = 5_251;
 
 fn keeper() -> Keeper {
+    keeper_by(Arc::new(ManualClock::at(0)))
+}
+
+fn keeper_by(clock: Arc<dyn Clock>) -> Keeper {
     let (follows, _) = mpsc::channel(1);
     Keeper::new(
-        shared(Arc::new(ManualClock::at(0))),
+        shared(clock),
         follows,
         Arc::new(SeededEntropy::new(1)),
         &Settings::default(),
@@ -54,6 +61,46 @@ fn check(readings: &[Reading<'_>]) {
         let dead: Vec<(u8, u64)> = dead.iter().map(|(id, beat)| (id.0[0], *beat)).collect();
         let beats = heartbeats.iter().filter(|(id, _)| expected.contains(id));
         assert_eq!(dead, beats.copied().collect::<Vec<_>>(), "at {now_ms}");
+    }
+}
+
+/// A machine whose wall clock is set.
+struct Set(AtomicI64);
+
+impl Clock for Set {
+    fn now(&self) -> Now {
+        Now::at(self.boot_ms())
+    }
+
+    fn boot_ms(&self) -> u64 {
+        1_000
+    }
+
+    fn wall_ahead_ms(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn clocks_have_parted_when_either_ran_away_since_the_last_look_whichever_way() {
+    let clock = Arc::new(Set(AtomicI64::new(0)));
+    let mut keeper = keeper_by(Arc::clone(&clock) as Arc<dyn Clock>);
+    // 5,000 ms of lease have 251 of slack.
+    let looks = [
+        (-700, false),
+        (-700, false),
+        (-449, false),
+        (-198, false),
+        (54, true),
+        (54, false),
+        (400, true),
+        // As far from where it began, on the other side.
+        (-400, true),
+        (-400, false),
+    ];
+    for (ahead_ms, parted) in looks {
+        clock.0.store(ahead_ms, Ordering::Relaxed);
+        assert_eq!(keeper.clocks_parted(), parted, "{ahead_ms}");
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! A Check reads it together with the clock after its request arrived; nothing caches either.
 //! Only the keeper extends it, and only from a reading of the clock that is older than the
-//! renewal that it follows; whoever learns of divergence ends it, and an extension that was on
-//! its way then comes to nothing. Where there is one server only, the lease never ends.
+//! renewal that it follows. Whoever learns of divergence bars it: an extension that was on its way,
+//! or that begins before State was loaded anew, comes to nothing. Where there is one server only,
+//! the lease never ends.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::domain::clock::Clock;
 
@@ -18,6 +19,8 @@ const FOREVER: u64 = u64::MAX;
 pub(super) struct Lease {
     // In milliseconds of boot time.
     until_ms: AtomicU64,
+    // What is published must not be answered from, with whatever lease.
+    barred: AtomicBool,
     // How often it was ended: an extension names the count that it began with.
     ended: Mutex<u64>,
 }
@@ -40,6 +43,7 @@ impl Lease {
     fn until(until_ms: u64) -> Self {
         Self {
             until_ms: AtomicU64::new(until_ms),
+            barred: AtomicBool::new(false),
             ended: Mutex::new(0),
         }
     }
@@ -62,10 +66,10 @@ impl Lease {
         Term(*self.ended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Extends it, unless it was ended since `term`.
+    /// Extends it, unless it was ended since `term` or is barred.
     pub(super) fn extend(&self, term: Term, until_ms: u64) {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if *ended == term.0 {
+        if *ended == term.0 && !self.is_barred() {
             self.until_ms.store(until_ms, Ordering::Release);
         }
     }
@@ -75,6 +79,22 @@ impl Lease {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         *ended += 1;
         self.until_ms.store(0, Ordering::Release);
+    }
+
+    /// Ends it, and keeps it from being held until [`Lease::lift`].
+    pub(super) fn bar(&self) {
+        self.barred.store(true, Ordering::Release);
+        self.end();
+    }
+
+    /// State was loaded anew.
+    pub(super) fn lift(&self) {
+        self.barred.store(false, Ordering::Release);
+    }
+
+    /// Whether State is known to be another than the log's.
+    pub(super) fn is_barred(&self) -> bool {
+        self.barred.load(Ordering::Acquire)
     }
 }
 
@@ -101,6 +121,20 @@ mod tests {
         let term = lease.term();
         lease.end();
         lease.extend(term, 200);
+        assert!(!lease.is_held(&clock));
+        lease.extend(lease.term(), 200);
+        assert!(lease.is_held(&clock));
+    }
+
+    #[test]
+    fn a_barred_lease_is_not_extended_before_it_is_lifted() {
+        let (lease, clock) = (Lease::none(), ManualClock::at(100));
+        lease.extend(lease.term(), 200);
+        lease.bar();
+        // By a renewal that begins later.
+        lease.extend(lease.term(), 200);
+        assert!(!lease.is_held(&clock));
+        lease.lift();
         assert!(!lease.is_held(&clock));
         lease.extend(lease.term(), 200);
         assert!(lease.is_held(&clock));

@@ -298,7 +298,7 @@ impl Shared {
 
     /// This State must not be answered from; the keeper loads it anew.
     fn diverged(&self) {
-        self.lease.end();
+        self.lease.bar();
         self.reload.notify_one();
     }
 
@@ -332,7 +332,8 @@ impl Shared {
                 "the lease has ended; what others revoke is not known here"
             );
         }
-        self.serve_stale
+        // An outage may be bridged so; a State that is known to be wrong may not.
+        self.serve_stale && !self.lease.is_barred()
     }
 
     /// The lease was extended.
@@ -569,6 +570,8 @@ pub(crate) fn unavailable(error: &StoreError) -> Refusal {
     Refusal::Unavailable("the store is unavailable; nothing was written".to_owned())
 }
 
+#[cfg(test)]
+mod answering_tests;
 #[cfg(test)]
 mod barrier_tests;
 #[cfg(test)]

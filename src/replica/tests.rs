@@ -40,6 +40,9 @@ enum Fault {
     Damaged,
 }
 
+/// What a refusal brings along of what was missed.
+const MISSED_MAX: usize = 100;
+
 #[derive(Default)]
 struct ScriptedStore {
     log: Mutex<Vec<LogEntry>>,
@@ -56,8 +59,8 @@ impl ScriptedStore {
     fn write(&self, batch: &Batch) -> Appended {
         let mut log = self.log.lock().expect("test");
         if Self::head(&log) != batch.base {
-            let base = batch.base.revision as usize;
-            return Appended::Conflict(log[base..].to_vec());
+            let missed = log.iter().skip(batch.base.revision as usize);
+            return Appended::Conflict(missed.take(MISSED_MAX).cloned().collect());
         }
         self.batches.lock().expect("test").push(batch.entries.len());
         log.extend(batch.entries.iter().cloned());
@@ -65,15 +68,25 @@ impl ScriptedStore {
     }
 
     fn write_as_another(&self) {
+        self.write_many_as_another(1);
+    }
+
+    fn write_many_as_another(&self, entries: usize) {
         let mut log = self.log.lock().expect("test");
         let mut state = State::replay(log.iter()).expect("follows");
+        for _ in 0..entries {
+            log.push(Self::another(&mut state));
+        }
+    }
+
+    fn another(state: &mut State) -> LogEntry {
         let moment = Moment {
             revision: state.head().revision + 1,
             now: Now::at(5),
             lifetimes: Lifetimes::default(),
         };
         let envelope = create(&format!("other-{}", moment.revision));
-        let decided = decide(&state, &envelope, moment).expect("free name");
+        let decided = decide(state, &envelope, moment).expect("free name");
         let Outcome::Change {
             kind,
             target,
@@ -96,7 +109,7 @@ impl ScriptedStore {
         };
         let logged = LogEntry::new(entry, &state.head());
         state.apply(&logged).expect("follows");
-        log.push(logged);
+        logged
     }
 }
 
@@ -210,12 +223,24 @@ impl Clock for VirtualClock {
     fn boot_ms(&self) -> u64 {
         1_000 + self.0.elapsed().as_millis() as u64
     }
+
+    fn wall_ahead_ms(&self) -> i64 {
+        0
+    }
 }
 
 /// What a replica's parts share, with nothing published yet.
 pub(super) fn shared(clock: Arc<dyn Clock>) -> Arc<Shared> {
     let store = Arc::new(ScriptedStore::default());
     Arc::new(Shared::new(store, clock, &Settings::default()))
+}
+
+/// The same of a server among others, which holds no lease yet.
+pub(super) fn unlinked(clock: Arc<dyn Clock>, settings: &Settings) -> Shared {
+    let store = Arc::new(ScriptedStore::default());
+    let mut shared = Shared::new(store, clock, settings);
+    shared.lease = Lease::none();
+    shared
 }
 
 fn empty<T, K>() -> Page<T, K> {
@@ -303,6 +328,17 @@ async fn a_moved_head_is_caught_up_with_and_decided_on_again() {
         "{results:?}"
     );
     assert_eq!(results[1].as_ref().expect("free").revision.number, 2);
+    assert_same(&replica, &store);
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_far_behind_reads_the_log_before_it_decides_again() {
+    let (replica, task, store) = start(&[]).await;
+    store.write_many_as_another(4_000);
+    let done = replica.submit(create("mine")).await.expect("made");
+    assert_eq!(done.revision.number, 4_001);
+    assert_eq!(replica.counters().conflicts.load(Ordering::Relaxed), 1);
     assert_same(&replica, &store);
     task.stop().await;
 }

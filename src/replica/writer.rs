@@ -8,6 +8,7 @@
 //! whether the batch is in it. The clone is never published before the append has committed.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -34,6 +35,11 @@ const DECIDED_AGAIN_MAX: usize = 32;
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 const SETTLE_TRIES_MAX: usize = 100;
 const SLICES: u16 = 256;
+/// So many entries missed may be the first of many more.
+const MISSED_MANY: usize = 100;
+/// Entries that are then read at a time, and how often at the most.
+const READ_MAX: usize = 1_000;
+const READS_MAX: usize = 256;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -335,7 +341,7 @@ impl Writer {
                     .counters
                     .conflicts
                     .fetch_add(1, Ordering::Relaxed);
-                self.catch_up(&missed)
+                self.catch_up_wholly(&missed).await
             }
             Err(StoreError::OutcomeUnknown(error)) => {
                 tracing::warn!(%error, "the outcome of an append is unknown; settling it");
@@ -387,11 +393,15 @@ impl Writer {
     /// waiting does not keep this server from what others wrote.
     async fn stored(&mut self, batch: Batch) -> Result<Appended, StoreError> {
         let store = Arc::clone(&self.shared.store);
-        let mut append = store.append(batch);
+        self.following(store.append(batch)).await
+    }
+
+    async fn following<T>(&mut self, call: impl Future<Output = T>) -> T {
+        let mut call = pin!(call);
         loop {
             tokio::select! {
                 biased;
-                appended = &mut append => return appended,
+                done = &mut call => return done,
                 Some(follow) = self.follows.recv() => self.follow(follow),
             }
         }
@@ -409,9 +419,35 @@ impl Writer {
                 self.shared.recent.clear();
                 self.shared.recent.record(&loaded.recent);
                 self.swap(loaded.state);
+                self.shared.lease.lift();
                 let _ = reply.send(());
             }
         }
+    }
+
+    /// Applies what others appended, and the rest of the log where that may be the first of many:
+    /// what is decided far behind the head is decided for nothing, and takes the others' turns.
+    async fn catch_up_wholly(&mut self, missed: &[LogEntry]) -> Settled {
+        let mut settled = self.catch_up(missed);
+        let mut many = missed.len() >= MISSED_MANY;
+        for _ in 0..READS_MAX {
+            if !many || !matches!(settled, Settled::Moved) {
+                break;
+            }
+            let store = Arc::clone(&self.shared.store);
+            let at = self.shared.published.load().head().revision;
+            let read = self.following(store.changes_after(at, READ_MAX)).await;
+            settled = match read {
+                Ok(entries) => {
+                    many = entries.len() == READ_MAX;
+                    self.catch_up(&entries)
+                }
+                Err(error @ StoreError::Damaged { .. }) => Settled::Failed(error),
+                // The next append tells.
+                Err(_) => break,
+            };
+        }
+        settled
     }
 
     /// Applies entries that others appended, and publishes what they make.

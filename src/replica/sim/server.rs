@@ -55,6 +55,11 @@ impl Clock for MachineClock {
     fn boot_ms(&self) -> u64 {
         self.booted_ms + self.steady_ms()
     }
+
+    fn wall_ahead_ms(&self) -> i64 {
+        let wall = self.world.now_ms() as i64 + self.jumped_ms.load(Ordering::Relaxed);
+        wall - self.steady_ms() as i64
+    }
 }
 
 /// Why a server does not run.
