@@ -1,4 +1,6 @@
 //! What a Check is answered from: the order of its two readings, and what stale answers may be.
+//!
+//! A pause between the two readings is made by a clock that does as much as it likes when read.
 
 use std::sync::Weak;
 
@@ -40,6 +42,7 @@ fn replica(shared: Shared) -> Replica {
         shared: Arc::new(shared),
         commands: mpsc::channel(1).0,
         lease: LeaseSettings::default(),
+        identity: Arc::default(),
     }
 }
 

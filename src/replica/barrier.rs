@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
+use crate::domain::chain::RevisionNumber;
 use crate::domain::clock::Clock;
 use crate::domain::refusal::Refusal;
 use crate::store::StoreError;

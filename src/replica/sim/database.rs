@@ -225,6 +225,11 @@ impl Database {
         self.wrote |= self.members.remove(&incarnation).is_some();
     }
 
+    /// As if another had held all of them for dead.
+    pub(super) fn remove_all(&mut self) {
+        self.members.clear();
+    }
+
     pub(super) fn remove(&mut self, incarnation: Incarnation, heartbeat: u64) -> bool {
         let still = self.members.get(&incarnation);
         let dead = still.is_some_and(|member| member.heartbeat == heartbeat);

@@ -17,9 +17,8 @@ impl Run {
             .take_if(|at_ms| *at_ms <= now_ms)
             .is_some()
         {
-            let mut world = self.world.lock();
-            world.fail_over_to_standby();
-            self.oracle.failed_over(&world, now_ms);
+            self.world.lock().fail_over_to_standby();
+            self.failed_over(now_ms);
         }
         let (index, until_ms, what) = {
             let choices = &mut self.world.lock().choices;
@@ -118,13 +117,29 @@ impl Run {
         if is_synchronous(self.seed) {
             world.count("failed over");
             world.fail_over_to_standby();
-            self.oracle.failed_over(&world, now_ms);
-            return;
+        } else {
+            world.count("failed over, with a tail lost");
+            let lost = world.choices.between(1, 3) as usize;
+            world.fail_over(lost);
         }
-        world.count("failed over, with a tail lost");
-        let lost = world.choices.between(1, 3) as usize;
-        world.fail_over(lost);
+        drop(world);
+        self.failed_over(now_ms);
+    }
+
+    // Who has what was lost may be the last to hear of it.
+    fn failed_over(&mut self, now_ms: u64) {
+        let mut world = self.world.lock();
         self.oracle.failed_over(&world, now_ms);
+        for (index, server) in self.servers.iter().enumerate() {
+            let head = server.replica.as_ref().map(|one| one.state().head());
+            let lost = head.is_some_and(|head| {
+                head.revision > 0 && world.database.chain_at(head.revision) != Some(head.chain)
+            });
+            if lost {
+                world.count("left in a lost future");
+                world.links[index].slow_until_ms = now_ms + world.choices.between(50, 400);
+            }
+        }
     }
 
     // Now and then it comes back only as the new primary.

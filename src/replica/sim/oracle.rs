@@ -3,10 +3,16 @@
 //! A failover that loses what was acknowledged takes the promises of it with it, and no other. One
 //! to a synchronous standby takes none: what anybody was told of must be in the log for ever.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::domain::chain::Revision;
+use crate::domain::clock::Clock;
 use crate::domain::permission::Need;
 use crate::domain::token::KindSet;
+use crate::replica::mutation::Mutation;
 use crate::replica::{Enforced, Replica};
+use crate::state::State;
 use crate::state::check::{CheckRequest, Context, check};
 
 use super::clients::{Made, NEED};
@@ -36,12 +42,30 @@ pub(super) struct Violation {
     pub(super) promised_ms: u64,
 }
 
+/// A Check whose thread stands still between its two readings.
+struct Slow {
+    replica: Replica,
+    token: usize,
+    begun_ms: u64,
+    ends_ms: u64,
+    first: First,
+}
+
+enum First {
+    Lease(bool),
+    // Not the way that it is done.
+    State(Arc<State>),
+}
+
 /// All tokens and promises.
 #[derive(Default)]
 pub(super) struct Oracle {
     tokens: Vec<Token>,
     // The tokens of the newest promises.
     watched: Vec<usize>,
+    // By server.
+    slow: BTreeMap<usize, Slow>,
+    state_first: bool,
     /// Whether nothing that was acknowledged may be lost.
     synchronous: bool,
     /// A promise that the log has broken.
@@ -50,9 +74,10 @@ pub(super) struct Oracle {
 
 impl Oracle {
     /// Of a database with a synchronous standby, or without one.
-    pub(super) fn new(synchronous: bool) -> Self {
+    pub(super) fn new(synchronous: bool, mutation: Option<Mutation>) -> Self {
         Self {
             synchronous,
+            state_first: mutation == Some(Mutation::StateBeforeLease),
             ..Self::default()
         }
     }
@@ -138,13 +163,17 @@ impl Oracle {
     /// Asks a server of the newest promises if its State is behind, or else, now and then, of any
     /// token.
     pub(super) fn ask(
-        &self,
+        &mut self,
         world: &mut Inner,
         now_ms: u64,
         (index, server): (usize, &Replica),
     ) -> Option<Violation> {
         if self.broken.is_some() {
             return self.broken.clone();
+        }
+        let broken = self.ask_slowly(world, now_ms, (index, server));
+        if broken.is_some() {
+            return broken;
         }
         if server.state().head() != world.database.head() {
             let broken = self.watched.iter();
@@ -166,13 +195,76 @@ impl Oracle {
         now_ms: u64,
         (index, server): (usize, &Replica),
     ) -> Option<Violation> {
-        let asked = &self.tokens[token];
         let (held, state) = server.answering();
         if !held {
             world.count("refused as stale");
             return None;
         }
         world.count("checks");
+        let clock = server.clock();
+        self.judge(world, now_ms, now_ms, (index, token), (&state, clock))
+    }
+
+    /// Begins and ends Checks that stand still in the middle.
+    fn ask_slowly(
+        &mut self,
+        world: &mut Inner,
+        now_ms: u64,
+        (index, server): (usize, &Replica),
+    ) -> Option<Violation> {
+        // A crash ends it without an answer.
+        let same = |slow: &Slow| Arc::ptr_eq(&slow.replica.shared, &server.shared);
+        if self.slow.get(&index).is_some_and(|slow| !same(slow)) {
+            self.slow.remove(&index);
+        }
+        match self.slow.get(&index) {
+            None if !self.watched.is_empty() && world.choices.one_in(20) => {
+                let slow = Slow {
+                    replica: server.clone(),
+                    token: world.choices.pick(&self.watched),
+                    begun_ms: now_ms,
+                    ends_ms: now_ms + world.choices.between(1, 300),
+                    first: if self.state_first {
+                        First::State(server.state_full())
+                    } else {
+                        First::Lease(server.may_answer())
+                    },
+                };
+                self.slow.insert(index, slow);
+                return None;
+            }
+            Some(slow) if slow.ends_ms <= now_ms => {}
+            _ => return None,
+        }
+        let slow = self.slow.remove(&index)?;
+        let (held, state) = match slow.first {
+            First::Lease(held) => (held, server.state_full()),
+            First::State(state) => (server.may_answer(), state),
+        };
+        if !held {
+            return None;
+        }
+        world.count("checks that stood still");
+        let clock = server.clock();
+        self.judge(
+            world,
+            slow.begun_ms,
+            now_ms,
+            (index, slow.token),
+            (&state, clock),
+        )
+    }
+
+    // Of a Check that was received then.
+    fn judge(
+        &self,
+        world: &mut Inner,
+        received_ms: u64,
+        now_ms: u64,
+        (index, token): (usize, usize),
+        (state, clock): (&State, &dyn Clock),
+    ) -> Option<Violation> {
+        let asked = &self.tokens[token];
         let need = Need::parse(NEED.0, NEED.1).expect("a need");
         let request = CheckRequest {
             token: asked.made.secret.reveal(),
@@ -180,13 +272,16 @@ impl Oracle {
             context: Context::default(),
             kinds: KindSet::ALL,
         };
-        let allowed = check(&state, &request, server.clock().now()).allowed();
+        let allowed = check(state, &request, clock.now()).allowed();
         world.note((now_ms, index, token, allowed));
         if !allowed {
             return None;
         }
         world.count("allowed");
-        let broken = asked.promises.iter().find(|one| one.from_ms <= now_ms)?;
+        let broken = asked
+            .promises
+            .iter()
+            .find(|one| one.from_ms <= received_ms)?;
         Some(Violation {
             what: "allowed",
             at_ms: now_ms,

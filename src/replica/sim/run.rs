@@ -104,7 +104,7 @@ impl Run {
         Self {
             servers: (0..SERVERS).map(server).collect(),
             world,
-            oracle: Oracle::new(is_synchronous(seed)),
+            oracle: Oracle::new(is_synchronous(seed), mutation),
             seed,
             fail_over_at_ms: None,
             inbox: Inbox::default(),

@@ -111,6 +111,8 @@ pub(super) struct Inner {
     /// What has happened, by its name.
     pub(super) counts: BTreeMap<&'static str, u64>,
     pub(super) calm: bool,
+    /// What took effect, by server: literal cases read it.
+    pub(super) effects: Vec<(usize, &'static str)>,
     events: BTreeMap<(u64, u64), Event>,
     planned: u64,
     failovers: u64,
@@ -140,6 +142,7 @@ impl World {
             standby_away_until_ms: 0,
             counts: BTreeMap::new(),
             calm: false,
+            effects: Vec::new(),
             events: BTreeMap::new(),
             planned: 0,
             failovers: 0,
@@ -290,6 +293,7 @@ impl Inner {
                 ..
             } => {
                 self.note((now_ms, server, what, "effect"));
+                self.effects.push((server, what));
                 let commits = self.database.commits;
                 self.database.wrote = false;
                 let reply = effect(&mut self.database);

@@ -46,6 +46,10 @@ impl Clock for VirtualClock {
     fn boot_ms(&self) -> u64 {
         T0 + u64::try_from(self.0.elapsed().as_millis()).expect("short")
     }
+
+    fn wall_ahead_ms(&self) -> i64 {
+        0
+    }
 }
 
 #[derive(Default)]
