@@ -169,6 +169,12 @@ impl Authority {
         self.replica.may_answer()
     }
 
+    /// Whether this server knows what was revoked, and so whom it may tell what.
+    #[must_use]
+    pub fn is_vouched_for(&self) -> bool {
+        self.replica.is_vouched_for()
+    }
+
     /// Whether the store answered when it was last asked.
     #[must_use]
     pub fn store_answers(&self) -> bool {
@@ -200,9 +206,10 @@ impl Authority {
         credentials: Credentials<'_>,
         about: CallAbout,
     ) -> Result<Reader, Refusal> {
-        if !self.may_answer() {
+        // Checks may be served stale where the operator says so; who may read what never is.
+        if !self.is_vouched_for() {
             return Err(Refusal::Unavailable(
-                "this server answers nothing now".to_owned(),
+                "this server cannot know now what was revoked; ask again or ask another".to_owned(),
             ));
         }
         let state = self.replica.state_full();

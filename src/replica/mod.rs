@@ -480,6 +480,14 @@ impl Replica {
         self.shared.may_answer()
     }
 
+    /// Whether the lease is held, whatever is answered without it: then what is read of the
+    /// published State from now on is vouched for. Asked for before, as in
+    /// [`Replica::answering`].
+    #[must_use]
+    pub fn is_vouched_for(&self) -> bool {
+        self.shared.may_answer() && !self.serves_stale()
+    }
+
     /// Whether it answers although the lease is not held.
     #[inline]
     #[must_use]

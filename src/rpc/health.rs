@@ -2,7 +2,7 @@
 //!
 //! Used by `serve`, which follows it while it serves and stops it before it stops accepting, so
 //! that a balancer looks elsewhere first. Check, and with it the whole server, serves while the
-//! authority may answer, which a lease allows without the store; all else needs the store as well.
+//! authority may answer, which a lease allows without the store; all else needs both.
 
 use std::time::Duration;
 
@@ -54,10 +54,9 @@ impl Health {
     }
 
     fn found(&self) -> Serving {
-        let memory = self.authority.may_answer();
         Serving {
-            memory,
-            store: memory && self.authority.store_answers(),
+            memory: self.authority.may_answer(),
+            store: self.authority.is_vouched_for() && self.authority.store_answers(),
         }
     }
 

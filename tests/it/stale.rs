@@ -232,6 +232,8 @@ async fn a_replica_that_may_serve_stale_does_and_counts_it_postgres() {
             "as it was told to"
         );
     }
+    // Checks alone: who may read what is never taken from a State that nobody vouches for.
+    stale_management(&b, &admin).await;
     let told = metrics(&b.admin);
     assert!(
         told.contains("latchkey_stale_checks_total{outcome=\"served\"} 3"),
