@@ -31,7 +31,7 @@ use super::places::{Place, Places};
 /// How long a call without a place among those that wait does so: one reading of the members.
 const MOMENT: Duration = Duration::from_millis(100);
 /// How long the answer takes to the caller, at the most, where it has so much time.
-const RESERVE_MAX: Duration = Duration::from_millis(100);
+const RESERVE_MAX: Duration = Duration::from_millis(250);
 /// And otherwise this part of its time.
 const RESERVE_PART: u32 = 10;
 

@@ -55,7 +55,7 @@ async fn a_replica_that_is_cut_off_is_missing_until_its_lease_has_ended_postgres
     .await;
     let secret = issued(&a, &admin).await;
     b.partition();
-    let time = Duration::from_millis(300);
+    let time = Duration::from_secs(1);
     let answer = revoked(&a, &admin, &secret, time).await;
     let enforcement = answer.enforcement.expect("always");
     assert_eq!(far(&enforcement), (State::Committed, vec!["a"], vec!["b"]));
@@ -192,7 +192,7 @@ async fn a_revision_that_is_none_is_not_waited_for_postgres() {
     let wait = |revision: &v1::Revision| v1::WaitForRevisionRequest {
         revision: Some(revision.clone()),
     };
-    let time = Duration::from_millis(300);
+    let time = Duration::from_secs(1);
     let future = v1::Revision {
         number: revision.number + 1_000,
         chain: Vec::new(),

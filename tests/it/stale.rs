@@ -15,8 +15,11 @@ use v1::directory_service_client::DirectoryServiceClient;
 use v1::enforcement::State;
 
 use crate::crash::issue;
-use crate::fleet::{LONG, NEED, Node, Options, far, fleet, issued, reason, revoked, why, within};
+use crate::fleet::{
+    LONG, NEED, Node, Options, far, fleet, issued, reason, revoke, revoked, why, within,
+};
 use crate::leaks::metrics;
+use crate::postgres::server;
 use crate::wire::{bearer, channel, check};
 
 const SHORT: Duration = Duration::from_millis(1_500);
@@ -247,4 +250,91 @@ async fn a_replica_that_may_serve_stale_does_and_counts_it_postgres() {
         serving(&b, "latchkey.v1.CheckService").await,
         ServingStatus::Serving
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_replica_is_stale_to_callers_that_it_does_not_know_postgres() {
+    let closed = || Options {
+        check_open: false,
+        ..Options::lease(SHORT)
+    };
+    let ([a, b], admin) = fleet([closed(), closed()]).await;
+    let secret = issued(&a, &admin).await;
+    b.partition();
+    // Of this one b hears nothing any more.
+    let answer = a.tokens().await.issue_token(bearer(&admin, issue(2))).await;
+    let newer = answer.expect("issued").into_inner().secret;
+    b.answers(false).await;
+    let mut checks = b.checks().await;
+    let far = Some(v1::Revision {
+        number: 1_000_000,
+        chain: Vec::new(),
+    });
+    for caller in [&admin, &secret, &newer] {
+        for at_least in [None, far.clone()] {
+            let asked = v1::CheckRequest {
+                at_least: at_least.clone(),
+                ..check(&secret, &NEED)
+            };
+            let answer = checks.check(bearer(caller, asked.clone())).await;
+            let answer = answer.expect("answered").into_inner();
+            assert_eq!(answer.reason(), v1::Reason::Stale);
+            assert!(answer.token_id.is_empty() && answer.retry_after.is_some());
+            let batch = v1::BatchCheckRequest {
+                checks: vec![check(&secret, &NEED)],
+                at_least,
+            };
+            let answer = checks.batch_check(bearer(caller, batch)).await;
+            let answer = answer.expect("answered").into_inner();
+            assert_eq!(answer.results[0].reason(), v1::Reason::Stale);
+        }
+    }
+    // While it holds its lease it knows whom it does not know.
+    b.heal();
+    b.answers(true).await;
+    let refused = checks
+        .check(bearer("lku_stranger", check(&secret, &NEED)))
+        .await;
+    assert_eq!(refused.expect_err("unknown").code(), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_database_has_lost_is_not_confirmed_postgres() {
+    let ([a, b], admin) = fleet([LONG; 2].map(Options::lease)).await;
+    let secret = issued(&a, &admin).await;
+    let mut watching = AuditServiceClient::new(channel(&a.address).await);
+    let request = bearer(&admin, v1::WatchChangesRequest::default());
+    let watched = watching.watch_changes(request).await;
+    let mut watched = watched.expect("a stream").into_inner();
+    b.partition();
+    let revoking = {
+        let (mut tokens, admin, secret) = (a.tokens().await, admin.clone(), secret.clone());
+        tokio::spawn(async move { tokens.revoke_token(bearer(&admin, revoke(&secret))).await })
+    };
+    while reason(&a, &secret).await != v1::Reason::Revoked {
+        tokio::task::yield_now().await;
+    }
+    let head = a.authority.head().revision;
+    loop {
+        let event = watched
+            .message()
+            .await
+            .expect("a message")
+            .expect("goes on")
+            .event;
+        if let Some(v1::watch_changes_response::Event::Change(change)) = event
+            && change.revision == head
+        {
+            break;
+        }
+    }
+    // A failover to a server that never had it.
+    let lose = format!(
+        "DELETE FROM latchkey.log WHERE revision = {head}; \
+         UPDATE latchkey.head SET (revision, chain) = \
+         (SELECT revision, chain FROM latchkey.log WHERE revision = {head} - 1)"
+    );
+    server().admin(&a.database, &lose).await;
+    let lost = revoking.await.expect("no panic").expect_err("lost");
+    assert_eq!(why(&lost), "OUTCOME_UNKNOWN", "{lost:?}");
 }
