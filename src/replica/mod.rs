@@ -360,6 +360,9 @@ pub struct WriterTask {
     writer: JoinHandle<()>,
     keeper: Option<JoinHandle<()>>,
     stop_keeper: CancellationToken,
+    // The writer also ends, and closes the store, when nobody can ask it any more: not before the
+    // keeper has done its last with it.
+    commands: mpsc::Sender<Queued>,
     stop: CancellationToken,
 }
 
@@ -373,6 +376,7 @@ impl WriterTask {
             ended(keeper).await;
         }
         self.stop.cancel();
+        drop(self.commands);
         ended(self.writer).await;
     }
 }
@@ -437,6 +441,7 @@ impl Replica {
             writer: tokio::spawn(writer.run()),
             keeper: keeper.map(|keeper| tokio::spawn(keeper.run())),
             stop_keeper,
+            commands: commands.clone(),
             stop,
         };
         let replica = Self {

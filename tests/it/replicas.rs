@@ -67,7 +67,8 @@ async fn three_replicas_serve_one_database_postgres() {
         other.run_with_input(&line, secret).refused("denied");
     }
     for replica in replicas {
-        replica.terminate();
+        let said = replica.terminate();
+        assert!(!said.contains("handed back; it ends by itself"), "{said}");
     }
 }
 
