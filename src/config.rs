@@ -54,6 +54,8 @@ pub struct Config {
     pub changes: Changes,
     /// When it forgets.
     pub forget: Forget,
+    /// How it notes when tokens were last used.
+    pub last_used: LastUsed,
     /// What the open port survives.
     pub limits: Limits,
     /// What it writes about its work.
@@ -180,6 +182,19 @@ pub struct Forget {
     pub interval: Duration,
 }
 
+/// How it notes when tokens were last used.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LastUsed {
+    /// Whether it does.
+    pub enabled: bool,
+    /// A use is written so long after it at the latest.
+    #[serde(with = "text_duration")]
+    pub interval: Duration,
+    /// Uses that it writes in a second at the most.
+    pub per_second: usize,
+}
+
 /// What the open port survives.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -282,6 +297,16 @@ impl Default for Forget {
         Self {
             retention: Duration::from_secs(24 * 60 * 60),
             interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for LastUsed {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: Duration::from_secs(60),
+            per_second: 200,
         }
     }
 }

@@ -70,6 +70,10 @@ impl View<'_> {
             .ends_ms
             .map_or(u64::MAX, |at| at.saturating_sub(now.latest));
         let valid_for_ms = if decision.allowed() {
+            // A counted use is one only once it was written.
+            if let Some(seen) = decision.token.as_ref().filter(|seen| !seen.counts_uses) {
+                replica.note_used(seen.id, now.latest, request.context.client_ip);
+            }
             left.min(settings.valid_for_ms)
         } else {
             0
@@ -140,8 +144,13 @@ impl View<'_> {
     }
 
     fn authenticate(&self, caller: &Caller) -> Result<(Power<'_>, Option<TokenId>), Refusal> {
-        let now = self.authority.replica.clock().now();
-        authenticate(&self.state, caller, now, CallAbout::Anything)
+        let replica = &self.authority.replica;
+        let now = replica.clock().now();
+        let (power, token) = authenticate(&self.state, caller, now, CallAbout::Anything)?;
+        if let (Some(token), Caller::Bearer { client_ip, .. }) = (token, caller) {
+            replica.note_used(token, now.latest, *client_ip);
+        }
+        Ok((power, token))
     }
 }
 
@@ -221,6 +230,10 @@ impl Authority {
                     })
             }
         };
+        if let (Reason::Allowed, Some(id)) = (reason, id) {
+            self.replica
+                .note_used(id, now_ms, request.context.client_ip);
+        }
         Ok((reason, done.revision))
     }
 }

@@ -217,6 +217,8 @@ impl Authority {
         let now = self.replica.clock().now();
         let (_, token) = authenticate(&state, &caller, now, about)?;
         let token = token.ok_or(Refusal::Unauthenticated)?;
+        self.replica
+            .note_used(token, now.latest, credentials.client_ip);
         let principal = state.token(token).and_then(|record| match record.subject {
             Subject::Principal(id) => Some(id),
             Subject::Resource(_) => None,
@@ -236,7 +238,11 @@ impl Authority {
     /// The command's [`Refusal`].
     pub async fn write(&self, call: Call<'_>, command: Command) -> Result<Written, Refusal> {
         let caller = Self::caller(call.credentials)?;
-        self.tell_calling(call, &caller);
+        let calling = self.calling(&caller);
+        if let (Some(told), Some(id)) = (call.calling, calling) {
+            // Told once; a call that writes twice has one caller.
+            let _ = told.set(id);
+        }
         if call.reason.chars().count() > REASON_CHARS_MAX {
             return Err(Refusal::invalid("reason", "is at most 256 characters"));
         }
@@ -246,15 +252,24 @@ impl Authority {
             caller,
             command,
         };
-        self.submit(envelope, call.waits).await
+        let written = self.submit(envelope, call.waits).await;
+        // Whoever is refused for another reason has shown a good token.
+        let unknown = matches!(
+            written,
+            Err(Refusal::Unauthenticated | Refusal::Unavailable(_) | Refusal::OutcomeUnknown)
+        );
+        if let Some(id) = calling.filter(|_| !unknown) {
+            let now_ms = self.replica.clock().now().latest;
+            self.replica
+                .note_used(id, now_ms, call.credentials.client_ip);
+        }
+        written
     }
 
-    fn tell_calling(&self, call: Call<'_>, caller: &Caller) {
-        if let (Some(calling), Caller::Bearer { key, .. }) = (call.calling, caller)
-            && let Some(id) = self.replica.state().token_by_key(*key)
-        {
-            // Told once; a call that writes twice has one caller.
-            let _ = calling.set(id);
+    fn calling(&self, caller: &Caller) -> Option<TokenId> {
+        match caller {
+            Caller::Bearer { key, .. } => self.replica.state().token_by_key(*key),
+            _ => None,
         }
     }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::authority::{self, Authority};
-use crate::config::Config;
+use crate::config::{Config, LastUsed};
 use crate::domain::clock::SystemClock;
 use crate::domain::entropy::{Entropy, OsEntropy};
 use crate::domain::token::TokenKind;
@@ -100,9 +100,17 @@ fn replica_settings(config: &Config) -> replica::Settings {
             poll: config.lease.poll,
             serve_stale: config.lease.serve_stale,
         },
+        last_used: last_used(&config.last_used),
         identity: identity(config),
         ..replica::Settings::default()
     }
+}
+
+fn last_used(settings: &LastUsed) -> Option<replica::LastUsedSettings> {
+    settings.enabled.then_some(replica::LastUsedSettings {
+        interval: settings.interval,
+        per_second: settings.per_second,
+    })
 }
 
 /// What the settings leave out, the host tells.

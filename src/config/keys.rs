@@ -120,6 +120,18 @@ pub const KEYS: &[Key] = &[
         "forget.interval",
         "how often one of the 256 parts of all tokens is looked through for ended ones",
     ),
+    key(
+        "last_used.enabled",
+        "whether it is noted when, and from where, each token was last used",
+    ),
+    key(
+        "last_used.interval",
+        "how much later a use is written at the latest, 1 s to 1 h; half of it at the soonest",
+    ),
+    key(
+        "last_used.per_second",
+        "uses written in a second at the most; what does not fit is dropped",
+    ),
     key("limits.connections_max", "connections in all"),
     key(
         "limits.connections_per_peer_max",

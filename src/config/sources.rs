@@ -152,6 +152,9 @@ const KEPT_MAX: Duration = Duration::from_secs(100 * YEAR.as_secs());
 const POOL_MAX: u64 = 1_000;
 /// A tenth of a clock's rate is far beyond what any machine's is off by.
 const SLACK_MAX: u64 = 100;
+const FLUSH_MIN: Duration = Duration::from_secs(1);
+const FLUSH_MAX: Duration = Duration::from_secs(60 * 60);
+const USES_MAX: u64 = 10_000;
 const LEASE_MIN: Duration = Duration::from_millis(200);
 const LEASE_MAX: Duration = Duration::from_secs(300);
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -171,6 +174,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             )));
         }
     }
+    if config.last_used.interval < FLUSH_MIN {
+        return Err(ConfigError("last_used.interval: less than 1s".to_owned()));
+    }
     if config.lease.length < LEASE_MIN {
         return Err(ConfigError("lease.length: less than 200ms".to_owned()));
     }
@@ -187,7 +193,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 10] {
+fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 11] {
     let limits = &config.limits;
     let count = |name, value: usize| (name, value as u64, 1, COUNT_MAX);
     [
@@ -196,6 +202,12 @@ fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 10] {
             config.database.pool_size as u64,
             1,
             POOL_MAX,
+        ),
+        (
+            "last_used.per_second",
+            config.last_used.per_second as u64,
+            1,
+            USES_MAX,
         ),
         ("lease.slack", config.lease.slack, 1, SLACK_MAX),
         count("limits.connections_max", limits.connections_max),
@@ -225,7 +237,7 @@ fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 10] {
     ]
 }
 
-fn durations(config: &Config) -> [(&'static str, Duration, Duration); 16] {
+fn durations(config: &Config) -> [(&'static str, Duration, Duration); 17] {
     let limits = &config.limits;
     let (database, lease) = (&config.database, &config.lease);
     [
@@ -240,6 +252,7 @@ fn durations(config: &Config) -> [(&'static str, Duration, Duration); 16] {
             WAIT_MAX,
         ),
         ("database.lock_timeout", database.lock_timeout, WAIT_MAX),
+        ("last_used.interval", config.last_used.interval, FLUSH_MAX),
         ("lease.length", lease.length, LEASE_MAX),
         ("lease.poll", lease.poll, lease.length),
         (

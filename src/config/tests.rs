@@ -95,6 +95,10 @@ fn settings_out_of_their_bounds_are_refused_by_name() {
     for (name, value, good) in [
         ("database.pool_size", "0", false),
         ("database.statement_timeout", "61s", false),
+        ("last_used.interval", "999ms", false),
+        ("last_used.interval", "61min", false),
+        ("last_used.per_second", "0", false),
+        ("last_used.per_second", "10001", false),
         ("lease.length", "199ms", false),
         ("lease.length", "301s", false),
         ("lease.poll", "6s", false),

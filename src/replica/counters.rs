@@ -22,6 +22,8 @@ pub struct Counters {
     pub store_errors: AtomicU64,
     /// Times that State was found to be another than the log's and loaded anew.
     pub divergences: AtomicU64,
+    /// Last uses of tokens that there was no room or no time for.
+    pub last_used_dropped: AtomicU64,
     /// How many revisions the log had beyond the published one at the last renewal.
     pub lag: AtomicU64,
     /// How many members there were when they were last looked at.

@@ -18,7 +18,9 @@ mod load;
 mod mutation;
 mod reach;
 mod recent;
+mod tasks;
 mod time;
+mod used;
 mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -27,7 +29,6 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::chain::{Revision, RevisionNumber};
@@ -47,11 +48,14 @@ use lease::Lease;
 use mutation::mutated;
 use recent::Recent;
 use time::SharedTime;
+use used::{FlusherTask, Gatherer};
 use writer::Writer;
 
 pub use barrier::Enforced;
 pub use counters::Counters;
 pub use load::LoadError;
+pub use tasks::WriterTask;
+pub use used::LastUsedSettings;
 
 /// Commands that may wait for the writer; more are refused at once.
 pub const QUEUE_MAX: usize = 4_096;
@@ -136,6 +140,8 @@ pub struct Settings {
     pub forget_every_ms: u64,
     /// How leases are held.
     pub lease: LeaseSettings,
+    /// How it is noted when tokens were last used; none where it is not.
+    pub last_used: Option<LastUsedSettings>,
     /// Who this server is.
     pub identity: Identity,
     /// A rule to break.
@@ -151,6 +157,7 @@ impl Default for Settings {
             forget_after_ms: 24 * 60 * 60 * 1_000,
             forget_every_ms: 10_000,
             lease: LeaseSettings::default(),
+            last_used: None,
             identity: Identity::default(),
             #[cfg(test)]
             mutation: None,
@@ -235,10 +242,16 @@ struct Shared {
     counters: Counters,
     recent: Recent,
     revision: watch::Sender<RevisionNumber>,
+    used: Option<Gatherer>,
 }
 
 impl Shared {
-    fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
+    fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        settings: &Settings,
+        used: Option<Gatherer>,
+    ) -> Self {
         let lease = match store.cluster() {
             Some(_) => Lease::none(),
             None => Lease::forever(),
@@ -268,6 +281,7 @@ impl Shared {
             counters: Counters::default(),
             recent: Recent::default(),
             revision,
+            used,
         }
     }
 
@@ -354,39 +368,6 @@ pub struct Replica {
     identity: Arc<Identity>,
 }
 
-/// The writer task and its stop signal; whoever starts a replica ends it.
-#[derive(Debug)]
-pub struct WriterTask {
-    writer: JoinHandle<()>,
-    keeper: Option<JoinHandle<()>>,
-    stop_keeper: CancellationToken,
-    // The writer also ends, and closes the store, when nobody can ask it any more: not before the
-    // keeper has done its last with it.
-    commands: mpsc::Sender<Queued>,
-    stop: CancellationToken,
-}
-
-impl WriterTask {
-    /// Ends the lease and hands it back, answers what is queued, refuses what comes later, and
-    /// closes the store.
-    pub async fn stop(self) {
-        // The keeper hands the lease back through the store that the writer closes.
-        self.stop_keeper.cancel();
-        if let Some(keeper) = self.keeper {
-            ended(keeper).await;
-        }
-        self.stop.cancel();
-        drop(self.commands);
-        ended(self.writer).await;
-    }
-}
-
-async fn ended(task: JoinHandle<()>) {
-    if let Err(error) = task.await {
-        tracing::error!(%error, "a task of the replica died");
-    }
-}
-
 impl Replica {
     /// Loads State from the store and starts the writer.
     ///
@@ -399,7 +380,8 @@ impl Replica {
         mut settings: Settings,
     ) -> Result<(Self, WriterTask), LoadError> {
         settings.lease.length_ms = settings.lease.length_ms.min(LEASE_MS_MAX);
-        let shared = Arc::new(Shared::new(store, clock, &settings));
+        let (used, gathered) = settings.last_used.as_ref().map(Gatherer::new).unzip();
+        let shared = Arc::new(Shared::new(store, clock, &settings, used));
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
         let (follows, followed) = mpsc::channel(1);
         let (stop, stop_keeper) = (CancellationToken::new(), CancellationToken::new());
@@ -429,6 +411,9 @@ impl Replica {
         shared.revision.send_replace(loaded.state.head().revision);
         shared.published.store(Arc::new(loaded.state));
         let (lease, identity) = (settings.lease, Arc::new(settings.identity.clone()));
+        let flusher = settings.last_used.zip(gathered);
+        let flusher = flusher
+            .map(|(settings, gathered)| FlusherTask::start(&shared, gathered, settings, &entropy));
         let writer = Writer::new(
             Arc::clone(&shared),
             queue,
@@ -441,6 +426,7 @@ impl Replica {
             writer: tokio::spawn(writer.run()),
             keeper: keeper.map(|keeper| tokio::spawn(keeper.run())),
             stop_keeper,
+            flusher,
             commands: commands.clone(),
             stop,
         };
@@ -595,3 +581,5 @@ mod model_tests;
 mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod used_tests;

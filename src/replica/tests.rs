@@ -18,7 +18,7 @@ use crate::domain::principal::{PrincipalKind, PrincipalName};
 use crate::domain::token::TokenId;
 use crate::state::decide::{Caller, Command, Moment, Outcome, decide};
 use crate::store::list::{
-    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
 use crate::store::{Appended, Batch, Snapshot};
@@ -43,12 +43,24 @@ enum Fault {
 /// What a refusal brings along of what was missed.
 const MISSED_MAX: usize = 100;
 
+/// What the store does with the next last uses.
+pub(super) enum NoteFault {
+    Fails(StoreError),
+    /// It never answers.
+    Hangs,
+}
+
 #[derive(Default)]
-struct ScriptedStore {
+pub(super) struct ScriptedStore {
     log: Mutex<Vec<LogEntry>>,
     faults: Mutex<VecDeque<Fault>>,
     batches: Mutex<Vec<usize>>,
     reads: AtomicU64,
+    /// Every batch of last uses that it took, and how often it took none.
+    pub(super) noted: watch::Sender<Vec<Vec<(TokenId, LastUsed)>>>,
+    pub(super) note_failures: watch::Sender<usize>,
+    pub(super) note_faults: Mutex<VecDeque<NoteFault>>,
+    closed: AtomicBool,
 }
 
 impl ScriptedStore {
@@ -201,7 +213,26 @@ impl Store for ScriptedStore {
         Ok(empty())
     }
 
+    async fn note_used(&self, used: &[(TokenId, LastUsed)]) -> Result<(), StoreError> {
+        let fault = self.note_faults.lock().expect("test").pop_front();
+        match fault {
+            _ if self.closed.load(Ordering::Relaxed) => {
+                Err(StoreError::Unavailable("closed".to_owned()))
+            }
+            None => {
+                self.noted.send_modify(|noted| noted.push(used.to_vec()));
+                Ok(())
+            }
+            Some(NoteFault::Hangs) => std::future::pending().await,
+            Some(NoteFault::Fails(error)) => {
+                self.note_failures.send_modify(|count| *count += 1);
+                Err(error)
+            }
+        }
+    }
+
     async fn close(&self) -> Result<(), StoreError> {
+        self.closed.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -232,13 +263,13 @@ impl Clock for VirtualClock {
 /// What a replica's parts share, with nothing published yet.
 pub(super) fn shared(clock: Arc<dyn Clock>) -> Arc<Shared> {
     let store = Arc::new(ScriptedStore::default());
-    Arc::new(Shared::new(store, clock, &Settings::default()))
+    Arc::new(Shared::new(store, clock, &Settings::default(), None))
 }
 
 /// The same of a server among others, which holds no lease yet.
 pub(super) fn unlinked(clock: Arc<dyn Clock>, settings: &Settings) -> Shared {
     let store = Arc::new(ScriptedStore::default());
-    let mut shared = Shared::new(store, clock, settings);
+    let mut shared = Shared::new(store, clock, settings, None);
     shared.lease = Lease::none();
     shared
 }

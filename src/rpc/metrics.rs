@@ -274,6 +274,11 @@ impl Scrape {
                 "Times State was not what the log says",
                 &writer.divergences,
             ),
+            (
+                "last_used_dropped",
+                "Last uses of tokens without room or time to be noted",
+                &writer.last_used_dropped,
+            ),
         ] {
             counter(out, name, help, value)?;
         }

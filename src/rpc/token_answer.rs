@@ -83,6 +83,12 @@ fn token(stored: &StoredToken, home: &Resource, standing: Standing, now_ms: u64)
         last_four: stored.last4.clone(),
         revocation: revocation(stored, standing),
         changed_at_revision: stored.changed_at,
+        last_used_at: stored.last_used.map(|used| timestamp(used.at_ms)),
+        last_used_from: stored
+            .last_used
+            .and_then(|used| used.from)
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
     }
 }
 
@@ -123,6 +129,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::authority::list::LastUsed;
     use crate::domain::change::{Grace, Issuer, Revoked, TokenRecord};
     use crate::domain::limits::{Audience, Networks, Uses};
     use crate::domain::principal::PrincipalId;
@@ -176,6 +183,10 @@ mod tests {
             changed_at: 12,
             cut_off: false,
             revoke_reason: None,
+            last_used: Some(LastUsed {
+                at_ms: 4_000_000,
+                from: Some([192, 0, 2, 7].into()),
+            }),
         }
     }
 
@@ -225,6 +236,19 @@ mod tests {
             Some(scopes::ceiling(&PermissionSet::default()))
         );
         assert_eq!(token.revocation, None);
+        assert_eq!(token.last_used_at, Some(timestamp(4_000_000)));
+        assert_eq!(token.last_used_from, "192.0.2.7");
+    }
+
+    #[test]
+    fn a_use_from_nowhere_and_no_use_are_told_apart() {
+        let mut unseen = stored();
+        unseen.last_used = unseen.last_used.map(|used| LastUsed { from: None, ..used });
+        let token = shown(&unseen, Reason::Allowed, None);
+        assert!(token.last_used_at.is_some() && token.last_used_from.is_empty());
+        unseen.last_used = None;
+        let token = shown(&unseen, Reason::Allowed, None);
+        assert!(token.last_used_at.is_none() && token.last_used_from.is_empty());
     }
 
     #[test]

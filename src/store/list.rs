@@ -4,6 +4,7 @@
 //! descriptions, labels, reasons. Nothing here takes part in a decision.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{GrantRecord, PrincipalRecord, RoleRecord, TokenRecord};
@@ -61,6 +62,15 @@ pub struct TokenQuery {
     pub limit: usize,
 }
 
+/// When, and from where, a token was last used: to the hour, and only if it was not lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastUsed {
+    /// The first use of some hour.
+    pub at_ms: UnixMs,
+    /// The client's address at that use, if it was known.
+    pub from: Option<IpAddr>,
+}
+
 /// A token as people see it.
 #[derive(Clone, Debug)]
 pub struct StoredToken {
@@ -84,6 +94,8 @@ pub struct StoredToken {
     pub cut_off: bool,
     /// Why it was revoked, in the revoker's words.
     pub revoke_reason: Option<String>,
+    /// When it was last used; none if no use of it is known.
+    pub last_used: Option<LastUsed>,
 }
 
 /// Which principals to list.

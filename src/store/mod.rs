@@ -27,7 +27,7 @@ use crate::domain::token::TokenId;
 
 use cluster::Cluster;
 use list::{
-    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
 
@@ -147,6 +147,11 @@ pub trait Store: Send + Sync {
 
     /// Grants, oldest first.
     async fn grants(&self, query: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError>;
+
+    /// Notes when tokens were last used; of several uses of one the latest stands. Tokens that are
+    /// not there are passed over. Beside the log and its tables: an append waits for it for a
+    /// moment at the most, and it need not last.
+    async fn note_used(&self, used: &[(TokenId, LastUsed)]) -> Result<(), StoreError>;
 
     /// What several servers on this store know of each other; none where there is only one.
     fn cluster(&self) -> Option<&dyn Cluster> {

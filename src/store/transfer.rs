@@ -1,4 +1,5 @@
-//! What a copy from one store to another carries: every table that the log makes, and the log.
+//! What a copy from one store to another carries: the log, every table that it makes, and when
+//! tokens were last used.
 //!
 //! Both stores name their columns alike, so that a copy is rows of cells and no second projection.
 //! Used by the store that sends and the one that takes; a test holds the list against the tables
@@ -167,6 +168,11 @@ pub const TABLES: &[Table] = &[
         ],
     },
     TOKENS,
+    // Of no history, and yet worth having.
+    Table {
+        name: "token_used",
+        columns: &[("token", Id), ("instant_ms", Number), ("address", Text)],
+    },
     Table {
         name: "token_issuers",
         columns: &[("token", Id), ("principal", Number)],

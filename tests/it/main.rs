@@ -12,6 +12,7 @@ mod disk;
 mod enforce;
 mod fleet;
 mod formats;
+mod last_used;
 mod leaks;
 mod model;
 mod moving;

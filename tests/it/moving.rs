@@ -6,6 +6,7 @@
 mod cuts;
 mod same;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use latchkey::domain::clock::Now;
@@ -17,6 +18,7 @@ use latchkey::state::check::{CheckRequest, Context, check};
 use latchkey::state::explain::{Target, explain};
 use latchkey::store::Store;
 use latchkey::store::embedded::{EmbeddedStore, OpenOptions};
+use latchkey::store::list::{LastUsed, TokenQuery};
 use latchkey::store::postgres::{PostgresStore, Settings};
 use latchkey::store::transfer::TABLES;
 use rusqlite::Connection;
@@ -32,6 +34,17 @@ async fn recorded(seed: u64) -> (TempDir, Recorded) {
     let folder = fresh();
     let store = EmbeddedStore::open(folder.path(), OpenOptions::default()).expect("opened");
     let made = record(&store, seed, 250).await;
+    let query = TokenQuery {
+        limit: 1_000,
+        ..TokenQuery::default()
+    };
+    let tokens = store.tokens(query).await.expect("a page").rows;
+    let used = |from| LastUsed { at_ms: 7, from };
+    let froms = [Some(IpAddr::from([192, 0, 2, 1])), None];
+    let used = tokens.iter().zip(froms.map(used));
+    let used: Vec<_> = used.map(|(token, used)| (token.record.id, used)).collect();
+    assert_eq!(used.len(), 2, "tokens that were used");
+    store.note_used(&used).await.expect("noted");
     store.close().await.expect("closed");
     (folder, made)
 }
@@ -166,7 +179,9 @@ fn no_authority_any_more(folder: &Path, database: &Database) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_served_store_goes_on_in_the_database_postgres() {
     let dir = fresh();
-    let embedded = Server::start(dir.path());
+    // Asking is a use of the token that asks.
+    let unused = ["--set", "last_used.enabled=false"];
+    let embedded = Server::start_with(dir.path(), &unused).expect("starts");
     let token = embedded.admin.clone().expect("a token");
     let admin = embedded.admin();
     admin
@@ -212,7 +227,7 @@ async fn a_served_store_goes_on_in_the_database_postgres() {
     embedded.terminate();
     copy_to(dir.path(), &database.url).ok();
 
-    let replica = Server::replica(&database.url, "a", &[]).expect("served");
+    let replica = Server::replica(&database.url, "a", &unused).expect("served");
     assert_eq!(ask(&replica), before);
     let admin = replica.as_bearer(&token);
     let asked = format!(

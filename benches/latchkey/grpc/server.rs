@@ -21,7 +21,7 @@ use latchkey::domain::token::TokenId;
 use latchkey::replica::{Replica, Settings as ReplicaSettings};
 use latchkey::rpc::{self, Metrics};
 use latchkey::store::list::{
-    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
@@ -207,6 +207,10 @@ impl Store for Made {
 
     async fn grants(&self, _: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError> {
         refused()
+    }
+
+    async fn note_used(&self, _: &[(TokenId, LastUsed)]) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn close(&self) -> Result<(), StoreError> {

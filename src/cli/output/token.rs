@@ -147,6 +147,10 @@ pub(crate) struct TokenView {
     prefix: String,
     last_four: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    last_used_at: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    last_used_from: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     revocation: Option<RevocationView>,
 }
 
@@ -165,6 +169,8 @@ impl From<v1::Token> for TokenView {
             max_expires_at: instant(token.max_expires_at.as_ref()),
             period_seconds: duration(token.period.as_ref()).map(|period| period.as_secs()),
             grace_until: instant(token.grace_until.as_ref()),
+            last_used_at: instant(token.last_used_at.as_ref()),
+            last_used_from: token.last_used_from,
             revocation: token.revocation.map(RevocationView::from),
             labels: token.labels.into_iter().collect(),
             token_id: token.token_id,
@@ -202,13 +208,14 @@ impl From<v1::Revocation> for RevocationView {
 
 impl TokenView {
     /// The header of [`TokenView::row`].
-    pub(crate) const HEADER: [&'static str; 7] = [
+    pub(crate) const HEADER: [&'static str; 8] = [
         "TOKEN ID",
         "KIND",
         "STATE",
         "SPEAKS FOR",
         "NAME",
         "EXPIRES",
+        "LAST USED",
         "SECRET",
     ];
 
@@ -224,6 +231,7 @@ impl TokenView {
             self.expires_at
                 .clone()
                 .unwrap_or_else(|| "never".to_owned()),
+            self.last_used_at.clone().unwrap_or_default(),
             self.display(),
         ]
     }
@@ -288,6 +296,8 @@ impl TokenView {
             ("secret", self.display()),
             ("rotations", self.rotation.to_string()),
             ("old secret until", optional(&self.grace_until)),
+            ("last used", optional(&self.last_used_at)),
+            ("last used from", self.last_used_from.clone()),
         ]);
         let Some(revocation) = &self.revocation else {
             return;

@@ -12,7 +12,7 @@ use crate::domain::entry::LogEntry;
 use crate::domain::token::TokenId;
 use crate::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed, Roster};
 use crate::store::list::{
-    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
@@ -135,6 +135,10 @@ impl Store for Linked {
 
     fn cluster(&self) -> Option<&dyn Cluster> {
         Some(self)
+    }
+
+    async fn note_used(&self, _: &[(TokenId, LastUsed)]) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@
 use rusqlite::{Connection, params};
 
 use super::fault::Fault;
+use super::used::delete_last_used;
 use crate::domain::change::Issuer;
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::REQUEST_KEPT_MS;
@@ -49,6 +50,7 @@ pub(super) fn forget_tokens(
         }
         delete_issuers(connection, id, &issuers)?;
         delete_labels(connection, id)?;
+        delete_last_used(connection, id)?;
     }
     Ok(())
 }

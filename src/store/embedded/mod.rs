@@ -27,6 +27,7 @@ mod snapshot;
 mod source;
 mod token_list;
 mod token_row;
+mod used;
 mod witness;
 mod writer;
 
@@ -43,7 +44,7 @@ use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::entry::LogEntry;
 use crate::domain::token::TokenId;
 use crate::store::list::{
-    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
@@ -56,6 +57,7 @@ pub use source::Source;
 use moved::Moved;
 use place::Place;
 use readers::{Readers, closed};
+use used::{NOTED_TOGETHER, Noter};
 use witness::Witness;
 use writer::{Command, Writer};
 
@@ -131,6 +133,7 @@ impl EmbeddedStore {
             place: place.clone(),
             pages_max: options.pages_max,
             connection: Some(connection),
+            noter: Noter::default(),
             newest,
             lock,
         };
@@ -311,6 +314,15 @@ impl Store for EmbeddedStore {
         self.readers
             .read(move |connection| directory_list::grants(connection, &query))
             .await
+    }
+
+    async fn note_used(&self, used: &[(TokenId, LastUsed)]) -> Result<(), StoreError> {
+        // An append gets in between.
+        for some in used.chunks(NOTED_TOGETHER) {
+            self.ask(|reply| Command::NoteUsed(some.to_vec(), reply))
+                .await?;
+        }
+        Ok(())
     }
 
     async fn close(&self) -> Result<(), StoreError> {

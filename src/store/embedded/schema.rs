@@ -18,7 +18,7 @@ use crate::store::StoreError;
 /// `LtKy`: tells our files from those of other programs.
 const APPLICATION_ID: i32 = 0x4c74_4b79;
 /// The version of the tables that [`STEPS`] lead to.
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 const STATEMENTS_CACHED: usize = 64;
 /// Other processes only read (a backup, a verification), and readers do not block in WAL mode.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
@@ -26,11 +26,21 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
 /// What makes each version of the tables from the one before it, the first from nothing.
-const STEPS: [&str; SCHEMA_VERSION as usize] = [TABLES, FORMAT];
+const STEPS: [&str; SCHEMA_VERSION as usize] = [TABLES, FORMAT, TOKEN_USED];
 
 /// The log's format level.
 const FORMAT: &str = "-- add_format
 ALTER TABLE head ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
+";
+
+/// The one table beside housekeeping that the log does not make.
+const TOKEN_USED: &str = "-- add_token_used
+-- When, and from where, each token was last used, to the hour. A row goes with its token.
+CREATE TABLE token_used (
+  token      BLOB PRIMARY KEY,
+  instant_ms INTEGER NOT NULL,
+  address    TEXT
+) STRICT, WITHOUT ROWID;
 ";
 
 const TABLES: &str = "-- create_tables
@@ -209,6 +219,17 @@ pub(super) fn open_writer(path: &Path, pages_max: Option<u32>) -> Result<Connect
     if let Some(pages) = pages_max {
         connection.pragma_update(None, "max_page_count", pages)?;
     }
+    Ok(connection)
+}
+
+/// Opens a connection for what need not last: its commits wait for no disk. What the other one
+/// commits is as durable as ever, for that syncs the whole write-ahead log.
+pub(super) fn open_lax_writer(
+    path: &Path,
+    pages_max: Option<u32>,
+) -> Result<Connection, OpenError> {
+    let connection = open_writer(path, pages_max)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(connection)
 }
 

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter
 
 use super::fault::Fault;
 use super::token_row::{RECORD_COLUMN_COUNT, RECORD_COLUMNS, TokenRows};
+use super::used::last_used;
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{CutOffTarget, Subject, TokenRecord};
 use crate::domain::token::TokenId;
@@ -183,10 +184,11 @@ impl<'c> Reader<'c> {
             changed_at: row.get(AT + 6)?,
             cut_off,
             revoke_reason: row.get(AT + 7)?,
+            last_used: None,
         })
     }
 
-    /// Adds labels, and the name of an issuer that is a resource token.
+    /// Adds labels, the last use, and the name of an issuer that is a resource token.
     fn complete(&mut self, token: &mut StoredToken) -> Result<(), Fault> {
         let sql = "-- token_labels\nSELECT key, value FROM token_labels WHERE token = ?1";
         let mut select = self.connection.prepare_cached(sql)?;
@@ -194,6 +196,7 @@ impl<'c> Reader<'c> {
             Ok((row.get(0)?, row.get(1)?))
         })?;
         token.labels = labels.collect::<rusqlite::Result<_>>()?;
+        token.last_used = last_used(self.connection, token.record.id)?;
         let issuer = token.record.issuers.first();
         if token.issuer_name.is_none()
             && let Some(issuing) = issuer.and_then(|issuer| issuer.tokens.first())

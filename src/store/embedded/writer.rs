@@ -16,15 +16,22 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::fault::Fault;
 use super::place::{Lock, Place};
+use super::used::Noter;
 use super::witness::Witness;
 use super::{OpenError, log, project, schema};
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::entry::LogEntry;
+use crate::domain::token::TokenId;
+use crate::store::list::LastUsed;
 use crate::store::{Appended, Batch, StoreError};
 
 /// What the writer is asked.
 pub(super) enum Command {
     Append(Batch, oneshot::Sender<Result<Appended, StoreError>>),
+    NoteUsed(
+        Vec<(TokenId, LastUsed)>,
+        oneshot::Sender<Result<(), StoreError>>,
+    ),
     Close(oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -34,6 +41,8 @@ pub(super) struct Writer {
     pub(super) pages_max: Option<u32>,
     /// `None` after a failure that may have left it in an unknown condition; then opened anew.
     pub(super) connection: Option<Connection>,
+    /// Writes beside the log.
+    pub(super) noter: Noter,
     pub(super) witness: Witness,
     /// The head's revision, for those who report damage.
     pub(super) newest: Arc<AtomicU64>,
@@ -66,6 +75,10 @@ impl Writer {
                 Command::Append(batch, reply) => {
                     // A caller that no longer waits learns the outcome from the log.
                     let _ = reply.send(self.append(&batch));
+                }
+                Command::NoteUsed(used, reply) => {
+                    let noted = self.noter.note(&self.place, self.pages_max, &used);
+                    let _ = reply.send(noted);
                 }
                 Command::Close(reply) => {
                     commands.close();
@@ -160,6 +173,7 @@ impl Writer {
     }
 
     fn close(&mut self) -> Result<(), StoreError> {
+        self.noter.close();
         let connection = self.connection()?;
         let revision = close_log(connection).map_err(|fault| fault.at(0))?;
         // A reader that still runs keeps the WAL from being cut; nothing is lost by that.
@@ -242,6 +256,7 @@ mod tests {
         let writer = Writer {
             pages_max: None,
             connection: None,
+            noter: Noter::default(),
             witness: Witness::begin(&place.witness(), &Head::EMPTY).expect("made"),
             newest: Arc::default(),
             lock: place.lock().expect("free"),

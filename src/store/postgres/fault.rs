@@ -135,7 +135,7 @@ fn classify(error: &Error, revision: RevisionNumber) -> StoreError {
         "42501" => unavailable("the database's role may not do this"),
         "42P01" | "42883" | "3F000" | "42703" => unavailable("the tables are of another version"),
         "53100" => unavailable("the database's disk is full"),
-        "55P03" => unavailable("the log is locked"),
+        "55P03" => unavailable("what it needs is locked"),
         "57014" => unavailable("the database took too long"),
         "54000" => refused("a value is too large", code),
         _ if code.starts_with("22") => refused("a value does not fit", code),

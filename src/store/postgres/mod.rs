@@ -3,7 +3,7 @@
 //! ```text
 //!  append ─► a line of its own ─► latchkey.append(…)      lock, head, log, tables, one NOTIFY
 //!  feed, heartbeat, barrier ─► lines of their own         past a pooler, where there is one
-//!  lists, snapshots ─► a small pool                       LISTEN ─► wakes
+//!  lists, snapshots, last uses ─► a small pool            LISTEN ─► wakes
 //! ```
 //!
 //! Nothing it does holds a lock across a round trip, needs a named prepared statement or a
@@ -33,6 +33,7 @@ mod snapshot;
 mod tls;
 mod token_list;
 mod token_row;
+mod used;
 mod verify;
 
 use std::sync::Arc;
@@ -46,7 +47,7 @@ use crate::domain::entry::LogEntry;
 use crate::domain::token::TokenId;
 use crate::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed, Roster};
 use crate::store::list::{
-    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
@@ -172,6 +173,10 @@ impl Store for PostgresStore {
 
     async fn grants(&self, query: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError> {
         read!(self, directory_list::grants, &query)
+    }
+
+    async fn note_used(&self, used: &[(TokenId, LastUsed)]) -> Result<(), StoreError> {
+        used::note(&self.pool, used).await
     }
 
     fn cluster(&self) -> Option<&dyn Cluster> {

@@ -1,4 +1,5 @@
-//! A few connections that only read: lists and snapshots, bounded, and waited for with a limit.
+//! A few connections for what nobody's turn or lease waits for: lists, snapshots and last uses,
+//! bounded, and waited for with a limit.
 //!
 //! deadpool itself and not its Postgres manager, whose own part is a cache of named prepared
 //! statements, which a pooler in transaction mode does not keep. When one connection finds its
@@ -68,18 +69,42 @@ impl Pool {
         })
     }
 
-    /// Begins a transaction that reads one moment and must end within `limit`.
-    pub(super) async fn reading(&self, limit: Duration) -> Result<Reading<'_>, StoreError> {
+    /// Within what time a statement must end, a snapshot's apart.
+    pub(super) fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
+    }
+
+    /// Sends a message that is a whole transaction, and may be lost or be sent twice.
+    pub(super) async fn send(&self, message: &str) -> Result<(), StoreError> {
+        // The server's own limit comes first.
+        let mut taken = self.taken(self.statement_timeout * 2).await?;
+        let sent = async { Ok(taken.client()?.batch_execute(message).await?) };
+        match taken.bounded(sent).await {
+            Ok(()) => {
+                drop(taken.connection.take());
+                Ok(())
+            }
+            Err(fault) => Err(taken.fail(fault, 0)),
+        }
+    }
+
+    /// Takes a connection, whose work must end within `limit`.
+    async fn taken(&self, limit: Duration) -> Result<Reading<'_>, StoreError> {
         let connection = self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
             PoolError::Closed => super::closed(),
             _ => StoreError::Unavailable("no database connection was free in time".to_owned()),
         })?;
-        let reading = Reading {
+        Ok(Reading {
             pool: self,
             connection: Some(connection),
             limit,
-        };
+        })
+    }
+
+    /// Begins a transaction that reads one moment and must end within `limit`.
+    pub(super) async fn reading(&self, limit: Duration) -> Result<Reading<'_>, StoreError> {
+        let reading = self.taken(limit).await?;
         let begin = format!(
             "-- begin_reading
             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
@@ -105,8 +130,8 @@ impl Pool {
     }
 }
 
-/// One reading transaction. Its connection goes back to the pool by [`Reading::end`] alone: one
-/// that was given up on half-way may still be in its transaction.
+/// One transaction, mostly a reading one. Its connection goes back to the pool only after its end:
+/// one that was given up on half-way may still be in its transaction.
 pub(super) struct Reading<'p> {
     pool: &'p Pool,
     connection: Option<Object<Manager>>,

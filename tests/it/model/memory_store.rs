@@ -12,7 +12,7 @@ use latchkey::domain::chain::{Head, RevisionNumber};
 use latchkey::domain::entry::LogEntry;
 use latchkey::domain::token::TokenId;
 use latchkey::store::list::{
-    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
@@ -168,6 +168,10 @@ impl Store for MemoryStore {
 
     async fn grants(&self, _: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError> {
         empty()
+    }
+
+    async fn note_used(&self, _: &[(TokenId, LastUsed)]) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -17,7 +17,7 @@ use latchkey::store::cluster::{
     Cluster, History, Incarnation, Joining, Member, Renewal, Renewed, Roster,
 };
 use latchkey::store::list::{
-    GrantQuery, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
+    GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
@@ -169,6 +169,10 @@ impl Store for Line {
 
     async fn grants(&self, query: GrantQuery) -> Result<Page<StoredGrant, u32>, StoreError> {
         self.database.log.grants(query).await
+    }
+
+    async fn note_used(&self, used: &[(TokenId, LastUsed)]) -> Result<(), StoreError> {
+        self.way().await?.log.note_used(used).await
     }
 
     fn cluster(&self) -> Option<&dyn Cluster> {

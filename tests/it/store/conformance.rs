@@ -8,6 +8,7 @@ pub(crate) mod directory;
 pub(crate) mod forget;
 pub(crate) mod tables;
 pub(crate) mod tokens;
+pub(crate) mod used;
 
 /// Runs the whole suite as a module `conformance` of the store's own module.
 macro_rules! conformance {
@@ -57,6 +58,15 @@ macro_rules! conformance {
             cut_off_tokens_are_shown_as_revoked,
             tokens_are_paged_in_order,
             a_subtree_is_not_a_text_prefix,
+        ]);
+        crate::store::conformance::conformance!($open, used: [
+            a_use_is_shown_with_its_token,
+            the_latest_use_stands_with_its_address,
+            a_use_of_no_token_leaves_nothing,
+            many_uses_are_noted_at_once,
+            a_use_is_no_change,
+            a_use_is_forgotten_with_its_token,
+            a_closed_store_notes_nothing,
         ]);
         crate::store::conformance::conformance!($open, directory: [
             principals_are_filtered_and_paged,

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod faults;
+mod last_uses;
 mod lines;
 mod network;
 mod operator;

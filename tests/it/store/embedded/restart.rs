@@ -8,11 +8,12 @@ use std::sync::Mutex;
 use latchkey::domain::change::Change;
 use latchkey::domain::principal::PrincipalId;
 use latchkey::store::embedded::{EmbeddedStore, OpenError, OpenOptions};
+use latchkey::store::list::LastUsed;
 use latchkey::store::{Row, Store, StoreError};
 
 use super::{copy_folder, database, dump, fresh, open, open_all, tamper};
 use crate::store::history::History;
-use crate::store::scribe::{Scribe, issue, put_principal, rows, user_token, whole_log};
+use crate::store::scribe::{Scribe, issue, put_principal, rows, token_id, user_token, whole_log};
 
 #[tokio::test]
 async fn embedded_log_is_there_after_a_clean_stop() {
@@ -229,7 +230,7 @@ async fn embedded_foreign_and_newer_files_are_refused() {
         newer,
         Err(OpenError::SchemaVersion {
             found: 99,
-            known: 2
+            known: 3
         })
     ));
 }
@@ -242,7 +243,8 @@ async fn embedded_tables_of_the_first_version_are_brought_up_to_date() {
         .append(&fresh.store, [put_principal(1, "user:alice")])
         .await;
     fresh.store.close().await.expect("closed");
-    let first = "ALTER TABLE head DROP COLUMN format; PRAGMA user_version = 1";
+    let first = "ALTER TABLE head DROP COLUMN format; DROP TABLE token_used;
+        PRAGMA user_version = 1";
     tamper(fresh.folder.path(), first);
     // A reader changes nothing, so it cannot read them.
     let read_only = EmbeddedStore::open_read_only(fresh.folder.path());
@@ -251,9 +253,17 @@ async fn embedded_tables_of_the_first_version_are_brought_up_to_date() {
         Some(OpenError::SchemaVersion { found: 1, .. })
     ));
     let again = open(fresh.folder.path()).expect("opened");
-    let next = [put_principal(2, "user:bob"), Change::RaiseFormat(2)];
+    let next = [issue(user_token(10, 1, 2)), Change::RaiseFormat(2)];
     scribe.append(&again, next).await;
     assert!(matches!(rows(&again).await.1[0], Row::Format(2)));
+    let used = LastUsed {
+        at_ms: 1,
+        from: None,
+    };
+    let noted = again.note_used(&[(token_id(10), used)]).await;
+    noted.expect("there is a table");
+    let stored = again.token(token_id(10)).await.expect("read");
+    assert_eq!(stored.expect("there").last_used, Some(used));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
