@@ -26,14 +26,14 @@ pub(super) struct Members {
 impl Members {
     pub(super) async fn join(&self, joining: &Joining) -> Result<u64, StoreError> {
         let sql = format!(
-            "-- join\nSELECT latchkey.join_cluster({}, {}, {}, {}, {})",
+            "SELECT latchkey.join_cluster({}, {}, {}, {}, {})",
             literal::bytes(&joining.incarnation.0),
             literal::text(&joining.name),
             literal::text(&joining.address),
             joining.lease_ms,
             joining.format_max,
         );
-        let rows = self.write(&self.heartbeat, &sql).await;
+        let rows = self.write(&self.heartbeat, "join", &sql).await;
         let rows = rows.map_err(|error| match error {
             StoreError::Format { level, .. } => StoreError::Format {
                 level,
@@ -48,15 +48,14 @@ impl Members {
 
     pub(super) async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError> {
         let sql = format!(
-            "-- renew
-            SELECT revision, chain, chain_at_applied, database_ms, system, timeline
+            "SELECT revision, chain, chain_at_applied, database_ms, system, timeline
             FROM latchkey.renew({}, {}, {}, {})",
             literal::bytes(&renewal.incarnation.0),
             renewal.lease_ms,
             renewal.applied.revision,
             literal::bytes(&renewal.applied.chain),
         );
-        let rows = self.write(&self.heartbeat, &sql).await?;
+        let rows = self.write(&self.heartbeat, "renew", &sql).await?;
         match rows.first() {
             None => Ok(Renewed::Unknown),
             Some(row) => held(row).map_err(|fault| fault.at(renewal.applied.revision)),
@@ -69,17 +68,15 @@ impl Members {
         applied: Head,
     ) -> Result<(), StoreError> {
         let sql = format!(
-            "-- report
-            BEGIN; SET LOCAL synchronous_commit = off;
+            "SET LOCAL synchronous_commit = off;
             UPDATE latchkey.replicas SET applied = {revision}, reported_ms = latchkey.now_ms()
             WHERE incarnation = {} AND applied < {revision}
-              AND EXISTS (SELECT FROM latchkey.log WHERE revision = {revision} AND chain = {});
-            COMMIT",
+              AND EXISTS (SELECT FROM latchkey.log WHERE revision = {revision} AND chain = {})",
             literal::bytes(&incarnation.0),
             literal::bytes(&applied.chain),
             revision = applied.revision,
         );
-        self.write(&self.barrier, &sql).await.map(drop)
+        self.write(&self.barrier, "report", &sql).await.map(drop)
     }
 
     pub(super) async fn roster(&self) -> Result<Roster, StoreError> {
@@ -105,11 +102,11 @@ impl Members {
         heartbeat: Option<u64>,
     ) -> Result<bool, StoreError> {
         let sql = format!(
-            "-- remove_member\nSELECT latchkey.remove_member({}, {})",
+            "SELECT latchkey.remove_member({}, {})",
             literal::bytes(&incarnation.0),
             heartbeat.map_or_else(|| "NULL".to_owned(), |number| number.to_string()),
         );
-        let rows = self.write(&self.heartbeat, &sql).await?;
+        let rows = self.write(&self.heartbeat, "remove_member", &sql).await?;
         Ok(rows.first().and_then(|row| row.get(0)) == Some("t"))
     }
 
@@ -118,8 +115,18 @@ impl Members {
         self.barrier.close().await;
     }
 
-    async fn write(&self, line: &Line, sql: &str) -> Result<Vec<SimpleQueryRow>, StoreError> {
-        self.ask(line, sql).await.map_err(Lost::written)
+    /// Writes in one transaction that waits for no lock longer than we wait for its answer. While
+    /// a standby is away, whoever renewed last keeps its row's lock until it is back; without a
+    /// limit every further try would leave one more server process waiting behind it.
+    async fn write(
+        &self,
+        line: &Line,
+        name: &str,
+        sql: &str,
+    ) -> Result<Vec<SimpleQueryRow>, StoreError> {
+        let limit = self.limit.as_millis();
+        let sql = format!("-- {name}\nBEGIN; SET LOCAL lock_timeout = {limit}; {sql};\nCOMMIT");
+        self.ask(line, &sql).await.map_err(Lost::written)
     }
 
     async fn ask(&self, line: &Line, sql: &str) -> Result<Vec<SimpleQueryRow>, Lost> {
