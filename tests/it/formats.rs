@@ -85,7 +85,7 @@ fn too_new(started: Started) -> (u32, u32) {
 }
 
 /// An entry behind the head of a format that nobody reads.
-async fn unknown(store: &dyn Store) -> Batch {
+pub(crate) async fn unknown(store: &dyn Store) -> Batch {
     let base = store.snapshot().await.expect("a snapshot").head;
     let last = store.changes_after(base.revision - 1, 1).await;
     let mut entry = last.expect("the log").remove(0).entry;

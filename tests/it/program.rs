@@ -74,7 +74,22 @@ impl Server {
 
     /// Starts a replica on a database; if it does not come up, what it said.
     pub(crate) fn replica(url: &str, name: &str, arguments: &[&str]) -> Result<Self, String> {
+        Self::launch_replica(latchkey(), url, name, arguments)
+    }
+
+    /// The same, of the next version.
+    pub(crate) fn next_replica(url: &str, name: &str, arguments: &[&str]) -> Result<Self, String> {
         let mut command = latchkey();
+        command.env("LATCHKEY_DEBUG_NEXT_FORMAT", "1");
+        Self::launch_replica(command, url, name, arguments)
+    }
+
+    fn launch_replica(
+        mut command: Command,
+        url: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<Self, String> {
         command
             .args(["serve", "--set", &format!("replica.name={name}")])
             .args(["--admin", "127.0.0.1:0"])
@@ -130,10 +145,24 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// Sends it a signal; one that has ended hears nothing.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+
+    /// The most memory that it had at any time.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse().ok()).expect("a peak")
+    }
+
     /// Ends it as an operator would.
     pub(crate) fn terminate(mut self) -> String {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("running");
+        self.signal(rustix::process::Signal::TERM);
         let status = self.child.wait().expect("ends");
         let said = self.finish();
         assert!(status.success(), "{status}: {said}");

@@ -63,6 +63,16 @@ impl Server {
         tokio::task::block_in_place(|| Self::prepared_by(&copy, ""))
     }
 
+    /// Makes this standby take writes.
+    pub(crate) fn promote(&self) {
+        self.run(r#""$BIN/pg_ctl" -D data -w -t 60 promote"#);
+    }
+
+    /// Crashes every process.
+    pub(crate) fn crash(&self) {
+        self.run(r#""$BIN/pg_ctl" -D data -w -t 60 -m immediate stop"#);
+    }
+
     /// Crashes every process and starts again.
     pub(crate) fn crash_and_restart(&self) {
         self.run(r#""$BIN/pg_ctl" -D data -l log -w -t 60 -m immediate restart"#);

@@ -26,6 +26,7 @@ const SLEEPS_ALLOWED: &[(&str, usize, &str)] = &[
         1,
         "a call hangs, in virtual time",
     ),
+    ("tests/it/faults/disturb.rs", 1, "a fault lasts for a time"),
     ("tests/it/proxy.rs", 2, "a slow network is what it makes"),
 ];
 
