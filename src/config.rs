@@ -151,12 +151,15 @@ impl MaxLifetime {
 }
 
 /// What becomes of the change log.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Changes {
     /// The newest format of entries that it may be raised to while this server is there; 0 is the
     /// newest that the server knows.
     pub format_max: u32,
+    /// How long changes are kept, where `log trim` is not told otherwise; none is for ever.
+    #[serde(with = "optional_duration")]
+    pub retention: Option<Duration>,
 }
 
 impl Changes {
@@ -288,6 +291,15 @@ impl Default for Check {
         Self {
             open: Open::Auto,
             valid_for: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self {
+            format_max: 0,
+            retention: Some(Duration::from_secs(400 * 24 * 60 * 60)),
         }
     }
 }

@@ -95,15 +95,10 @@ impl Authority {
     /// The head that a client's revision names, if it is of this history.
     ///
     /// # Errors
+    /// [`Refusal::Trimmed`] before the cut,
     /// [`Refusal::OtherHistory`] when the chain at that revision is another.
     pub async fn head_at(&self, asked: RevisionAsked) -> Result<Head, Refusal> {
-        let found = match asked.number.checked_sub(1) {
-            None => Some(Head::EMPTY),
-            Some(before) => {
-                let entries = self.replica.changes_after(before, 1).await?;
-                entries.first().map(|entry| entry.head)
-            }
-        };
+        let found = self.replica.head_at(asked.number).await?;
         let same = |head: &Head| {
             asked
                 .chain
@@ -113,6 +108,15 @@ impl Authority {
             number: asked.number,
             chain: asked.chain.unwrap_or_default(),
         }))
+    }
+
+    /// Where the log begins: the last revision that was trimmed, or before the first.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the store cannot be read.
+    pub async fn cut(&self) -> Result<Head, Refusal> {
+        let cut = self.replica.store().cut().await;
+        cut.map_err(|error| unavailable(&error))
     }
 
     /// Told whenever the published revision moves.

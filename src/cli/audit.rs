@@ -260,7 +260,7 @@ async fn verify_offline(args: &ConfigArgs) -> Result<Verified, CliError> {
         Place::Database(_) if args.names_database() || !args.names_directory() => {
             let told = move |done, of| shown.told(done, of);
             match verify_database(&database(&config)?, Some(&told)).await {
-                Ok(head) => Ok(head),
+                Ok(last) => Ok((last.cut, last.head)),
                 Err(OpenError::Store(error)) => Err(error),
                 Err(error) => return Err(database_failed(error)),
             }
@@ -270,8 +270,10 @@ async fn verify_offline(args: &ConfigArgs) -> Result<Verified, CliError> {
             let work = move || {
                 let mut store = EmbeddedStore::open_read_only(&data_dir).map_err(open_failed)?;
                 let told = move |done, of| shown.told(done, of);
+                let cut = store.cut().map_err(CliError::unavailable)?;
                 let head = store.verify_all(Some(&told));
-                Ok(head.and_then(|head| store.verify_tables().map(|()| head)))
+                let proved = head.and_then(|head| store.verify_tables().map(|()| head));
+                Ok(proved.map(|head| (cut, head)))
             };
             blocking(work).await?
         }

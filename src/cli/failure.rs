@@ -231,6 +231,7 @@ fn exit_of(reason: &str, code: Code) -> Exit {
         | "CONFLICT"
         | "FAILED_PRECONDITION"
         | "LIMIT_EXCEEDED"
+        | "TRIMMED"
         | "REQUEST_ID_REUSED" => Exit::Refused,
         _ => match code {
             Code::Ok => Exit::Done,

@@ -18,6 +18,7 @@ mod connect;
 mod copy;
 mod directory;
 mod failure;
+mod log;
 mod migrate;
 mod output;
 mod parse;
@@ -78,6 +79,9 @@ enum Command {
     /// Read, watch and verify the change log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Export and trim old changes.
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Manage users.
     #[command(subcommand)]
     User(directory::principal::PrincipalCommand),
@@ -187,6 +191,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
         Command::Check(args) => check::check(*args, output).await,
         Command::Explain(args) => check::explain(*args, output).await,
         Command::Audit(command) => audit::run(command, output).await,
+        Command::Log(command) => log::run(command, output).await,
         Command::User(command) => {
             directory::principal::run(PrincipalKind::User, command, output).await
         }

@@ -60,6 +60,27 @@ pub(crate) fn instant(text: &str) -> Result<Timestamp, String> {
         .map_err(|_| "wants an instant such as `2026-01-31T12:00:00Z`".to_owned())
 }
 
+/// What is meant by old.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Before {
+    /// From before this instant.
+    Instant(Timestamp),
+    /// Older than this.
+    Age(Duration),
+}
+
+/// An instant, or an age.
+///
+/// # Errors
+/// What is wanted instead.
+pub(crate) fn before(text: &str) -> Result<Before, String> {
+    let age = duration(text).map(Before::Age);
+    age.or_else(|_| instant(text).map(Before::Instant))
+        .map_err(|_| {
+            "wants an instant such as `2026-01-31T12:00:00Z` or an age such as `400d`".to_owned()
+        })
+}
+
 /// A label, `KEY=VALUE`.
 ///
 /// # Errors

@@ -98,7 +98,11 @@ pub(crate) async fn open(
     }
 }
 
-async fn open_directory(
+/// Opens the data directory of the settings.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn open_directory(
     config: &Config,
     open: OpenArgs,
     meter: &Meter,

@@ -115,6 +115,10 @@ pub const KEYS: &[Key] = &[
         "changes.format_max",
         "newest format that the change log may be raised to while this server is there; `0` is the newest that it knows",
     ),
+    key(
+        "changes.retention",
+        "how long the change log is kept, where `log trim` is not told otherwise; `none` is for ever",
+    ),
     key("forget.retention", "how long a token is kept after its end"),
     key(
         "forget.interval",

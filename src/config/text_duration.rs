@@ -18,5 +18,18 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&humantime::format_duration(*duration))
+    to.collect_str(&shown(*duration))
+}
+
+/// Years and months are of no whole number of days: in days, where that is shorter.
+fn shown(duration: Duration) -> String {
+    const DAY_S: u64 = 24 * 60 * 60;
+    let text = humantime::format_duration(duration).to_string();
+    let days = format!("{}days", duration.as_secs() / DAY_S);
+    let whole = duration.subsec_nanos() == 0 && duration.as_secs().is_multiple_of(DAY_S);
+    if whole && days.len() < text.len() {
+        days
+    } else {
+        text
+    }
 }

@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-use super::chain::Revision;
+use super::chain::{Revision, RevisionNumber};
 use super::permission::Permission;
 
 /// A command that was not carried out.
@@ -58,6 +58,14 @@ pub enum Refusal {
     /// The demanded revision was not reached before the deadline.
     #[error("revision {0} was not reached before the deadline")]
     NotReached(Revision),
+    /// The log was trimmed and begins later.
+    #[error("revision {asked} is not in the log any more: it was trimmed up to revision {cut}")]
+    Trimmed {
+        /// What was asked for.
+        asked: RevisionNumber,
+        /// The last revision that was trimmed.
+        cut: RevisionNumber,
+    },
     /// The demanded revision belongs to another history.
     #[error("revision {0} belongs to another history")]
     OtherHistory(Revision),

@@ -50,7 +50,7 @@ pub(super) enum Follow {
 
 /// Why a step did not succeed.
 #[derive(Debug)]
-enum Trouble {
+pub(super) enum Trouble {
     /// Try again: the lease ends by itself.
     Store(StoreError),
     /// This State is not what the log says: nothing may be answered from it.
@@ -64,6 +64,7 @@ impl From<StoreError> for Trouble {
         match error {
             StoreError::Damaged { .. }
             | StoreError::OlderCopy { .. }
+            | StoreError::Trimmed { .. }
             | StoreError::Format { .. } => Self::Diverged(error.to_string()),
             other => Self::Store(other),
         }

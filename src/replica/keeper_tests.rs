@@ -5,6 +5,7 @@
 
 use std::sync::atomic::AtomicI64;
 
+use super::keeper::Trouble;
 use super::tests::shared;
 use super::*;
 use crate::domain::chain::Head;
@@ -143,4 +144,16 @@ fn a_keeper_does_not_remove_itself_nor_goes_by_the_shorter_lease() {
     // It has not joined: its own incarnation is all zero.
     let other = Incarnation([1; 16]);
     assert_eq!(keeper.dead(&longer, 10_501), [(other, 1)]);
+}
+
+#[test]
+fn whoever_is_behind_the_cut_loads_anew() {
+    let cut = Head {
+        revision: 9,
+        chain: [1; 32],
+    };
+    let behind = Trouble::from(StoreError::Trimmed { asked: 7, cut });
+    assert!(matches!(behind, Trouble::Diverged(_)), "{behind:?}");
+    let away = Trouble::from(StoreError::Unavailable("away".to_owned()));
+    assert!(matches!(away, Trouble::Store(_)), "{away:?}");
 }

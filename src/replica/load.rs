@@ -50,7 +50,12 @@ pub(super) async fn load(store: &dyn Store, reads: u32) -> Result<Loaded, LoadEr
         "loaded state"
     );
     let known = state.head().revision.saturating_sub(RECENT_MAX as u64);
-    let recent = store.changes_after(known, RECENT_MAX).await?;
+    let recent = match store.changes_after(known, RECENT_MAX).await {
+        Err(StoreError::Trimmed { cut, .. }) => {
+            store.changes_after(cut.revision, RECENT_MAX).await?
+        }
+        recent => recent?,
+    };
     Ok(Loaded { state, recent })
 }
 

@@ -522,7 +522,7 @@ impl Replica {
     /// Entries after a revision, at most `limit`.
     ///
     /// # Errors
-    /// [`Refusal::Unavailable`] when the store cannot be read.
+    /// [`Refusal::Trimmed`] before the cut, [`Refusal::Unavailable`] when the store cannot be read.
     pub async fn changes_after(
         &self,
         revision: RevisionNumber,
@@ -566,6 +566,12 @@ impl std::fmt::Debug for Replica {
 
 /// What callers are told when the store fails: never a driver's words.
 pub(crate) fn unavailable(error: &StoreError) -> Refusal {
+    if let StoreError::Trimmed { asked, cut } = error {
+        return Refusal::Trimmed {
+            asked: *asked,
+            cut: cut.revision,
+        };
+    }
     tracing::error!(%error, "the store failed");
     Refusal::Unavailable("the store is unavailable; nothing was written".to_owned())
 }

@@ -4,8 +4,9 @@
 //! keeper reads the log; whoever waits tells it to read at once, and so pays one round trip and
 //! not the time until the next poll. Many who wait at a time share a reading.
 
-use crate::domain::chain::{Revision, RevisionNumber};
+use crate::domain::chain::{Head, Revision, RevisionNumber};
 use crate::domain::refusal::Refusal;
+use crate::store::StoreError;
 
 use super::{Replica, unavailable};
 
@@ -40,7 +41,8 @@ impl Replica {
         } else if let Some(chain) = self.shared.recent.chain(wanted.number) {
             Some(chain)
         } else {
-            self.chain_at(wanted.number).await?
+            let head = self.head_at(wanted.number).await?;
+            head.map(|head| head.revision().chain)
         };
         if chain == Some(wanted.chain) {
             Ok(())
@@ -49,12 +51,22 @@ impl Replica {
         }
     }
 
-    async fn chain_at(&self, number: RevisionNumber) -> Result<Option<[u8; 8]>, Refusal> {
-        if number == 0 {
-            return Ok(Some([0; 8]));
+    /// The head as it was at a revision; none where the log has no such revision yet.
+    ///
+    /// # Errors
+    /// [`Refusal::Trimmed`] before the cut, [`Refusal::Unavailable`] when the store cannot tell.
+    pub async fn head_at(&self, number: RevisionNumber) -> Result<Option<Head>, Refusal> {
+        let Some(before) = number.checked_sub(1) else {
+            return Ok(Some(Head::EMPTY));
+        };
+        match self.shared.store.changes_after(before, 1).await {
+            Ok(entries) => Ok(entries.first().map(|entry| entry.head)),
+            Err(StoreError::Trimmed { cut, .. }) if cut.revision == number => Ok(Some(cut)),
+            Err(StoreError::Trimmed { cut, .. }) => Err(Refusal::Trimmed {
+                asked: number,
+                cut: cut.revision,
+            }),
+            Err(error) => Err(unavailable(&error)),
         }
-        let entries = self.shared.store.changes_after(number - 1, 1).await;
-        let entries = entries.map_err(|error| unavailable(&error))?;
-        Ok(entries.first().map(|entry| entry.head.revision().chain))
     }
 }

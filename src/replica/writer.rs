@@ -534,7 +534,9 @@ impl Writer {
                 tracing::error!(%error, "the outcome of an append stays unknown");
                 Refusal::OutcomeUnknown
             }
-            StoreError::Unavailable(_) | StoreError::Refused(_) => super::unavailable(error),
+            StoreError::Unavailable(_) | StoreError::Refused(_) | StoreError::Trimmed { .. } => {
+                super::unavailable(error)
+            }
         }
     }
 }

@@ -97,10 +97,7 @@ impl AuditRpc {
         let filter = Filter::of(asked.filter.as_ref())?;
         self.authority.may_audit(auth::credentials(request)?)?;
         let head = self.authority.head();
-        let after = self
-            .head_after(asked.after.as_ref())
-            .await?
-            .unwrap_or(Head::EMPTY);
+        let after = self.head_after_or_cut(asked.after.as_ref()).await?;
         let mut scan = Scan {
             after: after.revision,
             newest_first: asked.newest_first,
@@ -135,6 +132,14 @@ impl AuditRpc {
         }
     }
 
+    /// The same; where none is named, where the log begins.
+    async fn head_after_or_cut(&self, after: Option<&v1::Revision>) -> Result<Head, Refusal> {
+        match self.head_after(after).await? {
+            Some(named) => Ok(named),
+            None => self.authority.cut().await,
+        }
+    }
+
     async fn watched(
         &self,
         request: &Request<v1::WatchChangesRequest>,
@@ -162,10 +167,7 @@ impl AuditRpc {
             until if until <= head => until,
             _ => return Err(Refusal::invalid("until", "is beyond the head")),
         };
-        let after = self
-            .head_after(asked.after.as_ref())
-            .await?
-            .unwrap_or(Head::EMPTY);
+        let after = self.head_after_or_cut(asked.after.as_ref()).await?;
         Ok(verify(self.authority.clone(), caller, after, until))
     }
 

@@ -45,6 +45,7 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
         Refusal::OutcomeUnknown => (Code::Unknown, "OUTCOME_UNKNOWN"),
         Refusal::NotReached(_) => (Code::DeadlineExceeded, "NOT_REACHED"),
+        Refusal::Trimmed { .. } => (Code::OutOfRange, "TRIMMED"),
         Refusal::OtherHistory(_) => (Code::Aborted, "HISTORY_DIVERGED"),
     }
 }

@@ -22,6 +22,7 @@ const PROGRESS_EVERY: u64 = 1_000;
 struct Verification {
     authority: Authority,
     caller: StreamCaller,
+    after: Head,
     head: Head,
     until: RevisionNumber,
     changes: u64,
@@ -38,6 +39,7 @@ pub(super) fn verify(
     let verification = Verification {
         authority,
         caller,
+        after,
         head: after,
         until,
         changes: 0,
@@ -83,6 +85,7 @@ impl Verification {
         let (broken_at, message) = broken.unwrap_or_default();
         Event::Result(v1::VerifyResult {
             intact,
+            after: (self.after.revision > 0).then(|| revision(self.after.revision())),
             verified: Some(revision(self.head.revision())),
             changes: self.changes,
             broken_at,

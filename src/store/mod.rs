@@ -9,7 +9,9 @@
 pub mod cluster;
 mod columns;
 pub mod embedded;
+pub mod export;
 mod follow;
+mod hex;
 pub mod list;
 pub mod postgres;
 mod query;
@@ -22,7 +24,7 @@ use tokio::sync::mpsc;
 use crate::domain::chain::{Head, RevisionNumber};
 pub use crate::domain::change::Row;
 use crate::domain::clock::UnixMs;
-use crate::domain::entry::LogEntry;
+use crate::domain::entry::{LogEntry, REQUEST_KEPT_MS};
 use crate::domain::token::TokenId;
 
 use cluster::Cluster;
@@ -40,6 +42,24 @@ pub struct Batch {
     pub base: Head,
     /// The entries, dense from the base; none makes a durable write that changes nothing.
     pub entries: Vec<LogEntry>,
+}
+
+/// How much of the log may go: whole stretches of it, the oldest first.
+#[derive(Clone, Copy, Debug)]
+pub struct Trim {
+    /// Entries before this instant.
+    pub before_ms: UnixMs,
+    /// Up to this revision: what an export has.
+    pub upto: RevisionNumber,
+    /// Now: what was answered to a request since [`REQUEST_KEPT_MS`] stays.
+    pub now_ms: UnixMs,
+}
+
+impl Trim {
+    // The answer to a repeat is read from the log.
+    fn requests_from_ms(&self) -> UnixMs {
+        self.now_ms.saturating_sub(REQUEST_KEPT_MS)
+    }
 }
 
 /// What came of an append that the store understood.
@@ -83,6 +103,17 @@ pub enum StoreError {
         /// The newest format that this server reads.
         reads: u32,
     },
+    /// The log was trimmed and begins later: what was before is in an export.
+    #[error(
+        "the log was trimmed and begins after revision {}: revision {asked} is not in it",
+        cut.revision
+    )]
+    Trimmed {
+        /// What was asked for.
+        asked: RevisionNumber,
+        /// The last revision that was trimmed, with the chain at it.
+        cut: Head,
+    },
     /// The head is behind what this place has seen: an older copy that forgets revocations.
     #[error(
         "the store's head is revision {found}, but revision {seen} was seen here: an older copy \
@@ -120,12 +151,18 @@ pub trait Store: Send + Sync {
     /// Writes the batch and its rows in one durable transaction if the head is its base.
     async fn append(&self, batch: Batch) -> Result<Appended, StoreError>;
 
-    /// Up to `limit` entries after `revision`, in order; empty at the head.
+    /// Up to `limit` entries after `revision`, in order; empty at the head, and
+    /// [`StoreError::Trimmed`] before the cut.
     async fn changes_after(
         &self,
         revision: RevisionNumber,
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError>;
+
+    /// The last revision that was trimmed from the log, with the chain at it; empty if none was.
+    async fn cut(&self) -> Result<Head, StoreError> {
+        Ok(Head::EMPTY)
+    }
 
     /// One token by id, also ended ones while they are kept.
     async fn token(&self, id: TokenId) -> Result<Option<StoredToken>, StoreError>;

@@ -16,6 +16,8 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 /// The head row: where the log ends, and what replaying it would count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Last {
+    /// Where the log begins: the last revision that was trimmed, with the chain at it.
+    pub cut: Head,
     /// The head.
     pub head: Head,
     /// The instant of the head entry.

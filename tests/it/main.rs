@@ -32,4 +32,5 @@ mod streams;
 mod tampered;
 mod tidy;
 mod told;
+mod trimmed;
 mod wire;

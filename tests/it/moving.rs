@@ -16,11 +16,11 @@ use latchkey::domain::token::{KindSet, TokenKind};
 use latchkey::state::State;
 use latchkey::state::check::{CheckRequest, Context, check};
 use latchkey::state::explain::{Target, explain};
-use latchkey::store::Store;
 use latchkey::store::embedded::{EmbeddedStore, OpenOptions};
 use latchkey::store::list::{LastUsed, TokenQuery};
 use latchkey::store::postgres::{PostgresStore, Settings};
 use latchkey::store::transfer::TABLES;
+use latchkey::store::{Store, StoreError, Trim};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -154,6 +154,44 @@ async fn a_moved_store_answers_as_before_postgres() {
         same::assert_same(&answered, &answers(&copy, &made));
         assert!(answered.iter().any(|one| one.starts_with("Allowed")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trimmed_log_is_moved_with_its_cut_postgres() {
+    let (folder, _) = recorded(4).await;
+    let trim = Trim {
+        before_ms: u64::MAX,
+        upto: 20,
+        now_ms: 1 << 45,
+    };
+    let store = EmbeddedStore::open(folder.path(), OpenOptions::default()).expect("opened");
+    let cut = store.trim(trim).await.expect("trimmed");
+    let log = store.changes_after(20, 10_000).await.expect("the log");
+    assert_eq!(cut.revision, 20);
+    store.close().await.expect("closed");
+
+    let database = database().await;
+    copy_to(folder.path(), &database.url).json();
+    let copy = open_copy(&database).await;
+    assert_eq!(copy.cut().await.expect("a cut"), cut);
+    assert!(copy.changes_after(20, 10_000).await.expect("the log") == log);
+    let before = copy.changes_after(19, 1).await;
+    assert!(
+        matches!(before, Err(StoreError::Trimmed { .. })),
+        "{before:?}"
+    );
+    let mut verify = latchkey();
+    verify.args([
+        "audit",
+        "verify",
+        "--output",
+        "json",
+        "--database-url",
+        &database.url,
+    ]);
+    let verified = run(verify, "").json();
+    assert_eq!(verified["after"], cut.revision().to_string());
+    assert_eq!(verified["changes"], log.len());
 }
 
 /// Refused until somebody says that the directory is the authority again.
@@ -378,6 +416,8 @@ async fn every_table_of_both_stores_is_carried_or_named_here_postgres() {
     const NO_HISTORY: &[&str] = &[
         "cluster",
         "head",
+        // Carried beside the head row.
+        "log_cut",
         "log_parts",
         "replicas",
         "schema_versions",
@@ -419,7 +459,7 @@ async fn every_table_of_both_stores_is_carried_or_named_here_postgres() {
         .map(|one| one.expect("a column"))
         .collect();
     for (table, column) in columns {
-        let housekeeping = ["head", "housekeeping"].contains(&table.as_str());
+        let housekeeping = ["head", "housekeeping", "log_cut"].contains(&table.as_str());
         let known = carried.contains(&(table.clone(), column.clone()));
         assert!(housekeeping || known, "{table}.{column} is not carried");
     }

@@ -7,5 +7,5 @@
 mod conformance;
 mod embedded;
 mod history;
-mod postgres;
+pub(crate) mod postgres;
 pub(crate) mod scribe;

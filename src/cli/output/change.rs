@@ -81,6 +81,9 @@ impl ChangeView {
 pub(crate) struct Verified {
     /// Whether everything fits.
     pub intact: bool,
+    /// What it began after, if that is not the beginning.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    after: String,
     verified: String,
     changes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +96,7 @@ impl From<v1::VerifyResult> for Verified {
     fn from(result: v1::VerifyResult) -> Self {
         Self {
             intact: result.intact,
+            after: revision(result.after.as_ref()),
             verified: revision(result.verified.as_ref()),
             changes: result.changes,
             broken_at: (result.broken_at != 0).then_some(result.broken_at),
@@ -106,17 +110,22 @@ impl Verified {
     ///
     /// # Errors
     /// When the store could not be read.
-    pub(crate) fn of_store(verified: Result<Head, StoreError>) -> Result<Self, StoreError> {
+    pub(crate) fn of_store(verified: Result<(Head, Head), StoreError>) -> Result<Self, StoreError> {
         match verified {
-            Ok(head) => Ok(Self {
+            Ok((cut, head)) => Ok(Self {
                 intact: true,
+                after: match cut.revision {
+                    0 => String::new(),
+                    _ => cut.revision().to_string(),
+                },
                 verified: head.revision().to_string(),
-                changes: head.revision,
+                changes: head.revision - cut.revision,
                 broken_at: None,
                 message: String::new(),
             }),
             Err(StoreError::Damaged { revision, what }) => Ok(Self {
                 intact: false,
+                after: String::new(),
                 verified: revision.saturating_sub(1).to_string(),
                 changes: revision.saturating_sub(1),
                 broken_at: Some(revision),
@@ -129,6 +138,9 @@ impl Verified {
     /// One sentence, for people.
     pub(crate) fn page(&self, page: &mut Page) {
         let (changes, verified) = (self.changes, &self.verified);
+        if !self.after.is_empty() {
+            page.line(format!("begins after revision {}", self.after));
+        }
         if self.intact {
             page.line(format!("intact: {changes} changes, up to {verified}"));
         } else {

@@ -17,7 +17,8 @@ use super::fault::Fault;
 use super::place::{Lock, Place, create_private, sync_folder};
 use super::witness::Witness;
 use super::{OpenError, Progress, compare, log, schema, snapshot};
-use crate::domain::chain::Head;
+use crate::domain::chain::{Head, RevisionNumber};
+use crate::domain::entry::LogEntry;
 use crate::store::{Snapshot, StoreError};
 
 /// Pages copied between two reports of progress: 4 MiB.
@@ -56,6 +57,27 @@ impl ReadOnly {
     pub fn head(&self) -> Result<Head, StoreError> {
         let row = log::read_head(&self.connection);
         row.map(|row| row.head).map_err(|fault| fault.at(0))
+    }
+
+    /// The last revision that was trimmed from the log, and the chain at it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be read.
+    pub fn cut(&self) -> Result<Head, StoreError> {
+        log::read_cut(&self.connection).map_err(|fault| fault.at(0))
+    }
+
+    /// Up to `limit` entries after a revision, as the store's own. Blocks.
+    ///
+    /// # Errors
+    /// Those of the store's own.
+    pub fn changes_after(
+        &self,
+        revision: RevisionNumber,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        let entries = log::changes_after(&self.connection, revision, limit);
+        entries.map_err(|fault| fault.at(revision))
     }
 
     /// Verifies the whole log, and returns the head it leads to. Blocks.

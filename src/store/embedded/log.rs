@@ -12,6 +12,7 @@ use super::fault::Fault;
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{Entry, LogEntry};
+use crate::store::StoreError;
 use crate::store::follow::{Beside, Walk, follow};
 use crate::store::transfer::Last;
 
@@ -32,20 +33,6 @@ pub(super) struct HeadRow {
     pub(super) grant_max: u32,
     pub(super) requests: usize,
     pub(super) format: u32,
-}
-
-impl HeadRow {
-    pub(super) fn last(&self) -> Last {
-        Last {
-            head: self.head,
-            instant_ms: self.instant_ms,
-            state_digest: self.state_digest,
-            principal_max: self.principal_max,
-            grant_max: self.grant_max,
-            requests: self.requests as u64,
-            format: self.format,
-        }
-    }
 }
 
 /// Where the log was whole when the store last closed.
@@ -74,6 +61,21 @@ pub(super) fn read_head(connection: &Connection) -> Result<HeadRow, Fault> {
         })
     })?;
     Ok(row)
+}
+
+/// The head row, and where the log begins.
+pub(super) fn last(connection: &Connection) -> Result<Last, Fault> {
+    let head = read_head(connection)?;
+    Ok(Last {
+        cut: read_cut(connection)?,
+        head: head.head,
+        instant_ms: head.instant_ms,
+        state_digest: head.state_digest,
+        principal_max: head.principal_max,
+        grant_max: head.grant_max,
+        requests: head.requests as u64,
+        format: head.format,
+    })
 }
 
 pub(super) fn write_head(connection: &Connection, row: &HeadRow) -> Result<(), Fault> {
@@ -174,6 +176,11 @@ pub(super) fn changes_after(
     revision: RevisionNumber,
     limit: usize,
 ) -> Result<Vec<LogEntry>, Fault> {
+    let cut = read_cut(connection)?;
+    if revision < cut.revision {
+        let asked = revision;
+        return Err(StoreError::Trimmed { asked, cut }.into());
+    }
     let Some(chain) = chain_at(connection, revision)? else {
         return Ok(Vec::new());
     };
@@ -201,10 +208,27 @@ pub(super) fn chain_at(
     }
     let sql = "-- chain_at\nSELECT chain FROM log WHERE revision = ?1";
     let mut select = connection.prepare_cached(sql)?;
-    Ok(select.query_row([revision], |row| row.get(0)).optional()?)
+    let found = select.query_row([revision], |row| row.get(0)).optional()?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    let cut = read_cut(connection)?;
+    Ok((cut.revision == revision).then_some(cut.chain))
 }
 
-/// Verifies the log from its beginning.
+/// The last revision that was trimmed, and the chain at it.
+pub(super) fn read_cut(connection: &Connection) -> Result<Head, Fault> {
+    let sql = "-- read_cut\nSELECT revision, chain FROM log_cut WHERE id = 1";
+    let cut = connection.prepare_cached(sql)?.query_row([], |row| {
+        Ok(Head {
+            revision: row.get(0)?,
+            chain: row.get(1)?,
+        })
+    })?;
+    Ok(cut)
+}
+
+/// Verifies the log from its beginning, which is behind the cut.
 pub(super) fn verify_all(
     connection: &Connection,
     progress: Option<Progress<'_>>,
@@ -241,8 +265,13 @@ pub(super) fn walk(
 ) -> Result<Head, Fault> {
     // One read transaction: the head row and the log must be of one moment.
     let transaction = connection.unchecked_transaction()?;
-    let last = read_head(&transaction)?.last();
+    let last = last(&transaction)?;
     last.readable()?;
+    let from = if from.revision < last.cut.revision {
+        last.cut
+    } else {
+        from
+    };
     if chain_at(&transaction, from.revision)? != Some(from.chain) {
         return Err(Fault::damaged(
             from.revision,

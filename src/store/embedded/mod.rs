@@ -27,6 +27,7 @@ mod snapshot;
 mod source;
 mod token_list;
 mod token_row;
+mod trim;
 mod used;
 mod witness;
 mod writer;
@@ -47,7 +48,7 @@ use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
-use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
+use crate::store::{Appended, Batch, Snapshot, Store, StoreError, Trim};
 
 pub use crate::store::transfer::Progress;
 pub use backup::{Copied, ReadOnly, restore};
@@ -181,6 +182,20 @@ impl EmbeddedStore {
         ReadOnly::open(self.place.folder())?.backup_to(file, progress)
     }
 
+    /// Trims the log, and returns where it then begins. In small batches, between which others
+    /// write; the space is used again, the file does not shrink.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was trimmed stays so.
+    pub async fn trim(&self, trim: Trim) -> Result<Head, StoreError> {
+        loop {
+            let (cut, done) = self.ask(|reply| Command::Trim(trim, reply)).await?;
+            if done {
+                return Ok(cut);
+            }
+        }
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
@@ -274,6 +289,12 @@ impl Store for EmbeddedStore {
     ) -> Result<Vec<LogEntry>, StoreError> {
         self.readers
             .read(move |connection| log::changes_after(connection, revision, limit))
+            .await
+    }
+
+    async fn cut(&self) -> Result<Head, StoreError> {
+        self.readers
+            .read(|connection| log::read_cut(connection))
             .await
     }
 

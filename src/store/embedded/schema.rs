@@ -18,7 +18,7 @@ use crate::store::StoreError;
 /// `LtKy`: tells our files from those of other programs.
 const APPLICATION_ID: i32 = 0x4c74_4b79;
 /// The version of the tables that [`STEPS`] lead to.
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 const STATEMENTS_CACHED: usize = 64;
 /// Other processes only read (a backup, a verification), and readers do not block in WAL mode.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
 /// What makes each version of the tables from the one before it, the first from nothing.
-const STEPS: [&str; SCHEMA_VERSION as usize] = [TABLES, FORMAT, TOKEN_USED];
+const STEPS: [&str; SCHEMA_VERSION as usize] = [TABLES, FORMAT, TOKEN_USED, CUT];
 
 /// The log's format level.
 const FORMAT: &str = "-- add_format
@@ -41,6 +41,16 @@ CREATE TABLE token_used (
   instant_ms INTEGER NOT NULL,
   address    TEXT
 ) STRICT, WITHOUT ROWID;
+";
+
+/// One row: the last revision that was trimmed from the log, and the chain hash at it.
+const CUT: &str = "-- add_cut
+CREATE TABLE log_cut (
+  id       INTEGER PRIMARY KEY CHECK (id = 1),
+  revision INTEGER NOT NULL,
+  chain    BLOB NOT NULL
+) STRICT;
+INSERT INTO log_cut VALUES (1, 0, zeroblob(32));
 ";
 
 const TABLES: &str = "-- create_tables

@@ -63,7 +63,7 @@ pub(super) fn verify(connection: &mut Connection) -> Result<(), Fault> {
             digest.finish()
         });
         let mut last = None;
-        let sent = send(connection, &chunks, |head| last = Some(head.last()));
+        let sent = send(connection, &chunks, |head| last = Some(head.clone()));
         drop(chunks);
         let digest = digested.join().ok();
         sent?;

@@ -65,7 +65,7 @@ impl Source {
         let connection = schema::open_reader(&place.database())?;
         let fault = |fault: Fault| OpenError::Store(fault.at(seen.revision));
         schema::quick_check(&connection).map_err(fault)?;
-        let last = log::read_head(&connection).map_err(fault)?.last();
+        let last = log::last(&connection).map_err(fault)?;
         compare(&connection, &last.head, &seen)?;
         Ok(Self {
             place,

@@ -18,16 +18,17 @@ use super::fault::Fault;
 use super::place::{Lock, Place};
 use super::used::Noter;
 use super::witness::Witness;
-use super::{OpenError, log, project, schema};
+use super::{OpenError, log, project, schema, trim};
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::entry::LogEntry;
 use crate::domain::token::TokenId;
 use crate::store::list::LastUsed;
-use crate::store::{Appended, Batch, StoreError};
+use crate::store::{Appended, Batch, StoreError, Trim};
 
 /// What the writer is asked.
 pub(super) enum Command {
     Append(Batch, oneshot::Sender<Result<Appended, StoreError>>),
+    Trim(Trim, oneshot::Sender<Result<(Head, bool), StoreError>>),
     NoteUsed(
         Vec<(TokenId, LastUsed)>,
         oneshot::Sender<Result<(), StoreError>>,
@@ -76,6 +77,9 @@ impl Writer {
                     // A caller that no longer waits learns the outcome from the log.
                     let _ = reply.send(self.append(&batch));
                 }
+                Command::Trim(trim, reply) => {
+                    let _ = reply.send(self.trim(&trim));
+                }
                 Command::NoteUsed(used, reply) => {
                     let noted = self.noter.note(&self.place, self.pages_max, &used);
                     let _ = reply.send(noted);
@@ -119,6 +123,15 @@ impl Writer {
                 }
             }
         }
+    }
+
+    fn trim(&mut self, trim: &Trim) -> Result<(Head, bool), StoreError> {
+        let trimmed = trim::batch(self.connection()?, trim);
+        // A batch is made again from where the last one came to, whatever became of this one.
+        trimmed.map_err(|fault| {
+            self.connection = None;
+            fault.at(0)
+        })
     }
 
     /// Finds out what became of a failed COMMIT, by one more durable write. While that has not

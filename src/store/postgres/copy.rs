@@ -127,6 +127,14 @@ impl Target {
             last.head.revision
         );
         self.run(&room).await?;
+        if last.cut.revision > 0 {
+            let begin = format!(
+                "-- begin_log\nSELECT latchkey.begin_log({}, {})",
+                last.cut.revision,
+                literal::bytes(&last.cut.chain),
+            );
+            self.run(&begin).await?;
+        }
         let mut incoming: Option<Incoming> = None;
         while let Some(chunk) = chunks.recv().await {
             let chunk = chunk?;

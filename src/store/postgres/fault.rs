@@ -86,6 +86,11 @@ pub(super) fn is_retried(error: &Error) -> bool {
     error.code().is_some_and(|code| states.contains(&code))
 }
 
+/// Whether a lock was not given in time.
+pub(super) fn is_locked(error: &Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
 /// Whether the log has no partition for what was to be appended.
 pub(super) fn is_out_of_room(error: &Error) -> bool {
     error.as_db_error().is_some_and(|error| {

@@ -3,12 +3,15 @@
 //! Read on a line of its own, by one statement in a transaction of its own: what the feed waits
 //! for after a wake-up is one round trip.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
+use super::connect::Connection;
 use super::fault::{self, Fault};
 use super::line::Line;
 use super::row::{bytes, number, value};
@@ -43,34 +46,79 @@ impl Log {
         let rows = rows.unwrap_or(i64::MAX);
         let bound: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&after, Type::INT8), (&rows, Type::INT8)];
-        let read = timeout(self.limit, connection.client.query_typed(sql, &bound)).await;
-        let fault = match read {
-            Ok(Ok(rows)) => return entries(revision, &rows).map_err(|fault| fault.at(revision)),
-            Ok(Err(error)) if fault::is_rolled_back(&error) && !fault::loses_server(&error) => {
-                return Err(Fault::from(error).at(revision));
+        let read = async {
+            let rows = connection.client.query_typed(sql, &bound).await?;
+            entries(&connection.client, revision, &rows, limit).await
+        };
+        self.bounded(&connection, revision, read).await
+    }
+
+    /// The last revision that was trimmed, and the chain at it.
+    pub(super) async fn cut(&self) -> Result<Head, StoreError> {
+        let connection = self.line.connection(self.limit).await?;
+        let read = read_cut(&connection.client);
+        self.bounded(&connection, 0, read).await
+    }
+
+    /// What was read in time; a connection that is in doubt is given up.
+    async fn bounded<T>(
+        &self,
+        connection: &Arc<Connection>,
+        revision: RevisionNumber,
+        read: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, StoreError> {
+        let fault = match timeout(self.limit, read).await {
+            Ok(Ok(read)) => return Ok(read),
+            Ok(Err(Fault::Sql(error)))
+                if !fault::is_rolled_back(&error) || fault::loses_server(&error) =>
+            {
+                Fault::Sql(error)
             }
-            Ok(Err(error)) => Fault::from(error),
+            Ok(Err(fault)) => return Err(fault.at(revision)),
             Err(_) => StoreError::Unavailable("the log did not come in time".to_owned()).into(),
         };
-        self.line.discard(&connection).await;
+        self.line.discard(connection).await;
         Err(fault.at(revision))
     }
 }
 
-fn entries(after: RevisionNumber, rows: &[Row]) -> Result<Vec<LogEntry>, Fault> {
-    let (mut head, rows) = match rows.split_first() {
-        _ if after == 0 => (Head::EMPTY, rows),
-        None => return Ok(Vec::new()),
-        Some((first, rest)) => {
-            let (revision, chain) = (number::<u64>(first, 0)?, bytes(first, 1)?);
-            if revision != after {
-                return Err(Fault::damaged(after, "the entry is missing"));
-            }
-            (Head { revision, chain }, rest)
+async fn read_cut(client: &Client) -> Result<Head, Fault> {
+    let sql = "-- read_cut\nSELECT revision, chain FROM latchkey.log_cut";
+    let row = client.query_typed_one(sql, &[]).await?;
+    Ok(Head {
+        revision: number(&row, 0)?,
+        chain: bytes(&row, 1)?,
+    })
+}
+
+async fn entries(
+    client: &Client,
+    after: RevisionNumber,
+    rows: &[Row],
+    limit: usize,
+) -> Result<Vec<LogEntry>, Fault> {
+    let Some((first, rest)) = rows.split_first() else {
+        return Ok(Vec::new());
+    };
+    let revision = number(first, 0)?;
+    let (mut head, rows) = if revision == after {
+        let chain = bytes(first, 1)?;
+        (Head { revision, chain }, rest)
+    } else if after == 0 && revision == 1 {
+        (Head::EMPTY, rows)
+    } else {
+        // The entry that comes before is not there: is it the one that the log was cut at?
+        let cut = read_cut(client).await?;
+        if after < cut.revision {
+            return Err(StoreError::Trimmed { asked: after, cut }.into());
         }
+        if after > cut.revision {
+            return Err(Fault::damaged(after, "the entry is missing"));
+        }
+        (cut, rows)
     };
     let mut entries = Vec::with_capacity(rows.len());
-    for row in rows {
+    for row in rows.iter().take(limit) {
         let body: &[u8] = value(row, 2)?;
         let entry = follow(&mut head, number(row, 0)?, body, &bytes(row, 1)?)?;
         entries.push(LogEntry {

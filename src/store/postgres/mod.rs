@@ -33,6 +33,7 @@ mod snapshot;
 mod tls;
 mod token_list;
 mod token_row;
+mod trim;
 mod used;
 mod verify;
 
@@ -56,6 +57,7 @@ pub use copy::{Found, Target};
 pub use error::OpenError;
 pub use migrate::{Version, known, status, up};
 pub use settings::Settings;
+pub use trim::trim;
 pub use verify::verify;
 
 use append::Appender;
@@ -146,6 +148,10 @@ impl Store for PostgresStore {
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
         self.log.changes_after(revision, limit).await
+    }
+
+    async fn cut(&self) -> Result<Head, StoreError> {
+        self.log.cut().await
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<StoredToken>, StoreError> {

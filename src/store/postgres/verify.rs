@@ -26,14 +26,14 @@ use crate::store::{self, StoreError};
 /// Entries that are read at a time.
 const STRETCH: i64 = 2_000;
 
-/// Verifies log and tables from the first revision, and returns the head they lead to.
+/// Verifies log and tables from the cut on, and returns what they begin and end with.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] with the first revision that is wrong, or why nothing could be read.
 pub async fn verify(
     settings: &Settings,
     progress: Option<Progress<'_>>,
-) -> Result<Head, OpenError> {
+) -> Result<Last, OpenError> {
     let connection = connect::once(&settings.url, settings).await?;
     let client = &connection.client;
     migrate::check(client).await?;
@@ -44,9 +44,9 @@ pub async fn verify(
     let read = async {
         client.batch_execute(begin).await?;
         let last = read_last(client).await?;
-        let head = log(client, &last, progress).await?;
+        log(client, &last, progress).await?;
         tables(client, &last).await?;
-        Ok::<_, Fault>(head)
+        Ok::<_, Fault>(last)
     };
     Ok(read.await.map_err(|fault| fault.at(0))?)
 }
@@ -54,11 +54,15 @@ pub async fn verify(
 /// The head row.
 pub(super) async fn read_last(client: &Client) -> Result<Last, Fault> {
     let sql = "-- read_last
-        SELECT revision, chain, instant_ms, state_digest, principal_max, grant_max, requests,
-          format
-        FROM latchkey.head";
+        SELECT h.revision, h.chain, h.instant_ms, h.state_digest, h.principal_max, h.grant_max,
+          h.requests, h.format, c.revision, c.chain
+        FROM latchkey.head h, latchkey.log_cut c";
     let row = client.query_typed_one(sql, &[]).await?;
     Ok(Last {
+        cut: Head {
+            revision: number(&row, 8)?,
+            chain: bytes(&row, 9)?,
+        },
         head: Head {
             revision: number(&row, 0)?,
             chain: bytes(&row, 1)?,
@@ -83,7 +87,7 @@ pub(super) async fn log(
           target, reason, body_hash, batch_id
         FROM latchkey.log WHERE revision > $1 ORDER BY revision LIMIT $2";
     last.readable()?;
-    let mut walk = Walk::behind(Head::EMPTY);
+    let mut walk = Walk::behind(last.cut);
     loop {
         let next = walk.head.revision + 1;
         let after = i64::try_from(walk.head.revision).map_err(|_| Fault::Row("revision"))?;

@@ -44,6 +44,7 @@ pub(crate) fn reply_of(real: &Result<Outcome, Refusal>) -> Option<Reply> {
             Refusal::Unavailable(_)
             | Refusal::OutcomeUnknown
             | Refusal::NotReached(_)
+            | Refusal::Trimmed { .. }
             | Refusal::OtherHistory(_) => return None,
         }),
     })

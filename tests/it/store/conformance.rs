@@ -8,6 +8,7 @@ pub(crate) mod directory;
 pub(crate) mod forget;
 pub(crate) mod tables;
 pub(crate) mod tokens;
+pub(crate) mod trim;
 pub(crate) mod used;
 
 /// Runs the whole suite as a module `conformance` of the store's own module.
@@ -75,6 +76,14 @@ macro_rules! conformance {
             roles_are_filtered_and_paged,
             grants_are_filtered_and_paged,
         ]);
+        mod trims {
+            crate::store::conformance::trimming!($open, [
+                a_trimmed_log_goes_on_from_its_cut,
+                what_was_before_the_cut_is_said_to_be_trimmed,
+                a_trim_keeps_what_it_is_told_to,
+                a_trim_keeps_the_answers_of_remembered_requests,
+            ]);
+        }
     };
     ($open:expr, $subject:ident: [$($test:ident,)*]) => {
         mod $subject {
@@ -89,4 +98,16 @@ macro_rules! conformance {
     };
 }
 
-pub(super) use conformance;
+/// The tests that need more of what was opened than the store.
+macro_rules! trimming {
+    ($open:expr, [$($test:ident,)*]) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                crate::store::conformance::trim::$test(&$open).await;
+            }
+        )*
+    };
+}
+
+pub(super) use {conformance, trimming};

@@ -5,18 +5,35 @@
 mod copies;
 mod damage;
 mod restart;
+mod trim;
 
 use std::path::{Path, PathBuf};
 
+use latchkey::domain::chain::Head;
 use latchkey::store::embedded::{EmbeddedStore, OpenError, OpenOptions, Verify};
+use latchkey::store::{Store, Trim};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use tempfile::TempDir;
+
+use crate::store::conformance::trim::Trims;
 
 /// A store in a folder that goes when the test ends.
 struct Fresh {
     store: EmbeddedStore,
     folder: TempDir,
+}
+
+impl Trims for Fresh {
+    fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    async fn prepare(&self) {}
+
+    async fn trim(&self, trim: Trim) -> Head {
+        self.store.trim(trim).await.expect("trimmed")
+    }
 }
 
 fn fresh() -> Fresh {

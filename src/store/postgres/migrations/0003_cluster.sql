@@ -27,6 +27,17 @@ BEGIN
   RETURN longest;
 END $$;
 
+-- The chain hash at a revision; NULL where the log has none.
+CREATE FUNCTION latchkey.chain_at(at bigint) RETURNS bytea
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off AS $$
+BEGIN
+  IF at = 0 THEN
+    RETURN decode(repeat('00', 32), 'hex');
+  END IF;
+  RETURN (SELECT l.chain FROM latchkey.log l WHERE l.revision = at);
+END $$;
+
 -- Renews a lease. No row: there is no such member. What is read was read after the write. What
 -- was applied in another history is not taken: here its number may stand for something else.
 CREATE FUNCTION latchkey.renew(incarnation bytea, lease_ms bigint, applied bigint,
@@ -35,8 +46,7 @@ RETURNS TABLE (revision bigint, chain text, chain_at_applied text, database_ms b
   system text, timeline text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  here CONSTANT bytea := CASE applied WHEN 0 THEN decode(repeat('00', 32), 'hex')
-    ELSE (SELECT l.chain FROM latchkey.log l WHERE l.revision = applied) END;
+  here CONSTANT bytea := latchkey.chain_at(applied);
 BEGIN
   PERFORM latchkey.durably();
   UPDATE latchkey.cluster c SET lease_ms = renew.lease_ms WHERE c.lease_ms < renew.lease_ms;

@@ -42,17 +42,6 @@ BEGIN
   RETURN longest;
 END $$;
 
--- The chain hash at a revision; NULL where the log has none.
-CREATE FUNCTION latchkey.chain_at(at bigint) RETURNS bytea
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off AS $$
-BEGIN
-  IF at = 0 THEN
-    RETURN decode(repeat('00', 32), 'hex');
-  END IF;
-  RETURN (SELECT l.chain FROM latchkey.log l WHERE l.revision = at);
-END $$;
-
 -- As before, but it knows one verb more.
 CREATE OR REPLACE FUNCTION latchkey.append(
   caller bytea, batch bytea, base_revision bigint, base_chain bytea,

@@ -90,6 +90,10 @@ async fn the_programs_role_may_not_change_the_log() {
         "TRUNCATE latchkey.log",
         "UPDATE latchkey.log_0000000000000000001 SET reason = 'another'",
         "DELETE FROM latchkey.log_parts",
+        "UPDATE latchkey.log_cut SET revision = 1",
+        "SELECT latchkey.trim_log(1, 1, 1)",
+        "SELECT latchkey.drop_trimmed()",
+        "ALTER TABLE latchkey.log DETACH PARTITION latchkey.log_0000000000000000001",
         "DROP TABLE latchkey.tokens",
         "CREATE TABLE latchkey.mine ()",
     ] {
