@@ -254,7 +254,7 @@ pub enum Change {
 }
 
 /// One row of a snapshot; together they are State at the snapshot's head.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row {
     /// The format level; stands where it was ever raised.
     Format(u32),

@@ -147,8 +147,18 @@ impl Database {
         self.state = State::replay(&self.log).expect("a log");
     }
 
+    /// All that a State has, of what the log has ever named.
+    pub(super) fn rows_of(&self, state: &State) -> Vec<Row> {
+        rows(state, &self.log)
+    }
+
+    /// All that the log makes.
+    pub(super) fn replayed(&self) -> Vec<Row> {
+        self.rows_of(&State::replay(&self.log).expect("a log"))
+    }
+
     pub(super) fn snapshot(&self) -> Snapshot {
-        let rows = rows(&self.state, &self.log);
+        let rows = self.rows_of(&self.state);
         let (sender, receiver) = mpsc::channel(1);
         sender.try_send(Ok(rows)).expect("there is room for one");
         Snapshot {

@@ -231,6 +231,16 @@ impl Run {
                 unwell.push(format!("server {index} has loaded anew without a reason"));
             }
         }
+        if unwell.is_empty() {
+            let log = world.database.replayed();
+            for (index, server) in self.servers.iter().enumerate() {
+                let replica = server.replica.as_ref();
+                let rows = replica.map(|one| world.database.rows_of(&one.state()));
+                if rows.as_ref() != Some(&log) {
+                    unwell.push(format!("server {index} has other records than the log"));
+                }
+            }
+        }
         unwell
     }
 }
