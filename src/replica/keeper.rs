@@ -425,6 +425,7 @@ impl Keeper {
             self.join().await?;
         }
         self.history = None;
+        self.observed.clear();
         load::load(&*self.shared.store, self.identity.format_max).await
     }
 

@@ -235,6 +235,11 @@ impl Database {
         self.wrote |= self.members.remove(&incarnation).is_some();
     }
 
+    /// Whether it is a member.
+    pub(super) fn has(&self, incarnation: Incarnation) -> bool {
+        self.members.contains_key(&incarnation)
+    }
+
     /// As if another had held all of them for dead.
     pub(super) fn remove_all(&mut self) {
         self.members.clear();

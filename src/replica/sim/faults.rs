@@ -135,6 +135,13 @@ impl Run {
             let lost = head.is_some_and(|head| {
                 head.revision > 0 && world.database.chain_at(head.revision) != Some(head.chain)
             });
+            let member = server
+                .replica
+                .as_ref()
+                .and_then(|one| one.shared.membership());
+            if let Some(member) = member.filter(|one| !world.database.has(*one)) {
+                self.oracle.forgotten(index, member);
+            }
             if lost {
                 world.count("left in a lost future");
                 world.links[index].slow_until_ms = now_ms + world.choices.between(50, 400);

@@ -1,7 +1,8 @@
 //! The oracle: what was promised to clients, and the Checks that break it.
 //!
-//! A failover that loses what was acknowledged takes the promises of it with it, and no other. One
-//! to a synchronous standby takes none: what anybody was told of must be in the log for ever.
+//! A failover that loses what was acknowledged takes the promises of it with it, and no other; a
+//! member whose joining it has lost is excused until it joins anew, for no barrier sees it. One to
+//! a synchronous standby takes none: what anybody was told of must be in the log for ever.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::replica::mutation::Mutation;
 use crate::replica::{Enforced, Replica};
 use crate::state::State;
 use crate::state::check::{CheckRequest, Context, check};
+use crate::store::cluster::Incarnation;
 
 use super::clients::{Made, NEED};
 use super::world::Inner;
@@ -66,6 +68,8 @@ pub(super) struct Oracle {
     // By server.
     slow: BTreeMap<usize, Slow>,
     state_first: bool,
+    // Members that a failover has forgotten, by server.
+    forgotten: BTreeMap<usize, Incarnation>,
     /// Whether nothing that was acknowledged may be lost.
     synchronous: bool,
     /// A promise that the log has broken.
@@ -135,6 +139,11 @@ impl Oracle {
         }
     }
 
+    /// A failover has lost the joining of this member.
+    pub(super) fn forgotten(&mut self, server: usize, member: Incarnation) {
+        self.forgotten.insert(server, member);
+    }
+
     /// After a failover: what was acknowledged is kept, or its promises are gone with it.
     pub(super) fn failed_over(&mut self, world: &Inner, now_ms: u64) {
         for token in 0..self.tokens.len() {
@@ -202,7 +211,17 @@ impl Oracle {
         }
         world.count("checks");
         let clock = server.clock();
-        self.judge(world, now_ms, now_ms, (index, token), (&state, clock))
+        let broken = self.judge(world, now_ms, now_ms, (index, token), (&state, clock))?;
+        self.excused(world, server, broken)
+    }
+
+    fn excused(&self, world: &mut Inner, server: &Replica, broken: Violation) -> Option<Violation> {
+        let forgotten = self.forgotten.get(&broken.server).copied();
+        if self.synchronous || forgotten.is_none() || forgotten != server.shared.membership() {
+            return Some(broken);
+        }
+        world.count("allowed by a member that a failover forgot");
+        None
     }
 
     /// Begins and ends Checks that stand still in the middle.
@@ -245,14 +264,10 @@ impl Oracle {
             return None;
         }
         world.count("checks that stood still");
+        let asked = (index, slow.token);
         let clock = server.clock();
-        self.judge(
-            world,
-            slow.begun_ms,
-            now_ms,
-            (index, slow.token),
-            (&state, clock),
-        )
+        let broken = self.judge(world, slow.begun_ms, now_ms, asked, (&state, clock))?;
+        self.excused(world, server, broken)
     }
 
     // Of a Check that was received then.
