@@ -12,7 +12,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -47,6 +47,8 @@ struct Inner {
     peer: Option<IpAddr>,
     until: Instant,
     metrics: Metrics,
+    // How the wait ended, if there was one.
+    outcome: OnceLock<&'static str>,
 }
 
 impl fmt::Debug for Patience {
@@ -72,6 +74,7 @@ impl Patience {
             peer,
             until: Instant::now() + (granted - reserve),
             metrics,
+            outcome: OnceLock::new(),
         }))
     }
 
@@ -82,6 +85,11 @@ impl Patience {
     pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Refusal> {
         let found = request.extensions().get::<Self>().cloned();
         found.ok_or_else(|| Refusal::Unavailable("the call has no deadline".to_owned()))
+    }
+
+    /// How far the write is enforced, in a word for the log; empty if that was not waited for.
+    pub(super) fn outcome(&self) -> &'static str {
+        self.0.outcome.get().copied().unwrap_or_default()
     }
 
     /// Gives up the place of the call for one among those that wait; until when it may do so.
@@ -131,6 +139,8 @@ impl Patience {
             Err(_) => "lost",
         };
         self.0.metrics.waited(outcome, begun.elapsed());
+        // A call writes once.
+        let _ = self.0.outcome.set(outcome);
         enforced
     }
 }

@@ -298,7 +298,8 @@ async fn managed(
             let reason = reason.as_deref().unwrap_or_default();
             let took_ms = took.as_millis() as u64;
             let (method, token_id) = (&method.name, calling.text());
-            tracing::info!(method, token_id, code, reason, took_ms, "write");
+            let enforced = patience.outcome();
+            tracing::info!(method, token_id, code, reason, enforced, took_ms, "write");
         }
     }
     Ok(answer)

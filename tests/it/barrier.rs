@@ -18,7 +18,7 @@ use crate::leaks::metrics;
 use crate::postgres::{Database, bouncer};
 use crate::wire::{bearer, check};
 
-const SHORT: Duration = Duration::from_millis(1_500);
+const SHORT: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_confirmed_holds_on_every_replica_postgres() {
@@ -317,4 +317,21 @@ async fn replicas_are_listed_to_who_may_see_them_postgres() {
         assert_eq!(one.applied_revision + one.lag_revisions, head.number);
         assert_eq!(one.is_this_server, one.name == "b");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_deadline_the_servers_own_time_ends_the_wait_postgres() {
+    let mut hasty = Options::lease(LONG);
+    hasty.confirm_time_max = Duration::from_millis(200);
+    let ([a, b], admin) = fleet([hasty, Options::lease(LONG)]).await;
+    let secret = issued(&a, &admin).await;
+    b.partition();
+    let answer = a
+        .tokens()
+        .await
+        .revoke_token(bearer(&admin, revoke(&secret)))
+        .await;
+    let enforcement = answer.expect("revoked").into_inner().enforcement;
+    let enforcement = enforcement.expect("always");
+    assert_eq!(far(&enforcement), (State::Committed, vec!["a"], vec!["b"]));
 }
