@@ -5,10 +5,18 @@
 #![allow(clippy::print_stdout, reason = "what is measured is what is printed")]
 
 mod check;
+mod database;
 mod grpc;
 mod population;
+#[path = "../../tests/it/proxy.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod proxy;
+mod replicas;
 mod report;
 mod store;
+#[path = "../../tests/it/postgres/watched.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod watched;
 
 /// The allocator of the program itself.
 #[global_allocator]
@@ -31,14 +39,22 @@ fn main() {
     if wanted("start") {
         store::start();
     }
+    if wanted("replicas") {
+        replicas::run();
+    }
+    if wanted("load") {
+        for count in counts_or(&counts, &[1_000_000, 10_000_000]) {
+            replicas::load(*count);
+        }
+    }
     if wanted("check") {
-        check::run(if counts.is_empty() {
-            &[1_000, 1_000_000, 10_000_000]
-        } else {
-            &counts
-        });
+        check::run(counts_or(&counts, &[1_000, 1_000_000, 10_000_000]));
     }
     if wanted("grpc") {
         grpc::run();
     }
+}
+
+fn counts_or<'a>(counts: &'a [u64], usual: &'a [u64]) -> &'a [u64] {
+    if counts.is_empty() { usual } else { counts }
 }

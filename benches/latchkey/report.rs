@@ -35,3 +35,25 @@ impl fmt::Display for Spread {
 pub(crate) fn nanoseconds(elapsed: Duration, repeats: usize) -> f64 {
     elapsed.as_secs_f64() * 1e9 / repeats as f64
 }
+
+/// The median and the 99th percentile of latencies.
+pub(crate) struct Percentiles {
+    p50: Duration,
+    p99: Duration,
+}
+
+pub(crate) fn percentiles(taken: &mut [Duration]) -> Percentiles {
+    taken.sort_unstable();
+    let at = |hundredth: usize| taken[(taken.len() - 1) * hundredth / 100];
+    Percentiles {
+        p50: at(50),
+        p99: at(99),
+    }
+}
+
+impl fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        write!(f, "p50 {:.2} ms, p99 {:.2} ms", ms(self.p50), ms(self.p99))
+    }
+}

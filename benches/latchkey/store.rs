@@ -27,7 +27,7 @@ const CALLERS: usize = 256;
 const ISSUES: usize = 4_000;
 const ROUNDS: usize = 5;
 const START_TOKENS: u64 = 1_000_000;
-const START_BATCH: u64 = 2_000;
+const START_BATCH: usize = 2_000;
 
 pub(crate) fn issues() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -103,7 +103,7 @@ async fn issue_round(batch_commands_max: usize, issues: usize) -> (f64, f64) {
     (rate, issues as f64 / batches as f64)
 }
 
-fn issue() -> IssueToken {
+pub(crate) fn issue() -> IssueToken {
     let secret = Secret::generate(TokenKind::User, &OsEntropy);
     IssueToken {
         id: TokenId::generate(1_700_000_000_000, &OsEntropy),
@@ -131,7 +131,11 @@ pub(crate) fn start() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let dir = tempfile::tempdir().expect("a directory");
     let filled = Instant::now();
-    runtime.block_on(fill(dir.path()));
+    runtime.block_on(async {
+        let store = EmbeddedStore::open(dir.path(), OpenOptions::default()).expect("opens");
+        fill(&store, START_TOKENS).await;
+        store.close().await.expect("closes");
+    });
     let filled = filled.elapsed().as_secs_f64();
     let rounds = (0..ROUNDS).map(|_| {
         let begun = Instant::now();
@@ -158,41 +162,38 @@ pub(crate) fn start() {
     );
 }
 
-/// Writes the population through the store, as entries of a log that verifies.
-async fn fill(dir: &std::path::Path) {
-    let store = EmbeddedStore::open(dir, OpenOptions::default()).expect("opens");
+/// Writes the directory and the first tokens of the population, as entries of a log that verifies.
+pub(crate) async fn fill(store: &dyn Store, count: u64) {
     let population = Population::new();
     let mut state = State::default();
     let mut head = Head::EMPTY;
-    let mut waiting: Vec<Change> = directory().into_iter().map(change_of).collect();
-    for n in 0..START_TOKENS {
-        waiting.push(Change::PutToken {
-            record: Box::new(population.record(n)),
-            digest: Some(Digest::of(&secret(n))),
-            display: Display::default(),
-        });
-        if waiting.len() as u64 >= START_BATCH || n + 1 == START_TOKENS {
-            let base = head;
-            let mut entries = Vec::new();
-            let last = waiting.len() - 1;
-            for (index, change) in waiting.drain(..).enumerate() {
-                let mut entry = entry(head.revision + 1, change);
-                state.advance(&entry);
-                entry.state_digest = (index == last).then(|| state.digest());
-                let logged = LogEntry::new(entry, &head);
-                head = logged.head;
-                entries.push(logged);
-            }
-            let batch = Batch {
-                id: [1; 16],
-                base,
-                entries,
-            };
-            let appended = store.append(batch).await.expect("appended");
-            assert!(matches!(appended, Appended::Committed));
+    let tokens = (0..count).map(|n| Change::PutToken {
+        record: Box::new(population.record(n)),
+        digest: Some(Digest::of(&secret(n))),
+        display: Display::default(),
+    });
+    let directory = directory().into_iter().map(change_of);
+    let mut changes = directory.chain(tokens).peekable();
+    while changes.peek().is_some() {
+        let changes: Vec<Change> = changes.by_ref().take(START_BATCH).collect();
+        let (base, last) = (head, changes.len() - 1);
+        let mut entries = Vec::new();
+        for (index, change) in changes.into_iter().enumerate() {
+            let mut entry = entry(head.revision + 1, change);
+            state.advance(&entry);
+            entry.state_digest = (index == last).then(|| state.digest());
+            let logged = LogEntry::new(entry, &head);
+            head = logged.head;
+            entries.push(logged);
         }
+        let batch = Batch {
+            id: [1; 16],
+            base,
+            entries,
+        };
+        let appended = store.append(batch).await.expect("appended");
+        assert!(matches!(appended, Appended::Committed));
     }
-    store.close().await.expect("closes");
 }
 
 fn change_of(row: Row) -> Change {
