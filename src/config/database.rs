@@ -95,7 +95,7 @@ pub struct Database {
     pub url: DatabaseUrl,
     /// The same database past a pooler, for the feed, the heartbeat and LISTEN.
     pub listen_url: DatabaseUrl,
-    /// What the server's certificate must be signed by; empty is the public authorities.
+    /// What the server's certificate must be signed by.
     pub ca_file: PathBuf,
     /// A file with the password; empty if it is in the URL or there is none.
     pub password_file: PathBuf,

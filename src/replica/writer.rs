@@ -72,6 +72,12 @@ impl Plan {
     }
 }
 
+/// What the store is asked to do with a batch.
+enum Write<'a> {
+    Append(&'a Batch),
+    Void(&'a Batch),
+}
+
 /// What became of a batch.
 enum Settled {
     Committed,
@@ -343,7 +349,7 @@ impl Writer {
     }
 
     async fn append(&mut self, batch: &Batch) -> Settled {
-        match self.stored(batch.clone()).await {
+        match self.stored(Write::Append(batch)).await {
             Ok(Appended::Committed) => Settled::Committed,
             Ok(Appended::Conflict(missed)) => {
                 self.shared
@@ -364,25 +370,29 @@ impl Writer {
         }
     }
 
-    /// One more durable write on the same base tells whether the lost one was made. If it was,
-    /// one more behind it: being in the log that the database shows proves nothing durable, a
-    /// later commit that it acknowledges does.
+    /// One more durable write on the same base tells whether the lost one was made, and keeps it
+    /// out of the log if it was not. If it was, one more behind it: being in the log that the
+    /// database shows proves nothing durable, a later commit that it acknowledges does.
     async fn settle(&mut self, batch: &Batch) -> Settled {
-        let mut probe = Batch {
-            entries: Vec::new(),
-            ..batch.clone()
-        };
-        let mut written = false;
+        let mut behind = None;
         for _ in 0..SETTLE_TRIES_MAX {
-            match self.stored(probe.clone()).await {
-                Ok(Appended::Committed) if written => return Settled::Committed,
+            let settled = match &behind {
+                None => self.stored(Write::Void(batch)).await,
+                Some(nothing) => self.stored(Write::Append(nothing)).await,
+            };
+            match settled {
+                Ok(Appended::Committed) if behind.is_some() => return Settled::Committed,
                 // The base still stands: the lost append can no longer commit. Decide again.
                 Ok(Appended::Committed) => return Settled::Moved,
                 Ok(Appended::Conflict(missed)) => {
-                    written |= missed.iter().any(|one| one.entry.batch_id == batch.id);
+                    let written = missed.iter().any(|one| one.entry.batch_id == batch.id);
                     match self.catch_up(&missed) {
-                        Settled::Moved if written => {
-                            probe.base = self.shared.published.load().head();
+                        Settled::Moved if written || behind.is_some() => {
+                            behind = Some(Batch {
+                                id: batch.id,
+                                base: self.shared.published.load().head(),
+                                entries: Vec::new(),
+                            });
                         }
                         settled => return settled,
                     }
@@ -398,11 +408,15 @@ impl Writer {
         ))
     }
 
-    /// Appends, and meanwhile publishes what the keeper reads: a store that keeps an append
+    /// Writes, and meanwhile publishes what the keeper reads: a store that keeps an append
     /// waiting does not keep this server from what others wrote.
-    async fn stored(&mut self, batch: Batch) -> Result<Appended, StoreError> {
+    async fn stored(&mut self, write: Write<'_>) -> Result<Appended, StoreError> {
         let store = Arc::clone(&self.shared.store);
-        self.following(store.append(batch)).await
+        let write = match write {
+            Write::Append(batch) => store.append(batch.clone()),
+            Write::Void(batch) => store.void(batch),
+        };
+        self.following(write).await
     }
 
     async fn following<T>(&mut self, call: impl Future<Output = T>) -> T {

@@ -151,6 +151,18 @@ pub trait Store: Send + Sync {
     /// Writes the batch and its rows in one durable transaction if the head is its base.
     async fn append(&self, batch: Batch) -> Result<Appended, StoreError>;
 
+    /// A durable write that changes nothing and gives a batch up whose append had no answer: if
+    /// it is committed, the batch is not in the log and never will be, however late its message
+    /// arrives; a conflict brings what is behind its base.
+    async fn void(&self, batch: &Batch) -> Result<Appended, StoreError> {
+        // Where calls arrive in their order, nothing is under way behind this one.
+        let nothing = Batch {
+            entries: Vec::new(),
+            ..batch.clone()
+        };
+        self.append(nothing).await
+    }
+
     /// Up to `limit` entries after `revision`, in order; empty at the head, and
     /// [`StoreError::Trimmed`] before the cut.
     async fn changes_after(

@@ -422,6 +422,7 @@ async fn every_table_of_both_stores_is_carried_or_named_here_postgres() {
         "replicas",
         "schema_versions",
         "turn",
+        "voided",
     ];
     let database = database().await;
     let client = server().client("postgres", &database.name).await;

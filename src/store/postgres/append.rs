@@ -39,6 +39,8 @@ const MISSED_BYTES: usize = 1024 * 1024;
 const RETRIES_MAX: usize = 3;
 /// Statements of the message up to and with the commit.
 const STATEMENTS_COMMITTED: usize = 5;
+/// The outcome of a batch that is written.
+const COMMITTED: &str = "committed";
 
 /// Who appends, and within what time.
 pub(super) struct Appender {
@@ -57,6 +59,8 @@ struct Answer {
     revision: u64,
     crowded: bool,
     missed: Vec<Missed>,
+    /// What follows the commit failed: the connection is worth nothing more.
+    broken: bool,
 }
 
 struct Missed {
@@ -89,12 +93,29 @@ impl Appender {
 
     /// Appends a batch if the head is its base.
     pub(super) async fn append(&self, batch: &Batch) -> Result<Appended, StoreError> {
-        let message = self.message(batch)?;
+        let operations = operations(&batch.entries)?;
+        let verbs = operations.iter().map(|one| literal::text(one.verb));
+        let verbs = verbs.collect::<Vec<_>>().join(",");
+        self.carried(batch, &self.message(batch, &operations, &verbs)?)
+            .await
+    }
+
+    /// Gives a batch up if the head is its base.
+    pub(super) async fn void(&self, batch: &Batch) -> Result<Appended, StoreError> {
+        let nothing = Batch {
+            entries: Vec::new(),
+            ..batch.clone()
+        };
+        let message = self.message(&nothing, &operations(&[])?, "'void'")?;
+        self.carried(&nothing, &message).await
+    }
+
+    async fn carried(&self, batch: &Batch, message: &str) -> Result<Appended, StoreError> {
         let patience_ends = Instant::now() + self.statement_timeout;
         let mut retries = 0;
         let mut made_room = false;
         loop {
-            match self.send(&message).await {
+            match self.send(message).await {
                 Ok(answer) if answer.outcome == "turn" => {
                     // The others' turns end by themselves, but so does patience.
                     if Instant::now() >= patience_ends {
@@ -125,10 +146,13 @@ impl Appender {
         self.line.close().await;
     }
 
-    fn message(&self, batch: &Batch) -> Result<String, StoreError> {
-        let operations = operations(&batch.entries)?;
-        let (entries, last) = log_rows(batch, &operations)?;
-        let verbs = operations.iter().map(|one| literal::text(one.verb));
+    fn message(
+        &self,
+        batch: &Batch,
+        operations: &Operations,
+        verbs: &str,
+    ) -> Result<String, StoreError> {
+        let (entries, last) = log_rows(batch, operations)?;
         let rows = operations.iter().map(|one| literal::text(&one.json()));
         let base = batch.base.revision;
         let batch_id = literal::bytes(&batch.id);
@@ -146,20 +170,24 @@ impl Appender {
             limit = self.statement_timeout.as_millis(),
             owner = literal::bytes(&self.owner),
             chain = literal::bytes(&batch.base.chain),
-            verbs = verbs.collect::<Vec<_>>().join(","),
             rows = rows.collect::<Vec<_>>().join(","),
         ))
     }
 
     async fn send(&self, message: &str) -> Result<Answer, Failed> {
+        let connection = self.line.connection(self.statement_timeout).await;
+        let connection = connection.map_err(Failed::Unsent)?;
         // Beyond the server's own limit, which leaves no doubt.
         let deadline = Instant::now() + self.statement_timeout * 2;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let connection = self.line.connection(left).await.map_err(Failed::Unsent)?;
         let warnings = connection.warnings();
         let answered = timeout_at(deadline, ask(&connection, message)).await;
         let answer = match answered {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                if answer.broken {
+                    self.line.discard(&connection).await;
+                }
+                answer
+            }
             Ok(Err(failed)) => {
                 self.recover(&connection, &failed).await;
                 return Err(failed);
@@ -170,7 +198,7 @@ impl Appender {
                 return Err(Failed::Unknown(why));
             }
         };
-        if connection.warnings() != warnings && answer.outcome == "committed" {
+        if connection.warnings() != warnings && answer.outcome == COMMITTED {
             let why = "the database warned about the commit".to_owned();
             return Err(Failed::Unknown(why));
         }
@@ -200,7 +228,7 @@ impl Appender {
     async fn settle(&self, batch: &Batch, answer: Answer) -> Result<Appended, StoreError> {
         let base = &batch.base;
         match answer.outcome.as_str() {
-            "committed" => {
+            COMMITTED => {
                 if answer.crowded
                     && let Err(error) = self.extend(answer.revision).await
                 {
@@ -214,6 +242,7 @@ impl Appender {
                 revision: base.revision.min(answer.revision),
                 what: "the base is not in this log's history".to_owned(),
             }),
+            "voided" => Err(StoreError::Unavailable("the batch was given up".to_owned())),
             _ => Err(Fault::Row("outcome").at(base.revision)),
         }
     }
@@ -280,12 +309,22 @@ async fn ask(connection: &Connection, message: &str) -> Result<Answer, Failed> {
         revision: 0,
         crowded: false,
         missed: Vec::new(),
+        broken: false,
     };
     let sent = connection.client.simple_query_raw(message).await;
     let mut messages = pin!(sent.map_err(|error| failed(error, &answer))?);
     let mut statements = 0;
     while let Some(message) = messages.next().await {
-        match message.map_err(|error| failed(error, &answer))? {
+        let message = match message {
+            Ok(message) => message,
+            // What was acknowledged stands, whatever becomes of what follows it.
+            Err(_) if answer.committed && answer.outcome == COMMITTED => {
+                answer.broken = true;
+                break;
+            }
+            Err(error) => return Err(failed(error, &answer)),
+        };
+        match message {
             SimpleQueryMessage::Row(row) if statements < STATEMENTS_COMMITTED => {
                 answer.read_outcome(&row).map_err(Failed::Odd)?;
             }
@@ -304,8 +343,8 @@ async fn ask(connection: &Connection, message: &str) -> Result<Answer, Failed> {
 
 /// What an error means, by how far the answers had come.
 fn failed(error: tokio_postgres::Error, answer: &Answer) -> Failed {
-    if answer.committed && answer.outcome != "committed" || fault::is_rolled_back(&error) {
-        // Nothing was written anyway, or nothing is left of it.
+    if answer.committed || fault::is_rolled_back(&error) {
+        // Nothing was to be written, or nothing is left of it.
         return Failed::RolledBack(error);
     }
     Failed::Unknown(match error.code() {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -114,21 +115,20 @@ impl Connector {
         for step in 0..self.hosts.len() {
             let index = (first + step) % self.hosts.len();
             let host = &self.hosts[index];
-            let said = match timeout(each, host.connect(self.tls.clone())).await {
-                Ok(Ok((client, connection))) => {
-                    self.last_good.store(index, Ordering::Relaxed);
-                    let warnings = Arc::new(AtomicU64::new(0));
-                    let driven = drive(connection, Arc::clone(&warnings), wakes);
-                    return Ok(Connection {
-                        client,
-                        warnings,
-                        generation,
-                        task: tokio::spawn(driven),
-                    });
+            let addresses = timeout(each, addresses(host)).await.unwrap_or_default();
+            let each = each / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+            let mut said = "its name is not resolved in time".to_owned();
+            for address in addresses {
+                let connected = self.enter(&address, generation, wakes.clone());
+                match timeout(each, connected).await {
+                    Ok(Ok(connection)) => {
+                        self.last_good.store(index, Ordering::Relaxed);
+                        return Ok(connection);
+                    }
+                    Ok(Err(error)) => said = words(&error),
+                    Err(_) => said = "it did not answer in time".to_owned(),
                 }
-                Ok(Err(error)) => words(&error),
-                Err(_) => "it did not answer in time".to_owned(),
-            };
+            }
             why.push(format!("{}: {said}", shown(host)));
         }
         let why = why.join("; ");
@@ -137,6 +137,55 @@ impl Connector {
             "no database host can be used: {why}"
         )))
     }
+
+    /// Connects to one address; what the server warns of when anybody connects is no warning about
+    /// a commit.
+    async fn enter(
+        &self,
+        address: &Config,
+        generation: u64,
+        wakes: Option<watch::Sender<u64>>,
+    ) -> Result<Connection, tokio_postgres::Error> {
+        let (client, connection) = address.connect(self.tls.clone()).await?;
+        let warnings = Arc::new(AtomicU64::new(0));
+        let driven = drive(connection, Arc::clone(&warnings), wakes);
+        let connection = Connection {
+            client,
+            warnings,
+            generation,
+            task: tokio::spawn(driven),
+        };
+        // Its answer comes behind them.
+        connection.client.simple_query("-- connected").await?;
+        connection.warnings.store(0, Ordering::Release);
+        Ok(connection)
+    }
+}
+
+/// The addresses of a host, each as a configuration: the driver would try them one after the
+/// other within the time of one.
+async fn addresses(host: &Config) -> Vec<Config> {
+    let Some(Host::Tcp(name)) = host.get_hosts().first() else {
+        return vec![host.clone()];
+    };
+    if !host.get_hostaddrs().is_empty() {
+        return vec![host.clone()];
+    }
+    match lookup_host((name.as_str(), port(host))).await {
+        Ok(found) => found
+            .map(|address| {
+                let mut one = host.clone();
+                one.hostaddr(address.ip());
+                one
+            })
+            .collect(),
+        // The driver says what is wrong with it.
+        Err(_) => vec![host.clone()],
+    }
+}
+
+fn port(host: &Config) -> u16 {
+    host.get_ports().first().copied().unwrap_or(5432)
 }
 
 impl Generation {
@@ -147,7 +196,7 @@ impl Generation {
 
 /// `HOST:PORT`, or the path of a socket.
 fn shown(one: &Config) -> String {
-    let port = one.get_ports().first().copied().unwrap_or(5432);
+    let port = port(one);
     match one.get_hosts().first() {
         Some(Host::Tcp(name)) => format!("{name}:{port}"),
         Some(Host::Unix(path)) => path.display().to_string(),

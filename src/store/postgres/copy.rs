@@ -72,8 +72,7 @@ impl Target {
             SET LOCAL idle_in_transaction_session_timeout = 0;
             SET LOCAL lock_timeout = {};
             SELECT latchkey.durably();
-            SELECT pg_advisory_xact_lock(1818979961,
-              'latchkey.head'::regclass::oid::bigint::integer)",
+            SELECT pg_advisory_xact_lock(1818979961, 1)",
             settings.lock_timeout.as_millis()
         );
         target.run(&begin).await?;

@@ -142,6 +142,10 @@ impl Store for PostgresStore {
         self.appender.append(&batch).await
     }
 
+    async fn void(&self, batch: &Batch) -> Result<Appended, StoreError> {
+        self.appender.void(batch).await
+    }
+
     async fn changes_after(
         &self,
         revision: RevisionNumber,

@@ -33,8 +33,7 @@ pub struct Settings {
     /// The database past a pooler, for what a pooler in transaction mode breaks: the feed, the
     /// heartbeat and LISTEN. The same as `url` if there is none.
     pub listen_url: Option<String>,
-    /// The certificates that the server's must be signed by; those of no public authority are
-    /// trusted besides.
+    /// The certificates that the server's must be signed by; no public authority is trusted.
     pub ca_file: Option<PathBuf>,
     /// The password, if it is not in the URL.
     pub password: Option<zeroize::Zeroizing<String>>,
@@ -112,6 +111,8 @@ pub(super) fn target(url: &str, settings: &Settings) -> Result<Target, OpenError
     }
     let ca_file = ours.ca_file.or_else(|| settings.ca_file.clone());
     let tls = match (ours.mode, &ca_file) {
+        // As libpq does: who names an authority means it.
+        (Some(TlsMode::Require), Some(_)) => TlsMode::VerifyCa,
         (Some(mode), _) => mode,
         (None, Some(_)) => TlsMode::VerifyFull,
         (None, None) => TlsMode::Prefer,
@@ -323,6 +324,7 @@ mod tests {
         check("?sslmode=verify-ca&connect_timeout=1", TlsMode::VerifyCa);
         check("?sslrootcert=/a%20b.pem", TlsMode::VerifyFull);
         check("?sslrootcert=/a.pem&sslmode=verify-ca", TlsMode::VerifyCa);
+        check("?sslrootcert=/a.pem&sslmode=require", TlsMode::VerifyCa);
     }
 
     #[test]

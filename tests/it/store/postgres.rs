@@ -5,6 +5,7 @@
 
 mod cluster;
 mod faults;
+mod given_up;
 mod last_uses;
 mod lines;
 mod network;

@@ -57,6 +57,13 @@ CREATE UNLOGGED TABLE latchkey.turn (
   ends_at timestamptz NOT NULL
 ) WITH (fillfactor = 10);
 
+-- Batches that were given up on a base: none of them may be written there any more. Rows of a base
+-- that is no longer the head say nothing and go with the next.
+CREATE TABLE latchkey.voided (
+  batch bytea PRIMARY KEY,
+  base  bigint NOT NULL
+);
+
 -- name is the text form, `user:alice`. A row outlives its principal, so that lists have names.
 CREATE TABLE latchkey.principals (
   id           bigint PRIMARY KEY,

@@ -7,7 +7,8 @@
 
 -- Makes partitions until `upto` has one, and the next when the last is half full. A partition
 -- holds about a month at the rate of the one before. Runs with its owner's rights: the server's
--- role makes no tables. Attaching takes no lock that readers or writers of the log wait for.
+-- role makes no tables, and none are made that are far ahead. Attaching takes no lock that readers
+-- or writers of the log wait for.
 CREATE FUNCTION latchkey.extend_log(upto bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -19,7 +20,7 @@ DECLARE
   size       bigint;
   name       text;
 BEGIN
-  PERFORM pg_advisory_xact_lock(1818979961, 'latchkey.log_parts'::regclass::oid::bigint::integer);
+  PERFORM pg_advisory_xact_lock(1818979961, 2);
   LOOP
     SELECT * INTO newest FROM latchkey.log_parts ORDER BY first DESC LIMIT 1;
     IF NOT FOUND THEN
@@ -27,6 +28,9 @@ BEGIN
       size := parts_min;
     ELSE
       EXIT WHEN upto < newest.first + (newest.past - newest.first) / 2;
+      IF newest.first > (SELECT h.revision + parts_max FROM latchkey.head h) THEN
+        RAISE EXCEPTION 'the log has room for far more' USING ERRCODE = 'LK001';
+      END IF;
       size := least(parts_max, greatest(parts_min, (month_ms * (upto - newest.first)
         / greatest(now_ms - newest.made_ms, 1))::numeric(30)))::bigint;
     END IF;
@@ -293,7 +297,7 @@ BEGIN
     PERFORM pg_sleep(0.0005);
   END LOOP;
 
-  PERFORM pg_advisory_xact_lock(1818979961, 'latchkey.head'::regclass::oid::bigint::integer);
+  PERFORM pg_advisory_xact_lock(1818979961, 1);
   SELECT * INTO STRICT stands FROM latchkey.head;
   SELECT * INTO turn FROM latchkey.turn t WHERE t.ends_at > clock_timestamp();
   revision := stands.revision;

@@ -42,7 +42,8 @@ BEGIN
   RETURN longest;
 END $$;
 
--- As before, but it knows one verb more.
+-- As before, but it knows two verbs more. `void` writes nothing and gives the batch up: should an
+-- earlier message with it still be under way, its outcome is `voided`.
 CREATE OR REPLACE FUNCTION latchkey.append(
   caller bytea, batch bytea, base_revision bigint, base_chain bytea,
   entries json, verbs text[], records json[], last json,
@@ -65,7 +66,7 @@ BEGIN
     PERFORM pg_sleep(0.0005);
   END LOOP;
 
-  PERFORM pg_advisory_xact_lock(1818979961, 'latchkey.head'::regclass::oid::bigint::integer);
+  PERFORM pg_advisory_xact_lock(1818979961, 1);
   SELECT * INTO STRICT stands FROM latchkey.head;
   SELECT * INTO turn FROM latchkey.turn t WHERE t.ends_at > clock_timestamp();
   revision := stands.revision;
@@ -93,6 +94,13 @@ BEGIN
   DELETE FROM latchkey.turn WHERE owner = caller;
   IF entries IS NULL THEN
     UPDATE latchkey.head SET touched = batch;
+    IF verbs = ARRAY['void'] THEN
+      DELETE FROM latchkey.voided v WHERE v.base < base_revision;
+      INSERT INTO latchkey.voided VALUES (batch, base_revision) ON CONFLICT DO NOTHING;
+    END IF;
+  ELSIF EXISTS (SELECT FROM latchkey.voided v WHERE v.batch = append.batch) THEN
+    outcome := 'voided';
+    RETURN;
   ELSE
     INSERT INTO latchkey.log SELECT * FROM json_populate_recordset(NULL::latchkey.log, entries);
     FOR i IN 1 .. coalesce(cardinality(verbs), 0) LOOP
