@@ -66,15 +66,3 @@ pub(super) fn readable(level: u32, reads: u32) -> Result<(), StoreError> {
     }
     Ok(())
 }
-
-/// Entries that do not follow State, in the terms of the store that gave them.
-pub(super) fn damaged(diverged: &Diverged) -> StoreError {
-    let revision = match diverged {
-        Diverged::NotNext { found, .. } => *found,
-        Diverged::Chain(revision) | Diverged::Digest(revision) => *revision,
-    };
-    StoreError::Damaged {
-        revision,
-        what: diverged.to_string(),
-    }
-}

@@ -421,7 +421,6 @@ impl Replica {
             entropy,
             settings,
             stop.clone(),
-            stop_keeper.clone(),
         );
         let tasks = WriterTask {
             writer: tokio::spawn(writer.run()),

@@ -23,12 +23,12 @@ use crate::domain::entry::{Entry, EntryKind, LogEntry};
 #[cfg(debug_assertions)]
 use crate::domain::format::FORMAT_MAX;
 use crate::domain::refusal::Refusal;
-use crate::state::State;
 use crate::state::decide::{Caller, Command, Decided, Envelope, Moment, Outcome, decide};
+use crate::state::{Diverged, State};
 use crate::store::{Appended, Batch, StoreError};
 
 use super::keeper::Follow;
-use super::load::{damaged, readable};
+use super::load::readable;
 use super::{BATCH_BYTES_MAX, Done, Queued, Settings, Shared};
 
 const DECIDED_AGAIN_MAX: usize = 32;
@@ -52,7 +52,6 @@ pub(super) struct Writer {
     retired: Vec<Arc<State>>,
     next_slice: u16,
     stop: CancellationToken,
-    stop_keeper: CancellationToken,
 }
 
 /// A batch that was decided, before it is appended.
@@ -93,7 +92,6 @@ impl Writer {
         entropy: Arc<dyn Entropy>,
         settings: Settings,
         stop: CancellationToken,
-        stop_keeper: CancellationToken,
     ) -> Self {
         Self {
             shared,
@@ -104,7 +102,6 @@ impl Writer {
             retired: Vec::new(),
             next_slice: 0,
             stop,
-            stop_keeper,
         }
     }
 
@@ -146,12 +143,6 @@ impl Writer {
             while !waiting.is_empty() {
                 waiting = self.commit(waiting).await;
             }
-        }
-        // The keeper hands the lease back through the store that is closed here, also when every
-        // handle was dropped and nobody has told either of them to stop.
-        self.stop_keeper.cancel();
-        while let Some(follow) = self.follows.recv().await {
-            self.follow(follow);
         }
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the store did not close cleanly");
@@ -608,4 +599,15 @@ fn refuse(waiting: VecDeque<Queued>, refusal: &Refusal) -> VecDeque<Queued> {
 
 fn stopped() -> Refusal {
     Refusal::Unavailable("this server has found its store damaged and answers nothing".to_owned())
+}
+
+fn damaged(diverged: &Diverged) -> StoreError {
+    let revision = match diverged {
+        Diverged::NotNext { found, .. } => *found,
+        Diverged::Chain(revision) | Diverged::Digest(revision) => *revision,
+    };
+    StoreError::Damaged {
+        revision,
+        what: diverged.to_string(),
+    }
 }
