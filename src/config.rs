@@ -52,6 +52,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// What becomes of the change log.
     pub changes: Changes,
+    /// How it measures by itself how soon a revocation holds.
+    pub canary: Canary,
     /// When it forgets.
     pub forget: Forget,
     /// How it notes when tokens were last used.
@@ -171,6 +173,15 @@ impl Changes {
             limit => limit,
         }
     }
+}
+
+/// How it measures by itself how soon a revocation holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Canary {
+    /// How often; none is never.
+    #[serde(with = "optional_duration")]
+    pub interval: Option<Duration>,
 }
 
 /// When it forgets tokens that have ended.

@@ -156,6 +156,10 @@ impl Authority {
     pub async fn replicas(&self, credentials: Credentials<'_>) -> Result<Replicas, Refusal> {
         let reader = self.reader(credentials)?;
         reader.require("cluster:read", ResourcePattern::everything())?;
+        self.replicas_now().await
+    }
+
+    pub(super) async fn replicas_now(&self) -> Result<Replicas, Refusal> {
         let published = self.head().revision();
         Ok(match self.replica.members().await? {
             Some((roster, own)) => shared(&roster, own, published.number),

@@ -6,6 +6,7 @@
 
 pub mod audit;
 mod bootstrap;
+pub mod canary;
 pub mod check;
 pub mod cluster;
 pub mod directory;

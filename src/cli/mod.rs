@@ -17,6 +17,7 @@ mod cluster;
 mod connect;
 mod copy;
 mod directory;
+mod drill;
 mod failure;
 mod log;
 mod migrate;
@@ -99,6 +100,8 @@ enum Command {
     Grant(directory::grant::GrantCommand),
     /// Bring users, teams, roles and grants to what a file says.
     Apply(apply::ApplyArgs),
+    /// Revoke a token of its own and show how soon every server denies it.
+    Drill(drill::DrillArgs),
     /// Show the health of a server, its newest revision, its replicas and who the calling token is.
     Status(status::StatusArgs),
     /// Wait until every replica answers by a revision; exits 0 when it does and 3 when not in time.
@@ -202,6 +205,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
         Command::Role(command) => directory::role::run(command, output).await,
         Command::Grant(command) => directory::grant::run(command, output).await,
         Command::Apply(args) => apply::run(args, output).await,
+        Command::Drill(args) => drill::drill(args, output).await,
         Command::Status(args) => status::status(args, output).await,
         Command::Wait(args) => cluster::wait(args, output).await,
         Command::Health(args) => status::health(args, output).await,

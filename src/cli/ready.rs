@@ -24,6 +24,8 @@ pub(crate) struct Ready {
 #[derive(Serialize)]
 struct ReadyView<'a> {
     listen: String,
+    /// Where `/metrics` is; none where it is not served.
+    admin_listen: Option<String>,
     data_dir: Option<String>,
     database: Option<String>,
     admin_token: Option<&'a str>,
@@ -33,6 +35,7 @@ impl<'a> ReadyView<'a> {
     fn new(ready: &'a Ready, place: &Place) -> Self {
         Self {
             listen: ready.listen.to_string(),
+            admin_listen: ready.admin.map(|addr| addr.to_string()),
             data_dir: place.data_dir(),
             database: place.database(),
             admin_token: ready.admin_token.as_ref().map(|token| token.as_str()),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -146,20 +147,33 @@ pub(crate) async fn run(
     first: First,
     ready: impl FnOnce(Ready) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let (authority, writer) = assemble(config, open).await?;
-    let served = serve(config, authority, first, ready).await;
+    // A free port is known once it is taken, and the other replicas are told of it. A port that is
+    // named is taken last: until then nobody should wait behind it.
+    let mut config = config.clone();
+    let mut taken = None;
+    if config.listen.addr.port() == 0 {
+        let (listener, addr) = bind(config.listen.addr).await?;
+        config.listen.addr = addr;
+        taken = Some(listener);
+    }
+    let (authority, writer) = assemble(&config, open).await?;
+    let served = serve(&config, taken, authority, first, ready).await;
     writer.stop().await;
     served
 }
 
 async fn serve(
     config: &Config,
+    taken: Option<TcpListener>,
     authority: Authority,
     first: First,
     ready: impl FnOnce(Ready) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     // Before the administrator is made: a port that is taken must not cost its only token.
-    let (listener, listen) = bind(config.listen.addr).await?;
+    let (listener, listen) = match taken {
+        Some(listener) => (listener, config.listen.addr),
+        None => bind(config.listen.addr).await?,
+    };
     let admin = if config.admin.enabled {
         Some(bind(config.admin.addr).await?)
     } else {
@@ -172,15 +186,7 @@ async fn serve(
     let admin_token = made
         .map_err(|refusal| CliError::unavailable(format!("no administrator was made: {refusal}")))?
         .map(|secret| Zeroizing::new(secret.reveal().to_owned()));
-    if authority.head().revision == 0 {
-        tracing::warn!("the store is empty: `latchkey bootstrap` makes the first administrator");
-    }
-    if first == First::Nothing && config.check_is_open() {
-        tracing::warn!(
-            "Check asks its callers for no token: whoever reaches this port, also through a proxy, \
-             may ask; check.open = false asks for one"
-        );
-    }
+    warn_of(config, &authority, first);
     let stop = stop_signal()?;
 
     let metrics = Metrics::default();
@@ -196,6 +202,8 @@ async fn serve(
         admin: admin_addr,
         admin_token,
     })?;
+    let canary_stop = stop.child_token();
+    let canary = start_canary(config, &authority, &metrics, &canary_stop);
     tracing::info!(%listen, "serving");
     let served = rpc::serve(
         authority,
@@ -207,6 +215,11 @@ async fn serve(
     let served = served.await;
     tracing::info!("stopped");
     over.cancel();
+    canary_stop.cancel();
+    if let Some(task) = canary {
+        // It takes its tokens back before the writer stops.
+        let _ = task.await;
+    }
     if let Some(task) = admin_task {
         // Nothing of the admin port is worth waiting for longer than its last answer.
         let _ = task.await;
@@ -219,6 +232,31 @@ async fn serve(
             "the server had to stop serving; the log says why",
         ))
     }
+}
+
+/// What an operator may not have meant.
+fn warn_of(config: &Config, authority: &Authority, first: First) {
+    if authority.head().revision == 0 {
+        tracing::warn!("the store is empty: `latchkey bootstrap` makes the first administrator");
+    }
+    if first == First::Nothing && config.check_is_open() {
+        tracing::warn!(
+            "Check asks its callers for no token: whoever reaches this port, also through a proxy, \
+             may ask; check.open = false asks for one"
+        );
+    }
+}
+
+/// The canary, if one is wanted.
+fn start_canary(
+    config: &Config,
+    authority: &Authority,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let every = config.canary.interval?;
+    let (authority, metrics, stop) = (authority.clone(), metrics.clone(), stop.clone());
+    Some(tokio::spawn(rpc::canary(authority, metrics, every, stop)))
 }
 
 async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), CliError> {

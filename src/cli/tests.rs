@@ -41,6 +41,7 @@ fn the_lines_that_scripts_rely_on_are_accepted() {
         "latchkey audit verify --data-dir d",
         "latchkey audit verify --offline",
         "latchkey copy --from d --to postgres://u@h/d",
+        "latchkey drill --replica h:1 --replica h:2 --wait 5s",
         "latchkey audit watch --after 3 --kind token.revoke --output json",
         "latchkey user create alice --home acme --reason r",
         "latchkey team add-member platform user:carol --reason r",

@@ -119,6 +119,10 @@ pub const KEYS: &[Key] = &[
         "changes.retention",
         "how long the change log is kept, where `log trim` is not told otherwise; `none` is for ever",
     ),
+    key(
+        "canary.interval",
+        "how often a token of the server's own is issued, revoked and asked about at every replica; `none` is never",
+    ),
     key("forget.retention", "how long a token is kept after its end"),
     key(
         "forget.interval",

@@ -180,6 +180,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.lease.length < LEASE_MIN {
         return Err(ConfigError("lease.length: less than 200ms".to_owned()));
     }
+    if config.canary.interval.is_some_and(|every| every.is_zero()) {
+        return Err(ConfigError("canary.interval: less than 1s".to_owned()));
+    }
     for (name, value, most) in durations(config) {
         if value > most {
             let text = humantime::format_duration;

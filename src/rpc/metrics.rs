@@ -21,6 +21,9 @@ use prometheus_client::registry::Registry;
 use crate::authority::Authority;
 use crate::domain::reason::Reason;
 
+use super::canary_metrics::CanaryMetrics;
+pub(super) use super::canary_metrics::CanaryRun;
+
 /// Every reason, in the order of its number.
 const REASONS: [Reason; 15] = [
     Reason::Stale,
@@ -81,6 +84,7 @@ struct Counted {
     calls: Family<Labels<2>, Counter>,
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     waited: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    canary: CanaryMetrics,
 }
 
 impl Default for Counted {
@@ -99,6 +103,7 @@ impl Default for Counted {
             waited: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
             }),
+            canary: CanaryMetrics::default(),
         }
     }
 }
@@ -136,6 +141,26 @@ impl Metrics {
         let labels = [("outcome", outcome.to_owned())];
         let seconds = self.0.waited.get_or_create(&labels);
         seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a drill of the canary's.
+    pub(super) fn canary_ran(&self, run: CanaryRun) {
+        self.0.canary.ran(run);
+    }
+
+    /// Notes how long a drill's revocation took to be confirmed.
+    pub(super) fn canary_confirmed(&self, took: Duration) {
+        self.0.canary.confirmed(took);
+    }
+
+    /// Notes how long a replica took to deny.
+    pub(super) fn canary_denied(&self, replica: &str, took: Duration) {
+        self.0.canary.denied(replica, took);
+    }
+
+    /// Counts checks that were allowed and must not have been.
+    pub(super) fn canary_violated(&self, checks: u64) {
+        self.0.canary.violated(checks);
     }
 
     /// Counts a connection that was opened.
@@ -177,6 +202,7 @@ impl Metrics {
             "Time that writes waited until every server enforced them, by outcome",
             self.0.waited.clone(),
         );
+        self.0.canary.register(&mut registry);
         registry.register_collector(Box::new(Scrape {
             metrics: self.clone(),
             authority,

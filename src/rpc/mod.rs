@@ -12,11 +12,14 @@
 mod admin;
 mod audit;
 mod auth;
+mod canary;
+mod canary_metrics;
 mod changes;
 mod check;
 mod cluster;
 mod convert;
 mod directory;
+pub mod drill;
 mod enforce;
 mod errors;
 mod explain;
@@ -44,6 +47,7 @@ mod watch;
 mod wire;
 
 pub use admin::serve_admin;
+pub use canary::canary;
 pub use front::DirectAnswer;
 pub use metrics::Metrics;
 pub use server::{ServeError, direct, routes, serve, serve_routes};

@@ -78,6 +78,12 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn start(database: &Database, name: &str, options: Options) -> Self {
+        let listen = || async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address").to_string();
+            (listener, address)
+        };
+        let ((listener, address), (admin_listener, admin)) = (listen().await, listen().await);
         let way = Proxy::start(SocketAddr::from(([127, 0, 0, 1], server().port))).await;
         let port = format!(":{}/", server().port);
         let length = Duration::from_millis(options.lease.length_ms);
@@ -94,7 +100,7 @@ impl Node {
             lease: options.lease,
             identity: Identity {
                 name: name.to_owned(),
-                address: format!("{name}.test:1"),
+                address: address.clone(),
                 ..Identity::default()
             },
             ..Settings::default()
@@ -109,12 +115,6 @@ impl Node {
         };
         let authority = Authority::new(replica, entropy, settings);
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
-        let listen = || async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let address = listener.local_addr().expect("an address").to_string();
-            (listener, address)
-        };
-        let ((listener, address), (admin_listener, admin)) = (listen().await, listen().await);
         let serving = {
             let (authority, metrics, stop) = (authority.clone(), metrics.clone(), stop.clone());
             tokio::spawn(async move {

@@ -9,6 +9,7 @@ mod cli;
 mod clients;
 mod crash;
 mod disk;
+mod drill;
 mod enforce;
 mod failover;
 mod faults;

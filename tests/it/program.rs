@@ -48,6 +48,8 @@ pub(crate) struct Server {
     stderr: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
     pub(crate) address: String,
+    /// Where its metrics are.
+    pub(crate) admin_address: String,
     /// The token that was shown; none on a directory that existed.
     pub(crate) admin: Option<String>,
 }
@@ -116,6 +118,7 @@ impl Server {
             stderr,
             reader: Some(reader),
             address: String::new(),
+            admin_address: String::new(),
             admin: None,
         };
         if line.is_empty() {
@@ -124,6 +127,8 @@ impl Server {
         }
         let ready: Value = serde_json::from_str(&line).expect("one JSON line");
         server.address = ready["listen"].as_str().expect("an address").to_owned();
+        let admin = ready["admin_listen"].as_str().unwrap_or_default();
+        server.admin_address = admin.to_owned();
         server.admin = ready["admin_token"].as_str().map(str::to_owned);
         Ok(server)
     }

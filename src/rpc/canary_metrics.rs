@@ -1,0 +1,153 @@
+//! What the canary exports: how long revocations took, by replica, and how its drills ended.
+//!
+//! Part of the port's metrics. Replicas are told apart by name, as many as there can be labels;
+//! the others count as one. Absent where no drill ever ran: zeros would look like answers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Names of replicas that are told apart.
+const REPLICAS_MAX: usize = 64;
+const OTHERS: &str = "others";
+
+type Labels = [(&'static str, String); 1];
+type Seconds = Family<Labels, Histogram, fn() -> Histogram>;
+type Longest = Family<Labels, Gauge<f64, AtomicU64>>;
+
+/// How a drill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CanaryRun {
+    /// Confirmed, and denied by every replica.
+    Good,
+    /// Not confirmed, or a replica could not be asked.
+    Failed,
+    /// A check was allowed after the confirmation.
+    Violated,
+}
+
+/// The canary's part of the metrics.
+pub(super) struct CanaryMetrics {
+    runs: Family<Labels, Counter>,
+    violations: Counter,
+    confirmed: Histogram,
+    denied: Seconds,
+    longest: Longest,
+    // The longest of each replica; locked for a comparison, never across an await.
+    longest_s: Mutex<BTreeMap<String, f64>>,
+}
+
+/// From half a millisecond to half a minute.
+fn buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_5, 2.0, 17))
+}
+
+impl Default for CanaryMetrics {
+    fn default() -> Self {
+        Self {
+            runs: Family::default(),
+            violations: Counter::default(),
+            confirmed: buckets(),
+            denied: Family::new_with_constructor(buckets),
+            longest: Family::default(),
+            longest_s: Mutex::default(),
+        }
+    }
+}
+
+impl CanaryMetrics {
+    pub(super) fn ran(&self, run: CanaryRun) {
+        let outcome = match run {
+            CanaryRun::Good => "good",
+            CanaryRun::Failed => "failed",
+            CanaryRun::Violated => "violated",
+        };
+        let labels = [("outcome", outcome.to_owned())];
+        self.runs.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn violated(&self, checks: u64) {
+        self.violations.inc_by(checks);
+    }
+
+    pub(super) fn confirmed(&self, took: Duration) {
+        self.confirmed.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn denied(&self, replica: &str, took: Duration) {
+        let took_s = took.as_secs_f64();
+        let mut longest = self
+            .longest_s
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_told = longest.contains_key(replica) || longest.len() < REPLICAS_MAX;
+        let name = if is_told { replica } else { OTHERS };
+        let most = longest.entry(name.to_owned()).or_insert(0.0);
+        *most = most.max(took_s);
+        let most = *most;
+        drop(longest);
+        let labels = [("replica", name.to_owned())];
+        self.denied.get_or_create(&labels).observe(took_s);
+        self.longest.get_or_create(&labels).set(most);
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "canary_runs",
+            "Drills of the canary, by how they ended",
+            self.runs.clone(),
+        );
+        registry.register(
+            "canary_violations",
+            "Checks that were allowed after the revocation was confirmed",
+            self.violations.clone(),
+        );
+        registry.register(
+            "canary_confirmed_seconds",
+            "From sending a revocation to its confirmation",
+            self.confirmed.clone(),
+        );
+        registry.register(
+            "canary_denied_seconds",
+            "From sending a revocation to the first denial by a replica",
+            self.denied.clone(),
+        );
+        registry.register(
+            "canary_denied_seconds_max",
+            "The longest of them since the start",
+            self.longest.clone(),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_beyond_the_limit_count_as_one() {
+        let metrics = CanaryMetrics::default();
+        for number in 0..REPLICAS_MAX + 10 {
+            metrics.denied(&format!("replica-{number}"), Duration::from_millis(3));
+        }
+        metrics.denied("replica-0", Duration::from_millis(5));
+        metrics.denied("replica-0", Duration::from_millis(4));
+        let longest = metrics.longest_s.lock().expect("unpoisoned");
+        assert_eq!(longest.len(), REPLICAS_MAX + 1);
+        assert_eq!(longest.get("replica-0"), Some(&0.005));
+        assert_eq!(longest.get(OTHERS), Some(&0.003));
+        let mut registry = Registry::with_prefix("latchkey");
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("a text");
+        let line = "latchkey_canary_denied_seconds_max{replica=\"replica-0\"} 0.005";
+        assert!(text.contains(line), "{text}");
+    }
+}

@@ -1,0 +1,189 @@
+//! The drill and the canary on real servers: what is measured, who measures, and what is an alarm.
+//!
+//! Replicas are processes on one database; a promise is broken on purpose by a replica that is set
+//! to answer without a lease and cut off.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use latchkey::authority::canary::CANARY_RESOURCE;
+use latchkey::authority::cluster::Enforced;
+use latchkey::rpc::drill::{Drill, Question, Target};
+use zeroize::Zeroizing;
+
+use crate::fleet::{Node, Options, fleet};
+use crate::leaks::metrics;
+use crate::postgres::{Database, database};
+use crate::program::{As, Server};
+use crate::replicas::bootstrap;
+
+/// Three servers on one database, by name, and the administrator's token.
+fn three(database: &Database, arguments: &[&str]) -> (BTreeMap<&'static str, Server>, String) {
+    let admin = bootstrap(database);
+    let start = |name| {
+        let server = Server::replica(&database.url, name, arguments);
+        (name, server.unwrap_or_else(|said| panic!("{name}: {said}")))
+    };
+    (["a", "b", "c"].map(start).into(), admin)
+}
+
+/// The value of one line of the metrics; none if it is not there.
+fn value(text: &str, line: &str) -> Option<f64> {
+    let found = text.lines().find_map(|one| one.strip_prefix(line));
+    found.map(|value| value.trim().parse().expect("a number"))
+}
+
+/// Waits until a server's metrics say so.
+fn until(server: &Server, is_so: impl Fn(&str) -> bool) -> String {
+    loop {
+        let text = metrics(&server.admin_address);
+        if is_so(&text) {
+            return text;
+        }
+        std::thread::yield_now();
+    }
+}
+
+const GOOD: &str = "latchkey_canary_runs_total{outcome=\"good\"}";
+
+/// Live tokens of the drill and the canary.
+fn left(admin: As<'_>) -> Vec<Value> {
+    let listed = admin.run("token list --state active --output json").json();
+    let tokens = listed["tokens"].as_array().expect("tokens").clone();
+    let ours = |one: &Value| ["canary", "drill"].contains(&one["name"].as_str().unwrap_or(""));
+    tokens.into_iter().filter(ours).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_shows_when_every_server_denies_postgres() {
+    let database = database().await;
+    let (servers, token) = three(&database, &["--set", "check.open=false"]);
+    let admin = servers["b"].as_bearer(&token);
+    // Whoever made the administrator is gone.
+    let listed = || admin.run("status --output json").json()["replicas"].clone();
+    while listed().as_array().map(Vec::len) != Some(3) {}
+    let told = admin.run("drill --output json").json();
+    assert_eq!(told["enforcement"]["state"], "confirmed");
+    let replicas = told["replicas"].as_array().expect("replicas");
+    let names: Vec<&str> = replicas
+        .iter()
+        .filter_map(|one| one["name"].as_str())
+        .collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    for one in replicas {
+        assert!(
+            one["denied_after_ms"].as_f64().expect("denied") > 0.0,
+            "{one}"
+        );
+        assert!(one["violations"] == 0 && one["trouble"].is_null(), "{one}");
+    }
+    assert!(left(admin).is_empty());
+
+    // The same for people, by addresses; one of them is of no server.
+    let [a, c] = ["a", "c"].map(|name| servers[name].address.clone());
+    let shown = admin
+        .run(&format!("drill --replica {a} --replica {c}"))
+        .ok();
+    assert_eq!(shown.stdout.lines().count(), 4, "{}", shown.stdout);
+    let missing = admin.run(&format!(
+        "drill --replica {a} --replica 127.0.0.1:1 --wait 2s"
+    ));
+    assert_eq!(missing.code, 3, "{}", missing.stdout);
+    assert!(
+        missing.stdout.contains("cannot be asked"),
+        "{}",
+        missing.stdout
+    );
+    assert!(left(admin).is_empty());
+    for (_, server) in servers {
+        assert!(
+            !server.terminate().contains("lkr_"),
+            "a secret is in the log"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_servers_canary_measures_all_of_them_postgres() {
+    let database = database().await;
+    let arguments = ["--set", "check.open=false", "--set", "canary.interval=1s"];
+    let arguments = [&arguments[..], &["--set", "lease.length=1s"]].concat();
+    let (mut servers, token) = three(&database, &arguments);
+    let text = until(&servers["a"], |text| value(text, GOOD) >= Some(2.0));
+    for name in ["a", "b", "c"] {
+        let line =
+            |what: &str| format!("latchkey_canary_denied_seconds{what}{{replica=\"{name}\"}}");
+        assert!(value(&text, &line("_count")) >= Some(2.0), "{name}: {text}");
+        assert!(value(&text, &line("_sum")) > Some(0.0), "{name}: {text}");
+        assert!(value(&text, &line("_max")) > Some(0.0), "{name}: {text}");
+    }
+    assert!(value(&text, "latchkey_canary_confirmed_seconds_count") >= Some(2.0));
+    assert_eq!(value(&text, "latchkey_canary_violations_total"), Some(0.0));
+    for name in ["b", "c"] {
+        assert_eq!(
+            value(&metrics(&servers[name].admin_address), GOOD),
+            None,
+            "{name}"
+        );
+    }
+    // The next oldest goes on; whatever the first had made is gone with it.
+    let mut logs = vec![servers.remove("a").expect("there").terminate()];
+    until(&servers["b"], |text| value(text, GOOD) >= Some(1.0));
+    assert_eq!(value(&metrics(&servers["c"].admin_address), GOOD), None);
+    logs.push(servers.remove("b").expect("there").terminate());
+    let audit = servers["c"].as_bearer(&token);
+    assert!(left(audit).is_empty() || value(&metrics(&servers["c"].admin_address), GOOD).is_some());
+    let listed = audit.run("audit list --actor system --kind token.revoke --limit 2 --output json");
+    let changes = listed.json()["changes"].as_array().expect("changes").len();
+    assert_eq!(changes, 2);
+    logs.push(servers.remove("c").expect("there").terminate());
+    for log in logs {
+        assert!(!log.contains("lkr_") && !log.contains("ALARM"), "{log}");
+    }
+}
+
+/// A replica that answers without a lease, cut off while a revocation is confirmed without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_raises_an_alarm_where_the_promise_is_broken_postgres() {
+    let lease = Duration::from_millis(500);
+    let mut stale = Options::lease(lease);
+    stale.lease.serve_stale = true;
+    let ([a, b], _) = fleet([Options::lease(lease), stale]).await;
+    // Its token must have come to the other before that is cut off.
+    let secret = a
+        .authority
+        .canary_issue("canary:ping")
+        .await
+        .expect("issued");
+    let asked = Question {
+        caller: Zeroizing::new(String::from("nobody asks")),
+        token: Zeroizing::new(secret.secret.reveal().to_owned()),
+        action: "canary:ping".to_owned(),
+        resource: CANARY_RESOURCE.to_owned(),
+    };
+    let target = |node: &Node, name: &str| Target {
+        name: name.to_owned(),
+        address: node.address.clone(),
+        is_live: true,
+    };
+    let targets = vec![target(&a, "a"), target(&b, "b")];
+    let mut drill = Drill::begin(targets, &asked, Duration::from_secs(10));
+    assert_eq!(drill.works(Duration::from_secs(10)).await, 2);
+    b.partition();
+    drill.revoking();
+    let enforced = a.authority.canary_revoke(secret.id).await.expect("revoked");
+    assert!(
+        matches!(enforced, Enforced::Confirmed { .. }),
+        "{enforced:?}"
+    );
+    drill.enforced(Duration::ZERO);
+    let seen = drill.end().await;
+    assert!(
+        seen[0].is_good() && seen[0].denied_after.is_some(),
+        "{seen:?}"
+    );
+    assert!(seen[1].violations > 0 && !seen[1].is_good(), "{seen:?}");
+    b.heal();
+}
