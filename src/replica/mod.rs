@@ -18,6 +18,7 @@ mod load;
 mod mutation;
 mod reach;
 mod recent;
+mod settle;
 mod tasks;
 mod time;
 mod used;

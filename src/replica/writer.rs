@@ -3,18 +3,15 @@
 //!
 //! A reply, also a refusal or an *already so*, leaves after its batch was compared with the
 //! head. When the head has moved, the missed entries are applied and the batch is decided again.
-//! An append whose outcome was not learnt is settled by one more durable write on the same base:
-//! if that succeeds, the lost one can no longer commit; if the head has moved, the log says
-//! whether the batch is in it. The clone is never published before the append has committed.
+//! An append whose outcome was not learnt is settled (`settle`). The clone is never published before the append has committed.
 
 use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::clock::Clock as _;
@@ -25,15 +22,14 @@ use crate::domain::format::FORMAT_MAX;
 use crate::domain::refusal::Refusal;
 use crate::state::decide::{Caller, Command, Decided, Envelope, Moment, Outcome, decide};
 use crate::state::{Diverged, State};
-use crate::store::{Appended, Batch, StoreError};
+use crate::store::{Batch, StoreError};
 
 use super::keeper::Follow;
 use super::load::readable;
+use super::settle::Settled;
 use super::{BATCH_BYTES_MAX, Done, Queued, Settings, Shared};
 
 const DECIDED_AGAIN_MAX: usize = 32;
-const SETTLE_PAUSE: Duration = Duration::from_millis(50);
-const SETTLE_TRIES_MAX: usize = 100;
 const SLICES: u16 = 256;
 /// So many entries missed may be the first of many more.
 const MISSED_MANY: usize = 100;
@@ -42,10 +38,10 @@ const READ_MAX: usize = 1_000;
 const READS_MAX: usize = 256;
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     queue: mpsc::Receiver<Queued>,
     // What the keeper read.
-    follows: mpsc::Receiver<Follow>,
+    pub(super) follows: mpsc::Receiver<Follow>,
     entropy: Arc<dyn Entropy>,
     settings: Settings,
     // Published States that a reader may still hold: dropped here, so that no reader ever frees.
@@ -69,19 +65,6 @@ impl Plan {
             done.committed_ms = committed_ms;
         }
     }
-}
-
-/// What the store is asked to do with a batch.
-enum Write<'a> {
-    Append(&'a Batch),
-    Void(&'a Batch),
-}
-
-/// What became of a batch.
-enum Settled {
-    Committed,
-    Moved,
-    Failed(StoreError),
 }
 
 impl Writer {
@@ -339,89 +322,7 @@ impl Writer {
         }
     }
 
-    async fn append(&mut self, batch: &Batch) -> Settled {
-        match self.stored(Write::Append(batch)).await {
-            Ok(Appended::Committed) => Settled::Committed,
-            Ok(Appended::Conflict(missed)) => {
-                self.shared
-                    .counters
-                    .conflicts
-                    .fetch_add(1, Ordering::Relaxed);
-                self.catch_up_wholly(&missed).await
-            }
-            Err(StoreError::OutcomeUnknown(error)) => {
-                tracing::warn!(%error, "the outcome of an append is unknown; settling it");
-                self.shared
-                    .counters
-                    .unknown_outcomes
-                    .fetch_add(1, Ordering::Relaxed);
-                self.settle(batch).await
-            }
-            Err(error) => Settled::Failed(error),
-        }
-    }
-
-    /// One more durable write on the same base tells whether the lost one was made, and keeps it
-    /// out of the log if it was not. If it was, one more behind it: being in the log that the
-    /// database shows proves nothing durable, a later commit that it acknowledges does.
-    async fn settle(&mut self, batch: &Batch) -> Settled {
-        let mut behind = None;
-        for _ in 0..SETTLE_TRIES_MAX {
-            let settled = match &behind {
-                None => self.stored(Write::Void(batch)).await,
-                Some(nothing) => self.stored(Write::Append(nothing)).await,
-            };
-            match settled {
-                Ok(Appended::Committed) if behind.is_some() => return Settled::Committed,
-                // The base still stands: the lost append can no longer commit. Decide again.
-                Ok(Appended::Committed) => return Settled::Moved,
-                Ok(Appended::Conflict(missed)) => {
-                    let written = missed.iter().any(|one| one.entry.batch_id == batch.id);
-                    match self.catch_up(&missed) {
-                        Settled::Moved if written || behind.is_some() => {
-                            behind = Some(Batch {
-                                id: batch.id,
-                                base: self.shared.published.load().head(),
-                                entries: Vec::new(),
-                            });
-                        }
-                        settled => return settled,
-                    }
-                }
-                Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) => {
-                    sleep(SETTLE_PAUSE).await;
-                }
-                Err(error) => return Settled::Failed(error),
-            }
-        }
-        Settled::Failed(StoreError::OutcomeUnknown(
-            "it could not be settled in time".to_owned(),
-        ))
-    }
-
-    /// Writes, and meanwhile publishes what the keeper reads: a store that keeps an append
-    /// waiting does not keep this server from what others wrote.
-    async fn stored(&mut self, write: Write<'_>) -> Result<Appended, StoreError> {
-        let store = Arc::clone(&self.shared.store);
-        let write = match write {
-            Write::Append(batch) => store.append(batch.clone()),
-            Write::Void(batch) => store.void(batch),
-        };
-        self.following(write).await
-    }
-
-    async fn following<T>(&mut self, call: impl Future<Output = T>) -> T {
-        let mut call = pin!(call);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut call => return done,
-                Some(follow) = self.follows.recv() => self.follow(follow),
-            }
-        }
-    }
-
-    fn follow(&mut self, follow: Follow) {
+    pub(super) fn follow(&mut self, follow: Follow) {
         match follow {
             Follow::Entries(entries, reply) => {
                 let applied = self.apply(&entries).map_err(|error| error.to_string());
@@ -441,7 +342,7 @@ impl Writer {
 
     /// Applies what others appended, and the rest of the log where that may be the first of many:
     /// what is decided far behind the head is decided for nothing, and takes the others' turns.
-    async fn catch_up_wholly(&mut self, missed: &[LogEntry]) -> Settled {
+    pub(super) async fn catch_up_wholly(&mut self, missed: &[LogEntry]) -> Settled {
         let mut settled = self.catch_up(missed);
         let mut many = missed.len() >= MISSED_MANY;
         for _ in 0..READS_MAX {
@@ -465,7 +366,7 @@ impl Writer {
     }
 
     /// Applies entries that others appended, and publishes what they make.
-    fn catch_up(&mut self, missed: &[LogEntry]) -> Settled {
+    pub(super) fn catch_up(&mut self, missed: &[LogEntry]) -> Settled {
         match self.apply(missed) {
             Ok(()) => Settled::Moved,
             Err(error) => Settled::Failed(error),

@@ -1,5 +1,7 @@
 //! What stands and what does not, whatever comes late: a batch that was given up, and a commit
 //! behind which something failed.
+//!
+//! By the store; what the replica makes of it is tested there.
 
 use latchkey::store::{Appended, Store as _, StoreError};
 
