@@ -95,6 +95,7 @@ async fn run(plan: &Plan) -> Arc<History> {
     let _ = timeout(plan.most, faults).await;
     stop.cancel();
     world.heal();
+    drop(world.starting.lock().await);
     let cases = traffic.end().await;
     if !plan.until_caught {
         settle::settle(&world, &history, &cases).await;

@@ -157,7 +157,16 @@ impl Disturber {
                 lasts(time).await;
                 slot.signal(Signal::CONT);
             }
-            Kind::Kill => tokio::task::block_in_place(|| slot.kill_and_start()),
+            Kind::Kill => {
+                // On a thread of its own: the database side must be able to thaw what it froze.
+                let starting = Arc::clone(&self.world.starting).lock_owned().await;
+                let world = Arc::clone(&self.world);
+                let started = tokio::task::spawn_blocking(move || {
+                    world.replicas[index].kill_and_start();
+                    drop(starting);
+                });
+                started.await.expect("started");
+            }
             Kind::Partition => flows(slot, Some(Flow::Hold), Some(Flow::Hold), time, cut).await,
             Kind::DeafOneWay => flows(slot, None, Some(Flow::Hold), time, cut).await,
             Kind::MuteOneWay => flows(slot, Some(Flow::Hold), None, time, cut).await,

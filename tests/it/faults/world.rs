@@ -3,7 +3,7 @@
 //! A replica has a place: the process in it is killed and another started, on a port of its own
 //! and behind the same proxy. All of it ends with the world.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::Signal;
 
@@ -23,6 +23,8 @@ pub(super) struct World {
     pub(super) postgres: postgres::Server,
     pub(super) replicas: Vec<Slot>,
     pub(super) admin: String,
+    /// Held while a replica is started anew, which a frozen database keeps from ending.
+    pub(super) starting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A replica's place: one process after the other behind the same proxy.
@@ -65,6 +67,7 @@ impl World {
             postgres,
             replicas,
             admin,
+            starting: Arc::default(),
         }
     }
 

@@ -3,14 +3,13 @@
 //! Every server here is a test's own. A pooler that leads to a standby looks to its clients as if
 //! nothing had happened; a server that was set to read only is as good as one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use latchkey::domain::token::TokenId;
 use latchkey::store::cluster::Cluster as _;
 use latchkey::store::postgres::Settings;
 use latchkey::store::{Store as _, StoreError};
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::faults::settled_append;
@@ -51,25 +50,20 @@ async fn a_server_that_crashes_under_appends_loses_none_that_was_acknowledged() 
     let server = private();
     let database = server.database().await;
     let store = open_with(settings(database.url)).await;
-    let enough = Arc::new(Notify::new());
-    let mut appends = {
-        let enough = Arc::clone(&enough);
-        tokio::spawn(async move {
-            let mut scribe = Scribe::new();
-            for number in 1..=RESTARTS * APPENDS {
-                settled_append(&mut scribe, &store, number).await;
-                if number % APPENDS == APPENDS / 2 {
-                    enough.notify_one();
-                }
+    let (enough, mut many) = mpsc::unbounded_channel();
+    let appends = tokio::spawn(async move {
+        let mut scribe = Scribe::new();
+        for number in 1..=RESTARTS * APPENDS {
+            settled_append(&mut scribe, &store, number).await;
+            if number % APPENDS == APPENDS / 2 {
+                enough.send(()).expect("somebody crashes it");
             }
-            (scribe, store)
-        })
-    };
-    for _ in 0..RESTARTS {
-        tokio::select! {
-            () = enough.notified() => server.crash_and_restart(),
-            ended = &mut appends => panic!("it ended early: {:?}", ended.err()),
         }
+        (scribe, store)
+    });
+    for _ in 0..RESTARTS {
+        many.recv().await.expect("so many appends");
+        server.crash_and_restart();
     }
     let (scribe, store) = appends.await.expect("appended");
     let log = whole_log(&store).await;
