@@ -47,7 +47,7 @@ DECLARE
   cut  latchkey.log_cut;
   last latchkey.log;
 BEGIN
-  PERFORM pg_advisory_xact_lock(1818979961, 'latchkey.log_parts'::regclass::oid::bigint::integer);
+  PERFORM pg_advisory_xact_lock(1818979961, 2);
   SELECT * INTO STRICT cut FROM latchkey.log_cut;
   SELECT least(upto, h.revision - 1, (SELECT min(r.applied) FROM latchkey.replicas r),
       (SELECT min(r.revision) - 1 FROM latchkey.requests r WHERE r.instant_ms >= requests_from_ms))
@@ -71,7 +71,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   part latchkey.log_parts;
 BEGIN
-  PERFORM pg_advisory_xact_lock(1818979961, 'latchkey.log_parts'::regclass::oid::bigint::integer);
+  PERFORM pg_advisory_xact_lock(1818979961, 2);
   FOR part IN SELECT p.* FROM latchkey.log_parts p, latchkey.log_cut c WHERE p.past - 1 <= c.revision
   LOOP
     EXECUTE format('DROP TABLE latchkey.%I', 'log_' || lpad(part.first::text, 19, '0'));

@@ -1,5 +1,5 @@
 //! What stands and what does not, whatever comes late: a batch that was given up, and a commit
-//! behind which something failed.
+//! behind which something failed; and who waits for whom at the partitions of the log.
 //!
 //! By the store; what the replica makes of it is tested there.
 
@@ -62,4 +62,23 @@ async fn the_servers_role_makes_no_partitions_without_need() {
         .await;
     let error = made.expect_err("refused");
     assert_eq!(error.code().map(|code| code.code()), Some("LK001"));
+}
+
+#[tokio::test]
+async fn trimming_waits_for_whoever_makes_partitions() {
+    let fresh = fresh().await;
+    let holder = server().client("postgres", &fresh.database.name).await;
+    let hold = "BEGIN; SELECT pg_advisory_xact_lock(1818979961, 2)";
+    holder.batch_execute(hold).await.expect("held");
+    let owner = server().client("postgres", &fresh.database.name).await;
+    for call in ["extend_log(100000)", "trim_log(0, 0, 0)", "drop_trimmed()"] {
+        let sql = format!("BEGIN; SET LOCAL lock_timeout = 50; SELECT latchkey.{call}");
+        let error = owner.batch_execute(&sql).await.expect_err(call);
+        assert_eq!(
+            error.code().map(|code| code.code()),
+            Some("55P03"),
+            "{call}"
+        );
+        owner.batch_execute("ROLLBACK").await.expect("rolled back");
+    }
 }
