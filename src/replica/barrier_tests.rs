@@ -87,6 +87,10 @@ impl Cluster for Members {
         unused()
     }
 
+    async fn feed(&self, _: RevisionNumber, _: usize) -> Result<Vec<LogEntry>, StoreError> {
+        unused()
+    }
+
     fn wakes(&self) -> watch::Receiver<u64> {
         watch::channel(0).1
     }

@@ -351,7 +351,7 @@ impl Keeper {
     /// Reads and publishes the next entries of the log; returns how many there were.
     async fn follow_once(&mut self) -> Result<usize, Trouble> {
         let at = self.shared.published.load().head().revision;
-        let entries = self.shared.store.changes_after(at, FOLLOW_MAX).await?;
+        let entries = self.cluster().feed(at, FOLLOW_MAX).await?;
         let read = entries.len();
         let Some(last) = entries.last() else {
             return Ok(0);

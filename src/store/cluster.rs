@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::StoreError;
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::clock::UnixMs;
+use crate::domain::entry::LogEntry;
 
 /// One run of a server: random, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -132,6 +133,14 @@ pub trait Cluster: Send + Sync {
 
     /// Removes a member if its heartbeat is still the one that was observed; says whether it did.
     async fn remove(&self, incarnation: Incarnation, heartbeat: u64) -> Result<bool, StoreError>;
+
+    /// Reads the log for the keeper as [`super::Store::changes_after`] does, on a connection that
+    /// nobody else reads by.
+    async fn feed(
+        &self,
+        revision: RevisionNumber,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError>;
 
     /// Moves at every wake-up and at every new connection that listens for them. A hint: wake-ups
     /// get lost, and some poolers swallow them all.

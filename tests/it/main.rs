@@ -15,6 +15,7 @@ mod failover;
 mod faults;
 mod fleet;
 mod formats;
+mod frozen;
 mod last_used;
 mod leaks;
 mod model;

@@ -6,7 +6,7 @@
 //! role and with the grants that the README gives it, and no more.
 
 pub(crate) mod bouncer;
-mod control;
+pub(crate) mod control;
 pub(crate) mod watched;
 
 use std::path::{Path, PathBuf};

@@ -103,7 +103,7 @@ impl Store for Linked {
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let read = move |it: &mut Database| it.changes_after(revision, limit);
-        self.call((Line::Feed, "read", false), read).await
+        self.call((Line::Pool, "read", false), read).await
     }
 
     async fn token(&self, _: TokenId) -> Result<Option<StoredToken>, StoreError> {
@@ -178,6 +178,15 @@ impl Cluster for Linked {
     async fn remove(&self, incarnation: Incarnation, heartbeat: u64) -> Result<bool, StoreError> {
         let remove = move |it: &mut Database| it.remove(incarnation, heartbeat);
         self.call((Line::Heartbeat, "remove", true), remove).await
+    }
+
+    async fn feed(
+        &self,
+        revision: RevisionNumber,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        let read = move |it: &mut Database| it.changes_after(revision, limit);
+        self.call((Line::Feed, "read", false), read).await
     }
 
     fn wakes(&self) -> watch::Receiver<u64> {

@@ -142,8 +142,8 @@ impl Appender {
     }
 
     /// Gives the connection up.
-    pub(super) async fn close(&self) {
-        self.line.close().await;
+    pub(super) fn close(&self) {
+        self.line.close();
     }
 
     fn message(
@@ -184,7 +184,7 @@ impl Appender {
         let answer = match answered {
             Ok(Ok(answer)) => {
                 if answer.broken {
-                    self.line.discard(&connection).await;
+                    self.line.discard(&connection);
                 }
                 answer
             }
@@ -193,7 +193,7 @@ impl Appender {
                 return Err(failed);
             }
             Err(_) => {
-                self.line.discard(&connection).await;
+                self.line.discard(&connection);
                 let why = "the database did not answer in time".to_owned();
                 return Err(Failed::Unknown(why));
             }
@@ -221,7 +221,7 @@ impl Appender {
             _ => false,
         };
         if !usable {
-            self.line.discard(connection).await;
+            self.line.discard(connection);
         }
     }
 
@@ -262,7 +262,7 @@ impl Appender {
             Err(_) => Err(StoreError::Unavailable("no answer in time".to_owned())),
         };
         if made.is_err() {
-            self.line.discard(&connection).await;
+            self.line.discard(&connection);
         }
         made.map(drop)
     }

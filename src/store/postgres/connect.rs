@@ -1,4 +1,5 @@
-//! Connecting: a host at a time, each with its own time-out, the last good one first.
+//! Connecting: the last good host first, the next where one fails or is silent, each with its own
+//! time-out.
 //!
 //! The driver's own time-out covers the TCP connect alone, so a frozen host would hold a connect
 //! for ever; here it bounds everything up to the proof that the server takes writes. A
@@ -10,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::lookup_host;
 use tokio::sync::watch;
@@ -28,8 +31,11 @@ use crate::store::StoreError;
 /// How long an operator waits for a connection that nobody else bounds.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Counts how often a server turned out to take no writes any more: a pooler may lead connections
-/// that were made before to it as well, also those of another URL.
+/// No host yet.
+const NOWHERE: usize = usize::MAX;
+
+/// Counts how often a server turned out to take no writes any more, or another was used instead: a
+/// pooler may lead connections that were made before to it as well, also those of another URL.
 #[derive(Clone, Default)]
 pub(super) struct Generation(Arc<AtomicU64>);
 
@@ -38,8 +44,8 @@ pub(super) struct Connector {
     hosts: Vec<Config>,
     tls: MakeRustlsConnect,
     timeout: Duration,
-    /// The host that let us in last, and is tried first. Any task writes it; a stale value costs
-    /// one attempt.
+    /// The host that let us in last, and is tried first; [`NOWHERE`] before that. Any task writes
+    /// it; a stale value costs one attempt.
     last_good: AtomicUsize,
     generation: Generation,
 }
@@ -81,7 +87,7 @@ impl Connector {
             hosts,
             tls: tls::connector(tls, ca_file.as_deref())?,
             timeout: settings.connect_timeout,
-            last_good: AtomicUsize::new(0),
+            last_good: AtomicUsize::new(NOWHERE),
             generation: generation.clone(),
         })
     }
@@ -93,11 +99,12 @@ impl Connector {
 
     /// Takes note that a server takes no writes: every connection is made anew.
     pub(super) fn takes_no_writes(&self) {
-        self.generation.0.fetch_add(1, Ordering::Relaxed);
+        self.generation.next();
     }
 
-    /// Connects within `limit` to the first host that takes writes, going on from the last good
-    /// one.
+    /// Connects to the first host that takes writes, going on from the last good one. Whose
+    /// patience ends after `limit` hears of every host by then: one that is silent for its share of
+    /// it keeps its own time, and the next is tried beside it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when none did.
@@ -107,35 +114,69 @@ impl Connector {
         wakes: Option<watch::Sender<u64>>,
     ) -> Result<Connection, StoreError> {
         let generation = self.generation.now();
-        // Every host has its share: one that is frozen leaves time for the next.
-        let hosts = u32::try_from(self.hosts.len().max(1)).unwrap_or(u32::MAX);
-        let each = self.timeout.min(limit / hosts);
+        let count = self.hosts.len();
+        let share = limit / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         let first = self.last_good.load(Ordering::Relaxed);
+        let first = if first == NOWHERE { 0 } else { first };
+        let mut hosts = (first..first + count).map(|step| step % count);
+        let mut tried = FuturesUnordered::new();
         let mut why = Vec::new();
-        for step in 0..self.hosts.len() {
-            let index = (first + step) % self.hosts.len();
-            let host = &self.hosts[index];
-            let addresses = timeout(each, addresses(host)).await.unwrap_or_default();
-            let each = each / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-            let mut said = "its name is not resolved in time".to_owned();
-            for address in addresses {
-                let connected = self.enter(&address, generation, wakes.clone());
-                match timeout(each, connected).await {
-                    Ok(Ok(connection)) => {
-                        self.last_good.store(index, Ordering::Relaxed);
-                        return Ok(connection);
-                    }
-                    Ok(Err(error)) => said = words(&error),
-                    Err(_) => said = "it did not answer in time".to_owned(),
-                }
+        loop {
+            if let Some(index) = hosts.next() {
+                tried.push(self.reach(index, generation, wakes.clone()));
             }
-            why.push(format!("{}: {said}", shown(host)));
+            let one = if hosts.len() > 0 {
+                timeout(share, tried.next()).await
+            } else {
+                Ok(tried.next().await)
+            };
+            match one {
+                Ok(Some(Ok(connection))) => return Ok(connection),
+                Ok(Some(Err(said))) => why.push(said),
+                Ok(None) => break,
+                Err(_) => {}
+            }
         }
         let why = why.join("; ");
         tracing::debug!(why, "no database host can be used");
         Err(StoreError::Unavailable(format!(
             "no database host can be used: {why}"
         )))
+    }
+
+    /// Connects to one host, within its time, or says why not.
+    async fn reach(
+        &self,
+        index: usize,
+        generation: u64,
+        wakes: Option<watch::Sender<u64>>,
+    ) -> Result<Connection, String> {
+        let host = &self.hosts[index];
+        let addresses = timeout(self.timeout, addresses(host)).await;
+        let addresses = addresses.unwrap_or_default();
+        let each = self.timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+        let mut said = "its name is not resolved in time".to_owned();
+        for address in addresses {
+            let connected = self.enter(&address, generation, wakes.clone());
+            match timeout(each, connected).await {
+                Ok(Ok(connection)) => return Ok(self.arrived(index, connection)),
+                Ok(Err(error)) => said = words(&error),
+                Err(_) => said = "it did not answer in time".to_owned(),
+            }
+        }
+        Err(format!("{}: {said}", shown(host)))
+    }
+
+    /// Takes note of where a connection leads: if that is another host than before, the former one
+    /// is silent or takes no writes, and every connection is made anew.
+    fn arrived(&self, index: usize, mut connection: Connection) -> Connection {
+        let former = self.last_good.swap(index, Ordering::Relaxed);
+        if former != index && former != NOWHERE {
+            connection.generation = self.generation.next();
+            let host = shown(&self.hosts[index]);
+            tracing::info!(host, "the database is used by another host");
+        }
+        connection
     }
 
     /// Connects to one address; what the server warns of when anybody connects is no warning about
@@ -191,6 +232,10 @@ fn port(host: &Config) -> u16 {
 impl Generation {
     fn now(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

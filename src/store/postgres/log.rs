@@ -1,17 +1,15 @@
 //! The log as it is read: entries after a revision, each held against the chain.
 //!
-//! Read on a line of its own, by one statement in a transaction of its own: what the feed waits
-//! for after a wake-up is one round trip.
+//! By one statement in a transaction of its own: what the feed waits for after a wake-up is one
+//! round trip, on a line that nobody else reads by and within the deadline of the lease's calls.
+//! A feed that stands still must cost no lease. Everybody else reads by the pool.
 
-use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
-use super::connect::Connection;
 use super::fault::{self, Fault};
 use super::line::Line;
 use super::row::{bytes, number, value};
@@ -23,50 +21,21 @@ use crate::store::follow::follow;
 /// Most entries that one call returns.
 const ENTRIES_MAX: usize = 10_000;
 
-/// The line that reads the log, and within what time.
-pub(super) struct Log {
+/// The keeper's line, and within what time it must have its answer.
+pub(super) struct Feed {
     pub(super) line: Line,
     pub(super) limit: Duration,
 }
 
-impl Log {
-    /// Up to `limit` entries after `revision`; none when there is no such revision yet.
-    pub(super) async fn changes_after(
+impl Feed {
+    /// As [`changes_after`].
+    pub(super) async fn read(
         &self,
         revision: RevisionNumber,
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let connection = self.line.connection(self.limit).await?;
-        // The entry at the revision itself comes along: its chain is what the next continues.
-        let sql = "-- changes_after
-            SELECT revision, chain, body FROM latchkey.log
-            WHERE revision >= $1 ORDER BY revision LIMIT $2";
-        let after = i64::try_from(revision).unwrap_or(i64::MAX);
-        let rows = i64::try_from(limit.min(ENTRIES_MAX) + usize::from(revision > 0));
-        let rows = rows.unwrap_or(i64::MAX);
-        let bound: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&after, Type::INT8), (&rows, Type::INT8)];
-        let read = async {
-            let rows = connection.client.query_typed(sql, &bound).await?;
-            entries(&connection.client, revision, &rows, limit).await
-        };
-        self.bounded(&connection, revision, read).await
-    }
-
-    /// The last revision that was trimmed, and the chain at it.
-    pub(super) async fn cut(&self) -> Result<Head, StoreError> {
-        let connection = self.line.connection(self.limit).await?;
-        let read = read_cut(&connection.client);
-        self.bounded(&connection, 0, read).await
-    }
-
-    /// What was read in time; a connection that is in doubt is given up.
-    async fn bounded<T>(
-        &self,
-        connection: &Arc<Connection>,
-        revision: RevisionNumber,
-        read: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, StoreError> {
+        let read = changes_after(&connection.client, "feed", revision, limit);
         let fault = match timeout(self.limit, read).await {
             Ok(Ok(read)) => return Ok(read),
             Ok(Err(Fault::Sql(error)))
@@ -77,13 +46,38 @@ impl Log {
             Ok(Err(fault)) => return Err(fault.at(revision)),
             Err(_) => StoreError::Unavailable("the log did not come in time".to_owned()).into(),
         };
-        self.line.discard(connection).await;
+        // It is in doubt.
+        self.line.discard(&connection);
         Err(fault.at(revision))
     }
 }
 
-async fn read_cut(client: &Client) -> Result<Head, Fault> {
-    let sql = "-- read_cut\nSELECT revision, chain FROM latchkey.log_cut";
+/// Up to `limit` entries after `revision`; none when there is no such revision yet. The statement
+/// bears the name.
+pub(super) async fn changes_after(
+    client: &Client,
+    name: &str,
+    revision: RevisionNumber,
+    limit: usize,
+) -> Result<Vec<LogEntry>, Fault> {
+    // The entry at the revision itself comes along: its chain is what the next continues.
+    let sql = format!(
+        "-- {name}
+        SELECT revision, chain, body FROM latchkey.log
+        WHERE revision >= $1 ORDER BY revision LIMIT $2"
+    );
+    let after = i64::try_from(revision).unwrap_or(i64::MAX);
+    let rows = i64::try_from(limit.min(ENTRIES_MAX) + usize::from(revision > 0));
+    let rows = rows.unwrap_or(i64::MAX);
+    let bound: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+        [(&after, Type::INT8), (&rows, Type::INT8)];
+    let rows = client.query_typed(&sql, &bound).await?;
+    entries(client, revision, &rows, limit).await
+}
+
+/// The last revision that was trimmed, and the chain at it.
+pub(super) async fn cut(client: &Client) -> Result<Head, Fault> {
+    let sql = "-- cut\nSELECT revision, chain FROM latchkey.log_cut";
     let row = client.query_typed_one(sql, &[]).await?;
     Ok(Head {
         revision: number(&row, 0)?,
@@ -108,7 +102,7 @@ async fn entries(
         (Head::EMPTY, rows)
     } else {
         // The entry that comes before is not there: is it the one that the log was cut at?
-        let cut = read_cut(client).await?;
+        let cut = cut(client).await?;
         if after < cut.revision {
             return Err(StoreError::Trimmed { asked: after, cut }.into());
         }

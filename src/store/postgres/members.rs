@@ -110,9 +110,9 @@ impl Members {
         Ok(rows.first().and_then(|row| row.get(0)) == Some("t"))
     }
 
-    pub(super) async fn close(&self) {
-        self.heartbeat.close().await;
-        self.barrier.close().await;
+    pub(super) fn close(&self) {
+        self.heartbeat.close();
+        self.barrier.close();
     }
 
     /// Writes in one transaction that waits for no lock longer than we wait for its answer. While
@@ -132,7 +132,7 @@ impl Members {
     async fn ask(&self, line: &Line, sql: &str) -> Result<Vec<SimpleQueryRow>, Lost> {
         let connection = line.connection(self.limit).await.map_err(Lost::Unsent)?;
         if connection.client.is_closed() {
-            line.discard(&connection).await;
+            line.discard(&connection);
             let what = "the connection to the database was lost".to_owned();
             return Err(Lost::Unsent(StoreError::Unavailable(what)));
         }
@@ -159,7 +159,7 @@ impl Members {
             Ok(Err(_)) => Lost::Unknown("the connection to the database was lost".to_owned()),
             Err(_) => Lost::Unknown("the database did not answer in time".to_owned()),
         };
-        line.discard(&connection).await;
+        line.discard(&connection);
         Err(lost)
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  append ─► a line of its own ─► latchkey.append(…)      lock, head, log, tables, one NOTIFY
 //!  feed, heartbeat, barrier ─► lines of their own         past a pooler, where there is one
-//!  lists, snapshots, last uses ─► a small pool            LISTEN ─► wakes
+//!  lists, snapshots, the rest ─► a small pool             LISTEN ─► wakes
 //! ```
 //!
 //! Nothing it does holds a lock across a round trip, needs a named prepared statement or a
@@ -64,14 +64,14 @@ use append::Appender;
 use connect::{CONNECT_LIMIT, Connector, Generation};
 use line::Line;
 use listen::Listener;
-use log::Log;
+use log::Feed;
 use members::Members;
 use pool::Pool;
 
 /// The store of one process among others. Dropping it ends its connections and its one task.
 pub struct PostgresStore {
     appender: Appender,
-    log: Log,
+    feed: Feed,
     members: Members,
     pool: Arc<Pool>,
     listener: Listener,
@@ -96,9 +96,9 @@ impl PostgresStore {
         entropy.fill(&mut owner);
         Ok(Self {
             appender: Appender::new(Line::new("append", &connector), owner, settings),
-            log: Log {
-                line: Line::new("log", &direct),
-                limit: settings.statement_timeout,
+            feed: Feed {
+                line: Line::new("feed", &direct),
+                limit: settings.cluster_timeout,
             },
             members: Members {
                 heartbeat: Line::new("heartbeat", &direct),
@@ -151,11 +151,19 @@ impl Store for PostgresStore {
         revision: RevisionNumber,
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
-        self.log.changes_after(revision, limit).await
+        let asking = self.pool.asking().await?;
+        let read = asking.bounded(async {
+            log::changes_after(asking.client()?, "changes_after", revision, limit).await
+        });
+        let read = read.await;
+        asking.done(read, revision)
     }
 
     async fn cut(&self) -> Result<Head, StoreError> {
-        self.log.cut().await
+        let asking = self.pool.asking().await?;
+        let read = asking.bounded(async { log::cut(asking.client()?).await });
+        let read = read.await;
+        asking.done(read, 0)
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<StoredToken>, StoreError> {
@@ -196,9 +204,9 @@ impl Store for PostgresStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.listener.close();
         self.pool.close();
-        self.appender.close().await;
-        self.log.line.close().await;
-        self.members.close().await;
+        self.appender.close();
+        self.feed.line.close();
+        self.members.close();
         Ok(())
     }
 }
@@ -227,6 +235,14 @@ impl Cluster for PostgresStore {
 
     async fn remove(&self, incarnation: Incarnation, heartbeat: u64) -> Result<bool, StoreError> {
         self.members.remove(incarnation, Some(heartbeat)).await
+    }
+
+    async fn feed(
+        &self,
+        revision: RevisionNumber,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        self.feed.read(revision, limit).await
     }
 
     fn wakes(&self) -> watch::Receiver<u64> {

@@ -1,5 +1,5 @@
-//! A few connections for what nobody's turn or lease waits for: lists, snapshots and last uses,
-//! bounded, and waited for with a limit.
+//! A few connections for what nobody's turn or lease waits for: lists, snapshots, the log for all
+//! but the keeper, and last uses; bounded, and waited for with a limit.
 //!
 //! deadpool itself and not its Postgres manager, whose own part is a cache of named prepared
 //! statements, which a pooler in transaction mode does not keep. When one connection finds its
@@ -77,15 +77,15 @@ impl Pool {
     /// Sends a message that is a whole transaction, and may be lost or be sent twice.
     pub(super) async fn send(&self, message: &str) -> Result<(), StoreError> {
         // The server's own limit comes first.
-        let mut taken = self.taken(self.statement_timeout * 2).await?;
+        let taken = self.taken(self.statement_timeout * 2).await?;
         let sent = async { Ok(taken.client()?.batch_execute(message).await?) };
-        match taken.bounded(sent).await {
-            Ok(()) => {
-                drop(taken.connection.take());
-                Ok(())
-            }
-            Err(fault) => Err(taken.fail(fault, 0)),
-        }
+        let sent = taken.bounded(sent).await;
+        taken.done(sent, 0)
+    }
+
+    /// Takes a connection for statements that are each a transaction, with the usual limit.
+    pub(super) async fn asking(&self) -> Result<Reading<'_>, StoreError> {
+        self.taken(self.statement_timeout).await
     }
 
     /// Takes a connection, whose work must end within `limit`.
@@ -130,7 +130,7 @@ impl Pool {
     }
 }
 
-/// One transaction, mostly a reading one. Its connection goes back to the pool only after its end:
+/// Mostly one transaction that reads. Its connection goes back to the pool only after its end:
 /// one that was given up on half-way may still be in its transaction.
 pub(super) struct Reading<'p> {
     pool: &'p Pool,
@@ -164,7 +164,7 @@ impl Reading<'_> {
 
     /// Ends the transaction after what was read in it; `revision` is where the caller was.
     pub(super) async fn end<T>(
-        mut self,
+        self,
         read: Result<T, Fault>,
         revision: RevisionNumber,
     ) -> Result<T, StoreError> {
@@ -172,7 +172,16 @@ impl Reading<'_> {
             Ok(read) => self.commit().await.map(|()| read),
             Err(fault) => Err(fault),
         };
-        match ended {
+        self.done(ended, revision)
+    }
+
+    /// Gives the connection back after what is no transaction any more.
+    pub(super) fn done<T>(
+        mut self,
+        done: Result<T, Fault>,
+        revision: RevisionNumber,
+    ) -> Result<T, StoreError> {
+        match done {
             Ok(read) => {
                 drop(self.connection.take());
                 Ok(read)

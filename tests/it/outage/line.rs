@@ -259,6 +259,14 @@ impl Cluster for Line {
         Ok(is_same)
     }
 
+    async fn feed(
+        &self,
+        revision: RevisionNumber,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        self.changes_after(revision, limit).await
+    }
+
     fn wakes(&self) -> watch::Receiver<u64> {
         self.database.wakes.subscribe()
     }

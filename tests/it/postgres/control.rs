@@ -94,6 +94,13 @@ impl Server {
     }
 }
 
+/// Stops one process of a server of this machine, until the guard is dropped.
+pub(crate) fn freeze_process(id: i32) -> Frozen {
+    let mut frozen = Frozen(Vec::new());
+    frozen.stop(id);
+    frozen
+}
+
 /// Processes that are stopped until this is dropped.
 pub(crate) struct Frozen(Vec<Pid>);
 

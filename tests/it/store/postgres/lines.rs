@@ -57,14 +57,14 @@ async fn every_lost_connection_is_replaced_and_costs_no_other() {
     join(store).await;
     for round in 1..=3_u32 {
         settled_append(&mut scribe, store, round).await;
-        store.changes_after(0, 1).await.expect("read");
+        store.feed(0, 1).await.expect("read");
         renew(store).await.expect("renewed");
         store.roster().await.expect("a roster");
         store.token(TokenId::from_u128(1)).await.expect("read");
         wakes.changed().await.expect("listening");
 
         assert_eq!(kill(database, "append").await, 1);
-        assert_eq!(kill(database, "changes_after").await, 1);
+        assert_eq!(kill(database, "feed").await, 1);
         assert_eq!(kill(database, "renew").await, 1);
         assert_eq!(kill(database, "roster").await, 1);
         assert_eq!(kill(database, "end_reading").await, 1);
@@ -116,7 +116,7 @@ async fn past_the_pooler_wake_ups_come_and_leases_are_renewed() {
         .expect_err("cut off");
     renew(&store).await.expect("renewed");
     store.roster().await.expect("a roster");
-    assert_eq!(store.changes_after(0, 9).await.expect("read").len(), 2);
+    assert_eq!(store.feed(0, 9).await.expect("read").len(), 2);
     pooled.both_ways(Flow::Pass);
     settled_append(&mut scribe, &store, 3).await;
 }
@@ -140,7 +140,7 @@ async fn a_pooler_swallows_wake_ups_and_the_log_is_read_all_the_same() {
         heard.mark_unchanged();
         settled_append(&mut scribe, &deaf, round).await;
         heard.changed().await.expect("woken");
-        let read = deaf.changes_after(u64::from(round) - 1, 9).await;
+        let read = deaf.feed(u64::from(round) - 1, 9).await;
         assert_eq!(read.expect("read").len(), 1);
     }
     assert!(!swallowed.has_changed().expect("a store"));

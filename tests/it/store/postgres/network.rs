@@ -2,9 +2,9 @@
 //!
 //! Every store here is behind a proxy; a second one, that is not, sees what became of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use latchkey::store::cluster::Cluster as _;
+use latchkey::store::cluster::{Cluster as _, Incarnation};
 use latchkey::store::postgres::Settings;
 use latchkey::store::{Appended, Batch, Store as _, StoreError};
 
@@ -16,6 +16,8 @@ use crate::store::scribe::{Scribe, put_principal, rows, whole_log};
 
 /// Long enough to be reached, short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(600);
+/// Until it must have come about on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn brief(url: String) -> Settings {
     Settings {
@@ -110,6 +112,8 @@ async fn a_partition_one_way_or_both_is_bounded_and_passes() {
         assert!(unavailable(store.roster().await.expect_err("cut off")));
         let read = store.changes_after(0, 1).await;
         assert!(unavailable(read.expect_err("cut off")));
+        let fed = store.feed(0, 1).await;
+        assert!(unavailable(fed.expect_err("cut off")));
         assert!(unavailable(store.snapshot().await.expect_err("cut off")));
         // What was in the network when the connections were given up is lost with them.
         proxy.cut();
@@ -152,5 +156,40 @@ async fn when_the_host_in_use_freezes_the_next_one_is_used() {
             [Some(head), last, Some(snapshot.head)],
             [Some(scribe.head); 3]
         );
+    }
+}
+
+#[tokio::test]
+async fn where_the_heartbeat_lands_everything_goes() {
+    let fresh = fresh().await;
+    let (first, second) = (proxied().await, proxied().await);
+    let here = format!(":{}/", server().port);
+    let both = format!(":{},127.0.0.1:{}/", first.port, second.port);
+    let store = open_with(brief(fresh.database.url.replacen(&here, &both, 1))).await;
+    let mut scribe = Scribe::new();
+    settled_append(&mut scribe, &store, 1).await;
+    first.both_ways(Flow::Hold);
+    again(async || store.leave(Incarnation([1; 16])).await).await;
+    // On its old connection this would have been lost.
+    let put = put_principal(2, "user:bob");
+    scribe.append(&store, [put]).await;
+}
+
+#[tokio::test]
+async fn who_connects_longer_than_anybody_waits_is_connected_in_the_end() {
+    const ONE_WAY: Duration = Duration::from_millis(100);
+    let fresh = fresh().await;
+    let proxy = proxied().await;
+    let settings = Settings {
+        url: by(&fresh.database.url, proxy.port),
+        // An answer comes in time, three of them do not.
+        cluster_timeout: ONE_WAY * 2,
+        ..Settings::default()
+    };
+    let store = open_with(settings).await;
+    proxy.to_client(Flow::Late(ONE_WAY));
+    let began = Instant::now();
+    while let Err(error) = store.roster().await {
+        assert!(began.elapsed() < PATIENCE, "{error}");
     }
 }

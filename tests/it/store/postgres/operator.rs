@@ -94,6 +94,7 @@ async fn a_frozen_server_hangs_nobody_and_goes_on_when_it_thaws() {
     );
     store.roster().await.expect_err("frozen");
     store.changes_after(0, 1).await.expect_err("frozen");
+    store.feed(0, 1).await.expect_err("frozen");
     store
         .token(TokenId::from_u128(1))
         .await
