@@ -27,9 +27,6 @@ const MIGRATIONS: &[Migration] = &[
     migration("tables", include_str!("migrations/0001_tables.sql")),
     migration("append", include_str!("migrations/0002_append.sql")),
     migration("cluster", include_str!("migrations/0003_cluster.sql")),
-    migration("format", include_str!("migrations/0004_format.sql")),
-    migration("trim", include_str!("migrations/0005_trim.sql")),
-    migration("token_used", include_str!("migrations/0006_token_used.sql")),
 ];
 
 const VERSIONS: &str = "-- make_versions

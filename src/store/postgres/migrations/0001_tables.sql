@@ -1,7 +1,7 @@
 -- Tables: the log, what it makes, and what replicas know of each other.
 --
--- The log is the truth; every other table down to `requests` is what the log makes, kept in the
--- same transaction so that lists, SQL users and start-up need no replay. Numbers of kinds are
+-- The log is the truth; the tables from `principals` down to `requests` are what it makes, kept in
+-- the same transaction so that lists, SQL users and start-up need no replay. Numbers of kinds are
 -- those of the program (TokenKind, PrincipalKind); instants are Unix milliseconds; texts are
 -- ordered by their bytes. Deliberately absent: an index on the digest, which nobody looks up by
 -- here, and foreign keys: what is consistent is decided before it comes here, and a test holds
@@ -32,9 +32,18 @@ CREATE TABLE latchkey.log_parts (
   made_ms bigint NOT NULL
 );
 
--- One row: the newest revision, what replaying the log would count, and the last batch that was
--- compared with it, which makes an empty batch a durable write. Room on the page keeps its
--- updates there.
+-- One row: the last revision that was trimmed and the chain hash at it; the log begins behind it.
+CREATE TABLE latchkey.log_cut (
+  id         smallint PRIMARY KEY CHECK (id = 1),
+  revision   bigint NOT NULL,
+  chain      bytea NOT NULL,
+  trimmed_ms bigint NOT NULL
+);
+INSERT INTO latchkey.log_cut VALUES (1, 0, decode(repeat('00', 32), 'hex'), 0);
+
+-- One row: the newest revision, what replaying the log would count, the last batch that was
+-- compared with it, which makes an empty batch a durable write, and the format level: which kinds
+-- of entries may follow. Room on the page keeps its updates there.
 CREATE TABLE latchkey.head (
   id            smallint PRIMARY KEY CHECK (id = 1),
   revision      bigint NOT NULL,
@@ -44,10 +53,11 @@ CREATE TABLE latchkey.head (
   principal_max bigint NOT NULL,
   grant_max     bigint NOT NULL,
   requests      bigint NOT NULL,
-  touched       bytea NOT NULL
+  touched       bytea NOT NULL,
+  format        bigint NOT NULL
 ) WITH (fillfactor = 10);
 INSERT INTO latchkey.head
-VALUES (1, 0, decode(repeat('00', 32), 'hex'), 0, NULL, 0, 0, 0, ''::bytea);
+VALUES (1, 0, decode(repeat('00', 32), 'hex'), 0, NULL, 0, 0, 0, ''::bytea, 1);
 
 -- At most one row: whose turn to append it is after a refusal, and until when. Worth nothing
 -- after a crash, so it is in no write-ahead log.
@@ -173,6 +183,17 @@ CREATE TABLE latchkey.token_labels (
   PRIMARY KEY (token, key)
 );
 CREATE INDEX token_labels_by_key ON latchkey.token_labels (key, value, token);
+
+-- When, and from where, each token was last used, to the hour. The one table that the log does not
+-- make: servers gather it and write it in batches, and what is lost of it is lost. Narrow, with
+-- room on its pages, so that an update stays on its page and touches no index. A row goes with its
+-- token; the row of a token that is forgotten at the very moment in which its use is written may
+-- stay, and nobody sees it.
+CREATE TABLE latchkey.token_used (
+  token      uuid PRIMARY KEY,
+  instant_ms bigint NOT NULL,
+  address    inet
+) WITH (fillfactor = 70);
 
 -- target: a principal's id, TEAM/MEMBER, a token id or a resource.
 CREATE TABLE latchkey.cut_offs (

@@ -228,7 +228,8 @@ BEGIN
 END $$;
 
 -- Deletes the tokens of a slice that ended before an instant, those of it whose subject is gone,
--- and the request ids that have been kept long enough.
+-- and the request ids that have been kept long enough. The last uses of the tokens go, too, and it
+-- never waits for who is writing some.
 CREATE FUNCTION latchkey.forget(in_slice smallint, before_ms bigint, requests_before_ms bigint)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
@@ -248,6 +249,9 @@ BEGIN
   IF forgotten IS NOT NULL THEN
     DELETE FROM latchkey.token_issuers WHERE token = ANY (forgotten);
     DELETE FROM latchkey.token_labels WHERE token = ANY (forgotten);
+    DELETE FROM latchkey.token_used WHERE token IN (
+      SELECT u.token FROM latchkey.token_used u WHERE u.token = ANY (forgotten)
+      FOR UPDATE SKIP LOCKED);
   END IF;
   DELETE FROM latchkey.requests WHERE instant_ms < requests_before_ms;
   GET DIAGNOSTICS former = ROW_COUNT;
@@ -268,13 +272,41 @@ BEGIN
   END IF;
 END $$;
 
+-- Raises the format level of the log: when every member reads the newer format, and a member that
+-- does not is refused from then on. Joining and raising take the same lock, so of the two the later
+-- sees the other.
+CREATE FUNCTION latchkey.raise_format(level bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM FROM latchkey.cluster FOR UPDATE;
+  IF EXISTS (SELECT FROM latchkey.replicas r WHERE r.format_max < level) THEN
+    PERFORM latchkey.refuse('a member does not read that format');
+  END IF;
+  UPDATE latchkey.head h SET format = level WHERE h.format < level;
+END $$;
+
+-- The chain hash at a revision, also at the cut; NULL where the log has none.
+CREATE FUNCTION latchkey.chain_at(at bigint) RETURNS bytea
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off AS $$
+BEGIN
+  IF at = 0 THEN
+    RETURN decode(repeat('00', 32), 'hex');
+  END IF;
+  RETURN coalesce((SELECT l.chain FROM latchkey.log l WHERE l.revision = at),
+    (SELECT c.chain FROM latchkey.log_cut c WHERE c.revision = at));
+END $$;
+
 -- Compare-and-append. `base_…` is the head that the batch was decided on; `entries` are rows of
 -- the log; `verbs` and `records` say what they make, in order. Outcomes:
 --   committed  the head was the base, everything is written
 --   moved      the head had moved: nothing is written, `caller` has the next turn if it was free
 --   turn       it is another's turn: nothing is written
 --   diverged   the base is not in this log: nothing is written
--- `crowded` asks for `extend_log`: the newest partition is half full.
+--   voided     the batch was given up before: nothing is written
+-- Of `verbs`, `void` writes nothing and gives the batch up: should an earlier message with it still
+-- be under way, its outcome is `voided`. `crowded` asks for `extend_log`: the newest partition is
+-- half full.
 CREATE FUNCTION latchkey.append(
   caller bytea, batch bytea, base_revision bigint, base_chain bytea,
   entries json, verbs text[], records json[], last json,
@@ -302,9 +334,8 @@ BEGIN
   SELECT * INTO turn FROM latchkey.turn t WHERE t.ends_at > clock_timestamp();
   revision := stands.revision;
   IF stands.revision <> base_revision OR stands.chain <> base_chain THEN
-    IF NOT (base_revision < stands.revision AND base_chain = CASE base_revision
-      WHEN 0 THEN decode(repeat('00', 32), 'hex')
-      ELSE (SELECT l.chain FROM latchkey.log l WHERE l.revision = base_revision) END) IS TRUE
+    IF NOT (base_revision < stands.revision AND base_chain = latchkey.chain_at(base_revision))
+      IS TRUE
     THEN
       outcome := 'diverged';
       RETURN;
@@ -326,6 +357,13 @@ BEGIN
   DELETE FROM latchkey.turn WHERE owner = caller;
   IF entries IS NULL THEN
     UPDATE latchkey.head SET touched = batch;
+    IF verbs = ARRAY['void'] THEN
+      DELETE FROM latchkey.voided v WHERE v.base < base_revision;
+      INSERT INTO latchkey.voided VALUES (batch, base_revision) ON CONFLICT DO NOTHING;
+    END IF;
+  ELSIF EXISTS (SELECT FROM latchkey.voided v WHERE v.batch = append.batch) THEN
+    outcome := 'voided';
+    RETURN;
   ELSE
     INSERT INTO latchkey.log SELECT * FROM json_populate_recordset(NULL::latchkey.log, entries);
     FOR i IN 1 .. coalesce(cardinality(verbs), 0) LOOP
@@ -334,6 +372,8 @@ BEGIN
           (records[i]->0->>'before_ms')::bigint, (records[i]->0->>'requests_before_ms')::bigint);
       ELSIF verbs[i] = 'bound_requests' THEN
         PERFORM latchkey.bound_requests((records[i]->0->>'most')::bigint);
+      ELSIF verbs[i] = 'raise_format' THEN
+        PERFORM latchkey.raise_format((records[i]->0->>'level')::bigint);
       ELSE
         PERFORM latchkey.write(verbs[i], records[i]);
       END IF;
@@ -366,3 +406,61 @@ BEGIN
     WHERE m.before < bytes_max ORDER BY m.revision;
   END IF;
 END $$;
+
+-- Begins an empty log after a cut: what is copied here was trimmed before. Runs with its owner's
+-- rights, for the role that copies may not move the cut of a log that has entries.
+CREATE FUNCTION latchkey.begin_log(cut_revision bigint, cut_chain bytea) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT FROM latchkey.log) OR EXISTS (SELECT FROM latchkey.head h WHERE h.revision > 0)
+  THEN
+    PERFORM latchkey.refuse('the log has entries');
+  END IF;
+  UPDATE latchkey.log_cut SET revision = cut_revision, chain = cut_chain;
+END $$;
+
+-- Detaches the partitions that hold nothing but entries before an instant, up to a revision, and
+-- moves the cut behind them. What a member has not applied, what a remembered request id was
+-- answered with, and the head stay. Only the owner of the tables trims: the server's role may
+-- neither detach nor drop. Those that read or write the log wait for it, and it for them: the
+-- caller sets a short lock_timeout.
+CREATE FUNCTION latchkey.trim_log(before_ms bigint, upto bigint, requests_from_ms bigint)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  part latchkey.log_parts;
+  cut  latchkey.log_cut;
+  last latchkey.log;
+BEGIN
+  PERFORM pg_advisory_xact_lock(1818979961, 2);
+  SELECT * INTO STRICT cut FROM latchkey.log_cut;
+  SELECT least(upto, h.revision - 1, (SELECT min(r.applied) FROM latchkey.replicas r),
+      (SELECT min(r.revision) - 1 FROM latchkey.requests r WHERE r.instant_ms >= requests_from_ms))
+    INTO upto FROM latchkey.head h;
+  FOR part IN SELECT * FROM latchkey.log_parts p
+    WHERE p.first > cut.revision AND p.past - 1 <= upto ORDER BY p.first
+  LOOP
+    SELECT * INTO STRICT last FROM latchkey.log l WHERE l.revision = part.past - 1;
+    EXIT WHEN last.instant_ms >= before_ms;
+    EXECUTE format('ALTER TABLE latchkey.log DETACH PARTITION latchkey.%I',
+      'log_' || lpad(part.first::text, 19, '0'));
+    UPDATE latchkey.log_cut SET revision = last.revision, chain = last.chain,
+      trimmed_ms = latchkey.now_ms();
+  END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION latchkey.trim_log FROM PUBLIC;
+
+-- Drops the partitions that were detached; nobody waits for it.
+CREATE FUNCTION latchkey.drop_trimmed() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  part latchkey.log_parts;
+BEGIN
+  PERFORM pg_advisory_xact_lock(1818979961, 2);
+  FOR part IN SELECT p.* FROM latchkey.log_parts p, latchkey.log_cut c WHERE p.past - 1 <= c.revision
+  LOOP
+    EXECUTE format('DROP TABLE latchkey.%I', 'log_' || lpad(part.first::text, 19, '0'));
+    DELETE FROM latchkey.log_parts p WHERE p.first = part.first;
+  END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION latchkey.drop_trimmed FROM PUBLIC;

@@ -6,16 +6,22 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
   SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 $$;
 
--- A new member; returns the cluster's lease, which is the longest that any member was given.
-CREATE FUNCTION latchkey.join_cluster(incarnation bytea, name text, address text, lease_ms bigint,
-  format_max bigint) RETURNS bigint
+-- A new member; returns the cluster's lease, which is the longest that any member was given. One
+-- that does not read the log's format is refused with SQLSTATE LK002 and the level as its detail.
+CREATE FUNCTION latchkey.join_cluster(incarnation bytea, name text, address text,
+  lease_ms bigint, format_max bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   longest bigint;
+  level   bigint;
 BEGIN
   PERFORM latchkey.durably();
-  -- The row's lock lets one join at a time see who else is there.
+  -- The row's lock lets one join at a time see who else is there, and the level.
   SELECT c.lease_ms INTO STRICT longest FROM latchkey.cluster c FOR UPDATE;
+  SELECT h.format INTO STRICT level FROM latchkey.head h;
+  IF join_cluster.format_max < level THEN
+    RAISE EXCEPTION 'the log is of a newer format' USING ERRCODE = 'LK002', DETAIL = level;
+  END IF;
   IF NOT EXISTS (SELECT FROM latchkey.replicas) THEN
     longest := 0;
   END IF;
@@ -25,17 +31,6 @@ BEGIN
     join_cluster.address, join_cluster.lease_ms, 0, 0, join_cluster.format_max,
     latchkey.now_ms(), latchkey.now_ms());
   RETURN longest;
-END $$;
-
--- The chain hash at a revision; NULL where the log has none.
-CREATE FUNCTION latchkey.chain_at(at bigint) RETURNS bytea
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off AS $$
-BEGIN
-  IF at = 0 THEN
-    RETURN decode(repeat('00', 32), 'hex');
-  END IF;
-  RETURN (SELECT l.chain FROM latchkey.log l WHERE l.revision = at);
 END $$;
 
 -- Renews a lease. No row: there is no such member. What is read was read after the write. What
