@@ -1,8 +1,8 @@
 //! `latchkey migrate`: brings the database's tables to this program's version, or shows theirs.
 //!
 //! Run by the role that owns the schema, before servers of this version start; running it twice,
-//! also at the same time, does no harm. There is no way back: an older program refuses a newer
-//! schema.
+//! also at the same time, does no harm. A step is never taken back: an older program works with a
+//! newer schema, or refuses it, as each step says.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -19,7 +19,8 @@ use super::store::{Place, database, database_failed};
 pub(crate) enum MigrateCommand {
     /// Apply every migration that the database lacks.
     Up(MigrateArgs),
-    /// Show which migrations the database has; exits 1 when any is missing.
+    /// Show which migrations the database has; exits 1 when any is missing, or not for this
+    /// program.
     Status(MigrateArgs),
 }
 
@@ -34,6 +35,7 @@ pub(crate) struct MigrateArgs {
 struct VersionView {
     version: i32,
     name: String,
+    reads_from: i32,
     applied_at: Option<String>,
 }
 
@@ -54,8 +56,8 @@ struct UpView {
 /// Migrates, or shows.
 ///
 /// # Errors
-/// Usage for a database that is not named, unavailable when it cannot be reached, is newer, or a
-/// migration fails; `status` is refused when a migration is missing.
+/// Usage for a database that is not named, unavailable when it cannot be reached, is too new, or
+/// a migration fails; `status` is refused when a migration is missing or not for this program.
 pub(crate) async fn run(command: MigrateCommand, output: Output) -> Result<(), CliError> {
     match command {
         MigrateCommand::Up(args) => up(&args, output).await,
@@ -76,7 +78,10 @@ async fn up(args: &MigrateArgs, output: Output) -> Result<(), CliError> {
     };
     output.show(&view, |page| {
         page.line(match view.applied.len() {
-            0 => format!("Nothing to do: the schema has version {}.", view.version),
+            0 => format!(
+                "Nothing to do: the schema has every version up to {}.",
+                view.version
+            ),
             1 => format!(
                 "Applied 1 migration: the schema has version {}.",
                 view.version
@@ -96,7 +101,7 @@ async fn status(args: &MigrateArgs, output: Output) -> Result<(), CliError> {
         .await
         .map_err(database_failed)?;
     let missing = found.iter().filter(|one| one.applied_at.is_none()).count();
-    let newer = found.iter().any(|one| one.version > known());
+    let newer = found.iter().any(|one| one.reads_from > known());
     let view = StatusView {
         database: Place::of(&config).to_string(),
         known: known(),
@@ -108,17 +113,18 @@ async fn status(args: &MigrateArgs, output: Output) -> Result<(), CliError> {
             vec![
                 one.version.to_string(),
                 one.name.clone(),
+                format!("{}+", one.reads_from),
                 applied.unwrap_or_else(|| "missing".to_owned()),
             ]
         };
         page.table(
-            &["VERSION", "NAME", "APPLIED"],
+            &["VERSION", "NAME", "FOR", "APPLIED"],
             view.versions.iter().map(row),
         );
     })?;
     if newer {
         let known = known();
-        let text = format!("the database is newer than this program, which knows version {known}");
+        let text = format!("the database is too new for this program, which knows version {known}");
         return Err(CliError::refused(text).because("SCHEMA_VERSION"));
     }
     if missing > 0 {
@@ -133,6 +139,7 @@ impl From<Version> for VersionView {
         Self {
             version: version.version,
             name: version.name,
+            reads_from: version.reads_from,
             applied_at: version.applied_at,
         }
     }

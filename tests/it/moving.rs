@@ -290,7 +290,7 @@ async fn what_cannot_be_copied_is_refused_and_left_as_it_is_postgres() {
     let (bare, owner) = bare_database().await;
     refused(folder.path(), &owner, 3, "NOT_MIGRATED");
     let newer = database().await;
-    let sql = "INSERT INTO latchkey.schema_versions VALUES (999, 'from the future')";
+    let sql = "INSERT INTO latchkey.schema_versions VALUES (999, 'from the future', 999)";
     server().admin(&newer.name, sql).await;
     refused(folder.path(), &newer.url, 3, "SCHEMA_VERSION");
     drop(bare);

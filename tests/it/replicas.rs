@@ -3,6 +3,7 @@
 //! By the program's own commands, as the role and with the grants of the README. How writes are
 //! confirmed, and what faults do, is tested beside.
 
+use latchkey::store::postgres::known;
 use serde_json::Value;
 
 use crate::postgres::{Database, bare_database, database, server};
@@ -80,11 +81,20 @@ async fn a_database_of_another_version_is_not_served_postgres() {
         .expect("refused");
     assert!(said.contains("latchkey migrate up"), "{said}");
     on(&owner, "migrate up").ok();
-    let newer = "INSERT INTO latchkey.schema_versions (version, name) VALUES (9999, 'next')";
-    server().admin(&database.name, newer).await;
+    let newer = |version, reads_from| {
+        format!("INSERT INTO latchkey.schema_versions VALUES ({version}, 'next', {reads_from})")
+    };
+    // What only adds is left alone; this is how a server of the version before comes back.
+    database.grant().await;
+    server().admin(&database.name, &newer(9998, known())).await;
+    bootstrap(&database);
+    replica(&database, "before").terminate();
+    on(&owner, "migrate status").ok();
+    on(&owner, "migrate up").ok();
+    server().admin(&database.name, &newer(9999, 9999)).await;
     let said = Server::replica(&owner, "old", &[]).err().expect("refused");
     assert!(said.contains("9999"), "{said}");
-    on(&owner, "migrate status").refused("newer than this program");
+    on(&owner, "migrate status").refused("too new for this program");
     let up = on(&owner, "migrate up");
     assert_eq!(up.code, 3, "{}{}", up.stdout, up.stderr);
 }

@@ -24,11 +24,16 @@ pub enum OpenError {
         /// The version that this program knows.
         known: i32,
     },
-    /// Migrated by a newer program: use that one.
-    #[error("the database has schema version {found}, this program knows up to version {known}")]
+    /// Migrated by a newer program, with what this one cannot work with: use that one.
+    #[error(
+        "the database has schema version {found}, which is for programs that know version \
+         {reads_from}, and this program knows up to version {known}"
+    )]
     SchemaVersion {
         /// The version in the database.
         found: i32,
+        /// The version that a program must know.
+        reads_from: i32,
         /// The newest version that this program knows.
         known: i32,
     },

@@ -1,8 +1,10 @@
 //! Migrations: numbered SQL files in the program, each applied once, in order, in one transaction.
 //!
-//! Run by a role that owns the schema, not by the server's. A database that a newer program has
-//! migrated is refused: what it means is not known here. Migrating twice at the same time is safe;
-//! the second finds nothing left to do.
+//! Run by a role that owns the schema, not by the server's. Each says from which version on
+//! programs can work with the tables that it leaves, so that servers of the version before go on,
+//! and start, beside those of the next: an upgrade can be rolled, and gone back on. A database that
+//! lacks a step, or has one that is not for this program, is refused. Migrating twice at the same
+//! time is safe; the second finds nothing left to do.
 
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -15,26 +17,29 @@ use super::settings::Settings;
 /// A step of the schema.
 struct Migration {
     name: &'static str,
+    /// Programs that know this version, or a newer one, can work with what it leaves. A step that
+    /// adds what older programs need not know has the number of the step before; whatever they
+    /// would read or write wrongly has its own.
+    reads_from: i32,
     sql: &'static str,
 }
 
-const fn migration(name: &'static str, sql: &'static str) -> Migration {
-    Migration { name, sql }
+const fn migration(name: &'static str, reads_from: i32, sql: &'static str) -> Migration {
+    Migration {
+        name,
+        reads_from,
+        sql,
+    }
 }
 
 /// Every migration, in order; the first has version 1.
 const MIGRATIONS: &[Migration] = &[
-    migration("tables", include_str!("migrations/0001_tables.sql")),
-    migration("append", include_str!("migrations/0002_append.sql")),
-    migration("cluster", include_str!("migrations/0003_cluster.sql")),
+    migration("tables", 1, include_str!("migrations/0001_tables.sql")),
+    migration("append", 2, include_str!("migrations/0002_append.sql")),
+    migration("cluster", 3, include_str!("migrations/0003_cluster.sql")),
 ];
 
-const VERSIONS: &str = "-- make_versions
-    CREATE TABLE latchkey.schema_versions (
-      version    integer PRIMARY KEY,
-      name       text NOT NULL,
-      applied_at timestamptz NOT NULL DEFAULT now()
-    )";
+const VERSIONS: &str = include_str!("migrations/0000_versions.sql");
 
 /// One version of the schema, as `migrate status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +48,8 @@ pub struct Version {
     pub version: i32,
     /// What it brings.
     pub name: String,
+    /// Programs that know this version, or a newer one, can work with it.
+    pub reads_from: i32,
     /// When it was applied, in the database's words; none if it was not.
     pub applied_at: Option<String>,
 }
@@ -65,6 +72,7 @@ pub async fn status(settings: &Settings) -> Result<Vec<Version>, OpenError> {
             versions.push(Version {
                 version,
                 name: migration.name.to_owned(),
+                reads_from: migration.reads_from,
                 applied_at: None,
             });
         }
@@ -76,8 +84,8 @@ pub async fn status(settings: &Settings) -> Result<Vec<Version>, OpenError> {
 /// Applies what is missing; returns the versions that it applied.
 ///
 /// # Errors
-/// [`OpenError::SchemaVersion`] for a newer database, [`OpenError::Migration`] for a step that
-/// failed; the steps before it stand.
+/// [`OpenError::SchemaVersion`] for a database that is too new, [`OpenError::Migration`] for a step
+/// that failed; the steps before it stand.
 pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
     let connection = connect::once(&settings.url, settings).await?;
     let client = &connection.client;
@@ -96,10 +104,9 @@ pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
             .map_err(failed)?;
         let lock = "-- migrate\nSELECT pg_advisory_xact_lock(1818979961, 0)";
         client.simple_query(lock).await.map_err(failed)?;
-        let found = newest(client).await?;
-        if found > known() {
-            return Err(unknown(found));
-        }
+        let versions = applied(client).await?;
+        workable(&versions)?;
+        let found = newest(&versions);
         if found >= version {
             client
                 .batch_execute("-- migrate\nROLLBACK")
@@ -111,10 +118,13 @@ pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
             make_versions(client).await.map_err(failed)?;
         }
         client.batch_execute(migration.sql).await.map_err(failed)?;
-        let note = "-- migrate\nINSERT INTO latchkey.schema_versions (version, name)
-            VALUES ($1, $2)";
-        let bound: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&version, Type::INT4), (&migration.name, Type::TEXT)];
+        let note = "-- migrate\nINSERT INTO latchkey.schema_versions (version, name, reads_from)
+            VALUES ($1, $2, $3)";
+        let bound: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] = [
+            (&version, Type::INT4),
+            (&migration.name, Type::TEXT),
+            (&migration.reads_from, Type::INT4),
+        ];
         client.query_typed(note, &bound).await.map_err(failed)?;
         client
             .batch_execute("-- migrate\nCOMMIT")
@@ -125,27 +135,43 @@ pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
     Ok(done)
 }
 
-/// Refuses a database that is not of the version that this program knows.
+/// Refuses a database that lacks a version that this program knows, or has one that is not for it.
 pub(super) async fn check(client: &Client) -> Result<(), OpenError> {
-    match newest(client).await? {
-        found if found == known() => Ok(()),
-        found if found > known() => Err(unknown(found)),
-        found => Err(OpenError::NotMigrated {
+    let versions = applied(client).await?;
+    workable(&versions)?;
+    match newest(&versions) {
+        found if found < known() => Err(OpenError::NotMigrated {
             found,
             known: known(),
         }),
+        found => {
+            if found > known() {
+                tracing::info!(
+                    found,
+                    known = known(),
+                    "the schema is newer than this program, which can work with it"
+                );
+            }
+            Ok(())
+        }
     }
 }
 
-fn unknown(found: i32) -> OpenError {
-    OpenError::SchemaVersion {
-        found,
-        known: known(),
+/// Refuses versions that this program neither knows nor can work with.
+fn workable(versions: &[Version]) -> Result<(), OpenError> {
+    let unknown = versions.iter().filter(|one| one.version > known());
+    match unknown.map(|one| one.reads_from).max() {
+        Some(reads_from) if reads_from > known() => Err(OpenError::SchemaVersion {
+            found: newest(versions),
+            reads_from,
+            known: known(),
+        }),
+        _ => Ok(()),
     }
 }
 
-async fn newest(client: &Client) -> Result<i32, OpenError> {
-    Ok(applied(client).await?.last().map_or(0, |last| last.version))
+fn newest(versions: &[Version]) -> i32 {
+    versions.last().map_or(0, |last| last.version)
 }
 
 async fn applied(client: &Client) -> Result<Vec<Version>, OpenError> {
@@ -160,13 +186,15 @@ async fn applied(client: &Client) -> Result<Vec<Version>, OpenError> {
             return Ok(Vec::new());
         }
         let sql = "-- versions
-            SELECT version, name, applied_at::text FROM latchkey.schema_versions ORDER BY version";
+            SELECT version, name, reads_from, applied_at::text FROM latchkey.schema_versions
+            ORDER BY version";
         let rows = client.query_typed(sql, &[]).await?;
         let read = |row: &tokio_postgres::Row| {
             Ok(Version {
                 version: row.try_get(0)?,
                 name: row.try_get(1)?,
-                applied_at: row.try_get(2)?,
+                reads_from: row.try_get(2)?,
+                applied_at: row.try_get(3)?,
             })
         };
         rows.iter()
@@ -189,5 +217,6 @@ async fn make_versions(client: &Client) -> Result<(), tokio_postgres::Error> {
             .batch_execute("-- make_schema\nCREATE SCHEMA latchkey")
             .await?;
     }
-    client.batch_execute(VERSIONS).await
+    let sql = format!("-- make_versions\n{VERSIONS}");
+    client.batch_execute(&sql).await
 }
