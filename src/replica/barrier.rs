@@ -145,8 +145,8 @@ impl Barrier<'_> {
     // A failover that lost data: what others report is of another history.
     fn is_lost(&self, roster: Option<&Roster>) -> bool {
         let other = |roster: &Roster| {
-            let (head, recent) = (roster.head.revision(), &self.shared.recent);
-            let ours = recent.chain(head.number);
+            let head = roster.head.revision();
+            let ours = self.shared.chain(head.number);
             head.number < self.durable.revision || ours.is_some_and(|chain| chain != head.chain)
         };
         self.durable.loaded != self.shared.loaded.load(Ordering::Relaxed)
@@ -175,11 +175,14 @@ impl Barrier<'_> {
             if let Some(roster) = known {
                 left_ms = self.ended_ms(roster).saturating_sub(since_ms);
                 reported = self.missing(roster).is_empty();
-                let is_here = self.published() >= roster.head.revision;
+                let head = roster.head.revision();
+                let is_here = self.shared.chain(head.number) == Some(head.chain);
                 if left_ms == 0 || (reported && is_here) {
                     let replicas = self.names(roster, true);
                     confirmed = Some(Enforced::Confirmed { replicas });
                 }
+                // So far beyond it that nobody remembers which history it was of.
+                reported &= is_here || self.published() < head.number;
             }
             // After all that was read: State may have been loaded anew meanwhile.
             if self.is_lost(known.as_deref()) {

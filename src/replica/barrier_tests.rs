@@ -3,12 +3,14 @@
 //! Time is virtual, so that what is waited out is waited out to the millisecond.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::{Instant, advance};
 
 use super::barrier::Barrier;
-use super::tests::{VirtualClock, shared};
+use super::recent::RECENT_MAX;
+use super::tests::{VirtualClock, publish, shared};
 use super::*;
 use crate::domain::chain::Head;
 use crate::store::cluster::{Cluster, Joining, Member, Renewal, Renewed, Roster};
@@ -96,14 +98,6 @@ impl Cluster for Members {
     }
 }
 
-/// Makes a State published that has nothing but its head.
-fn publish(shared: &Shared, revision: u64, chain: [u8; 32]) {
-    let (mut state, head) = (State::default(), Head { revision, chain });
-    state.seal(head);
-    shared.published.store(Arc::new(state));
-    shared.recent.put(head.revision());
-}
-
 /// Waits for revision 9, committed just now; returns how long that took, and the readings.
 async fn wait(
     rosters: &[Option<Roster>],
@@ -125,6 +119,8 @@ async fn wait_at(
         readings: AtomicU64::new(0),
     };
     let shared = shared(Arc::new(VirtualClock::begun()));
+    // By way of what the members have reported.
+    publish(&shared, 9, CHAIN);
     publish(&shared, own_revision, CHAIN);
     let begun = Instant::now();
     advance(Duration::from_millis(1)).await;
@@ -260,4 +256,25 @@ async fn reports_are_believed_once_our_state_is_where_they_were_read() {
     let (enforced, taken_ms, _) = wait_at(12, &[ahead], 5_000, 1).await;
     assert_eq!(enforced, [confirmed(&["m2"])]);
     assert!(taken_ms <= 3, "{taken_ms}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_of_a_head_that_nobody_remembers_are_not_believed() {
+    // Our own State has gone on so far that it cannot be told which history they are of.
+    let mut other = roster(&[member(2, 9, 1_000)]);
+    if let Some(roster) = &mut other {
+        roster.head.chain = [4; 32];
+    }
+    let far = 9 + RECENT_MAX as u64;
+    let (enforced, taken_ms, _) = wait_at(far, std::slice::from_ref(&other), 5_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m2"])]);
+    assert_eq!(taken_ms, WITH_SLACK_MS);
+    // They are read again, and then it can.
+    let mut later = roster(&[member(2, far, 1_000)]);
+    if let Some(roster) = &mut later {
+        roster.head.revision = far;
+    }
+    let (enforced, taken_ms, readings) = wait_at(far, &[other, later], 5_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m2"])]);
+    assert!(taken_ms <= 3 && readings == 2, "{taken_ms} {readings}");
 }

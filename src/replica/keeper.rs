@@ -231,7 +231,7 @@ impl Keeper {
     }
 
     /// One renewal, in the order that the promise stands on.
-    async fn renew(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn renew(&mut self) -> Result<(), Trouble> {
         let (clock, lease) = (Arc::clone(&self.shared.clock), &self.shared.lease);
         let term = lease.term();
         let mut begun_ms = clock.boot_ms();
@@ -274,6 +274,10 @@ impl Keeper {
         if !self.follow(log_head.revision, until_ms).await? {
             // Far behind: what was applied meanwhile brings the next renewal nearer to the head,
             // and others see that this member is alive.
+            self.renew_at = Instant::now();
+            return Ok(());
+        }
+        if !self.has_followed(&log_head)? {
             self.renew_at = Instant::now();
             return Ok(());
         }
@@ -320,6 +324,20 @@ impl Keeper {
             self.observed.clear();
         }
         Ok(())
+    }
+
+    /// Whether what was followed leads to the head of the renewal. A failover between the two may
+    /// have put something else under its number; not if so much has come since that it cannot be
+    /// told.
+    fn has_followed(&self, log_head: &Head) -> Result<bool, Trouble> {
+        let wanted = log_head.revision();
+        match self.shared.chain(wanted.number) {
+            Some(chain) if chain != wanted.chain => {
+                let what = format!("what was followed is another revision {}", wanted.number);
+                Err(Trouble::Diverged(what))
+            }
+            chain => Ok(chain.is_some()),
+        }
     }
 
     /// Whether wall and boot time have parted since the last look by more than the slack: a

@@ -1,17 +1,20 @@
-//! Which members the keeper holds for dead, by readings of their heartbeats in turn, and when wall
-//! and boot time have parted.
+//! Which members the keeper holds for dead, by readings of their heartbeats in turn, when wall
+//! and boot time have parted, and what a renewal is compared with.
 //!
 //! The rest of the keeper is the affair of the simulation.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicI64;
 
+use async_trait::async_trait;
+
 use super::keeper::Trouble;
-use super::tests::shared;
+use super::tests::{ScriptedStore, publish, shared};
 use super::*;
 use crate::domain::chain::Head;
 use crate::domain::clock::{ManualClock, Now};
 use crate::domain::entropy::SeededEntropy;
-use crate::store::cluster::{Member, Roster};
+use crate::store::cluster::{Cluster, History, Joining, Member, Renewal, Renewed, Roster};
 
 /// 5,000 ms of lease with the slack.
 const OVER_MS: u64 = 5_251;
@@ -21,9 +24,13 @@ fn keeper() -> Keeper {
 }
 
 fn keeper_by(clock: Arc<dyn Clock>) -> Keeper {
+    keeper_of(shared(clock))
+}
+
+fn keeper_of(shared: Arc<Shared>) -> Keeper {
     let (follows, _) = mpsc::channel(1);
     Keeper::new(
-        shared(clock),
+        shared,
         follows,
         Arc::new(SeededEntropy::new(1)),
         &Settings::default(),
@@ -156,4 +163,107 @@ fn whoever_is_behind_the_cut_loads_anew() {
     assert!(matches!(behind, Trouble::Diverged(_)), "{behind:?}");
     let away = Trouble::from(StoreError::Unavailable("away".to_owned()));
     assert!(matches!(away, Trouble::Store(_)), "{away:?}");
+}
+
+fn head(revision: u64, chain: u8) -> Head {
+    Head {
+        revision,
+        chain: [chain; 32],
+    }
+}
+
+/// A database that answers renewals with this head, and what the writer publishes before it does.
+struct Renewing {
+    head: Head,
+    meanwhile: Vec<Head>,
+    shared: OnceLock<Arc<Shared>>,
+}
+
+fn unused<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable("not asked here".to_owned()))
+}
+
+#[async_trait]
+impl Cluster for Renewing {
+    async fn join(&self, _: &Joining) -> Result<u64, StoreError> {
+        unused()
+    }
+
+    async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError> {
+        let shared = self.shared.get().expect("set");
+        for head in &self.meanwhile {
+            publish(shared, head.revision, head.chain);
+        }
+        Ok(Renewed::Held {
+            head: self.head,
+            chain_at_applied: Some(renewal.applied.chain),
+            database_ms: 0,
+            history: History {
+                system: 1,
+                timeline: 1,
+            },
+        })
+    }
+
+    async fn report(&self, _: Incarnation, _: Head) -> Result<(), StoreError> {
+        unused()
+    }
+
+    async fn roster(&self) -> Result<Roster, StoreError> {
+        unused()
+    }
+
+    async fn leave(&self, _: Incarnation) -> Result<(), StoreError> {
+        unused()
+    }
+
+    async fn remove(&self, _: Incarnation, _: u64) -> Result<bool, StoreError> {
+        unused()
+    }
+
+    async fn feed(&self, _: RevisionNumber, _: usize) -> Result<Vec<LogEntry>, StoreError> {
+        unused()
+    }
+
+    fn wakes(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+}
+
+/// Renews at revision 8, while these heads are published: whether State is the log's by that, and
+/// whether the lease is held then.
+async fn renewed(log_head: Head, meanwhile: &[Head]) -> (bool, bool) {
+    let renewing = Arc::new(Renewing {
+        head: log_head,
+        meanwhile: meanwhile.to_vec(),
+        shared: OnceLock::new(),
+    });
+    let members = Arc::clone(&renewing) as Arc<dyn Cluster>;
+    let store = Arc::new(ScriptedStore::of(members));
+    let clock = Arc::new(ManualClock::at(100));
+    let shared = Shared::new(store, clock, &Settings::default(), None);
+    let shared = Arc::new(shared);
+    publish(&shared, 8, [8; 32]);
+    let _ = renewing.shared.set(Arc::clone(&shared));
+    let agrees = match keeper_of(Arc::clone(&shared)).renew().await {
+        Ok(()) => true,
+        Err(Trouble::Diverged(_)) => false,
+        Err(other) => panic!("{other:?}"),
+    };
+    (agrees, shared.may_answer())
+}
+
+#[tokio::test]
+async fn what_was_followed_must_lead_to_the_head_of_the_renewal() {
+    let (same, other) = (head(9, 9), head(9, 7));
+    // The writer has heard of revision 9 from the former primary, the renewal of another from
+    // the next one: a failover between the two.
+    assert_eq!(renewed(same, &[same]).await, (true, true));
+    assert_eq!(renewed(other, &[same]).await, (false, false));
+    let beyond = [same, head(10, 10)];
+    assert_eq!(renewed(same, &beyond).await, (true, true));
+    assert_eq!(renewed(other, &beyond).await, (false, false));
+    // So much has come meanwhile that nobody remembers: the next renewal tells.
+    let far = [same, head(9 + 4_096, 10)];
+    assert_eq!(renewed(same, &far).await, (true, false));
 }

@@ -18,6 +18,7 @@ mod load;
 mod mutation;
 mod reach;
 mod recent;
+mod settings;
 mod settle;
 mod tasks;
 mod time;
@@ -26,20 +27,18 @@ mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::chain::{Revision, RevisionNumber};
+use crate::domain::chain::{Head, Revision, RevisionNumber};
 use crate::domain::clock::Clock;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::LogEntry;
-use crate::domain::format::format_max;
 use crate::domain::refusal::Refusal;
 use crate::state::State;
-use crate::state::decide::{Decided, Envelope, Lifetimes};
+use crate::state::decide::{Decided, Envelope};
 use crate::store::cluster::Incarnation;
 use crate::store::{Store, StoreError};
 
@@ -55,116 +54,11 @@ use writer::Writer;
 pub use barrier::Enforced;
 pub use counters::Counters;
 pub use load::LoadError;
+pub use settings::{
+    BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Identity, LEASE_MS_MAX, LeaseSettings, QUEUE_MAX, Settings,
+};
 pub use tasks::WriterTask;
 pub use used::LastUsedSettings;
-
-/// Commands that may wait for the writer; more are refused at once.
-pub const QUEUE_MAX: usize = 4_096;
-/// Commands that are appended together at the most.
-pub const BATCH_COMMANDS_MAX: usize = 200;
-/// Bytes of bodies that are appended together, give or take one entry.
-pub const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// The longest lease that a server may hold: what a barrier promises when it could not read
-/// the members.
-pub const LEASE_MS_MAX: u64 = 300_000;
-
-/// How leases are held, where several servers share a store.
-#[derive(Clone, Copy, Debug)]
-pub struct LeaseSettings {
-    /// How long a lease holds after the clock was read that it begins with; at most
-    /// [`LEASE_MS_MAX`].
-    pub length_ms: u64,
-    /// How much faster or slower than another a server's boot clock may run, in thousandths.
-    pub slack_thousandths: u64,
-    /// How often the log is read without a wake-up.
-    pub poll: Duration,
-    /// Whether Checks are answered without a lease: what was revoked may then be allowed.
-    pub serve_stale: bool,
-}
-
-impl Default for LeaseSettings {
-    fn default() -> Self {
-        Self {
-            length_ms: 5_000,
-            slack_thousandths: 50,
-            poll: Duration::from_millis(250),
-            serve_stale: false,
-        }
-    }
-}
-
-impl LeaseSettings {
-    // After so long on our clock, a lease of this length has ended on any other. One more, for
-    // our clock is read in whole milliseconds.
-    fn with_slack(&self, length_ms: u64) -> u64 {
-        length_ms + (length_ms * self.slack_thousandths).div_ceil(1_000) + 1
-    }
-
-    fn renew_every(&self) -> Duration {
-        Duration::from_millis((self.length_ms / 4).max(1))
-    }
-}
-
-/// Who this server is to the others on its store.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// What people call it.
-    pub name: String,
-    /// Where it is reached.
-    pub address: String,
-    /// The newest format of entries that it reads, or that a log may be raised to while it is
-    /// there: what it reads, or less.
-    pub format_max: u32,
-}
-
-impl Default for Identity {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            address: String::new(),
-            format_max: format_max(),
-        }
-    }
-}
-
-/// What of the replica can be set.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The longest life of each kind of token.
-    pub lifetimes: Lifetimes,
-    /// How many commands are appended together; 1 switches group commit off.
-    pub batch_commands_max: usize,
-    /// How long an ended token is kept before it is forgotten.
-    pub forget_after_ms: u64,
-    /// How often one of the 256 slices of the index is swept.
-    pub forget_every_ms: u64,
-    /// How leases are held.
-    pub lease: LeaseSettings,
-    /// How it is noted when tokens were last used; none where it is not.
-    pub last_used: Option<LastUsedSettings>,
-    /// Who this server is.
-    pub identity: Identity,
-    /// A rule to break.
-    #[cfg(test)]
-    pub(crate) mutation: Option<mutation::Mutation>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            lifetimes: Lifetimes::default(),
-            batch_commands_max: BATCH_COMMANDS_MAX,
-            forget_after_ms: 24 * 60 * 60 * 1_000,
-            forget_every_ms: 10_000,
-            lease: LeaseSettings::default(),
-            last_used: None,
-            identity: Identity::default(),
-            #[cfg(test)]
-            mutation: None,
-        }
-    }
-}
 
 /// A command that was carried out, or that found things as they should be.
 #[derive(Clone, Debug)]
@@ -234,6 +128,9 @@ struct Shared {
     behind: Notify,
     // How often it was; written by the writer alone.
     loaded: AtomicU64,
+    // The newest revision of this history that the store has acknowledged to this server itself, or
+    // that it has acknowledged something behind; written by the writer alone.
+    acknowledged: AtomicU64,
     #[cfg(test)]
     mutation: Option<mutation::Mutation>,
     #[cfg(test)]
@@ -274,6 +171,7 @@ impl Shared {
             raise: Notify::new(),
             behind: Notify::new(),
             loaded: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
             #[cfg(test)]
             mutation: settings.mutation,
             #[cfg(test)]
@@ -300,6 +198,17 @@ impl Shared {
             .membership
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chain at a revision of the published State's history; none if it is not published or
+    /// too old to be remembered.
+    fn chain(&self, number: RevisionNumber) -> Option<[u8; 8]> {
+        let head = self.published.load().head().revision();
+        match number {
+            0 => Some(Head::EMPTY.revision().chain),
+            _ if head.number == number => Some(head.chain),
+            _ => self.recent.chain(number),
+        }
     }
 
     /// Takes note of entries that a barrier may wait for.
@@ -519,6 +428,27 @@ impl Replica {
         outcome.await.unwrap_or(Err(Refusal::OutcomeUnknown))
     }
 
+    /// What a barrier has to know of a revision, if the store has acknowledged to this server
+    /// itself that it, or something behind it, is durable; which history it is of is for the
+    /// caller to compare, after this.
+    #[must_use]
+    pub fn acknowledged(&self, revision: RevisionNumber) -> Option<Durable> {
+        // In this order: whoever sees that State was loaded anew sees nothing from before.
+        let loaded = self.shared.loaded.load(Ordering::Acquire);
+        let acknowledged = self.shared.acknowledged.load(Ordering::Acquire);
+        (revision <= acknowledged).then(|| Durable {
+            revision,
+            committed_ms: self.shared.clock.boot_ms(),
+            loaded,
+        })
+    }
+
+    /// Whether this server has the store to itself: then what is not published is nowhere.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.shared.store.cluster().is_none()
+    }
+
     /// Entries after a revision, at most `limit`.
     ///
     /// # Errors
@@ -573,7 +503,7 @@ pub(crate) fn unavailable(error: &StoreError) -> Refusal {
         };
     }
     tracing::error!(%error, "the store failed");
-    Refusal::Unavailable("the store is unavailable; nothing was written".to_owned())
+    writer::away()
 }
 
 #[cfg(test)]
@@ -584,6 +514,8 @@ mod barrier_tests;
 mod keeper_tests;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod settle_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

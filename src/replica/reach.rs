@@ -35,14 +35,12 @@ impl Replica {
     }
 
     async fn compare(&self, wanted: Revision) -> Result<(), Refusal> {
-        let head = self.state().head().revision();
-        let chain = if head.number == wanted.number {
-            Some(head.chain)
-        } else if let Some(chain) = self.shared.recent.chain(wanted.number) {
-            Some(chain)
-        } else {
-            let head = self.head_at(wanted.number).await?;
-            head.map(|head| head.revision().chain)
+        let chain = match self.shared.chain(wanted.number) {
+            Some(chain) => Some(chain),
+            None => {
+                let head = self.head_at(wanted.number).await?;
+                head.map(|head| head.revision().chain)
+            }
         };
         if chain == Some(wanted.chain) {
             Ok(())

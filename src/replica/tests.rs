@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -16,7 +17,9 @@ use crate::domain::entry::Entry;
 use crate::domain::permission::Resource;
 use crate::domain::principal::{PrincipalKind, PrincipalName};
 use crate::domain::token::TokenId;
+use crate::state::decide::Lifetimes;
 use crate::state::decide::{Caller, Command, Moment, Outcome, decide};
+use crate::store::cluster::Cluster;
 use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
@@ -25,7 +28,7 @@ use crate::store::{Appended, Batch, Snapshot};
 
 /// What the store does with the next append.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(super) enum Fault {
     /// Another writer gets in first.
     OtherFirst,
     /// It fails, and nothing is written.
@@ -38,8 +41,12 @@ enum Fault {
     Picky,
     /// It has found damage.
     Damaged,
+    /// Nobody answers until the deadline, and then nothing is known.
+    Silent,
 }
 
+/// Within what time the store answers or fails.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 /// What a refusal brings along of what was missed.
 const MISSED_MAX: usize = 100;
 
@@ -53,7 +60,7 @@ pub(super) enum NoteFault {
 #[derive(Default)]
 pub(super) struct ScriptedStore {
     log: Mutex<Vec<LogEntry>>,
-    faults: Mutex<VecDeque<Fault>>,
+    pub(super) faults: Mutex<VecDeque<Fault>>,
     batches: Mutex<Vec<usize>>,
     reads: AtomicU64,
     /// Every batch of last uses that it took, and how often it took none.
@@ -61,9 +68,18 @@ pub(super) struct ScriptedStore {
     pub(super) note_failures: watch::Sender<usize>,
     pub(super) note_faults: Mutex<VecDeque<NoteFault>>,
     closed: AtomicBool,
+    /// Who there is, for the parts that ask only for that.
+    members: Option<Arc<dyn Cluster>>,
 }
 
 impl ScriptedStore {
+    pub(super) fn of(members: Arc<dyn Cluster>) -> Self {
+        Self {
+            members: Some(members),
+            ..Self::default()
+        }
+    }
+
     fn head(log: &[LogEntry]) -> Head {
         log.last().map_or(Head::EMPTY, |entry| entry.head)
     }
@@ -155,6 +171,11 @@ impl Store for ScriptedStore {
                 Err(lost())
             }
             Some(Fault::LostBefore) => Err(lost()),
+            Some(Fault::Silent) => {
+                let never = std::future::pending::<()>();
+                let _ = tokio::time::timeout(DEADLINE, never).await;
+                Err(lost())
+            }
             Some(Fault::Damaged) => Err(StoreError::Damaged {
                 revision: 1,
                 what: "a hole".to_owned(),
@@ -231,6 +252,10 @@ impl Store for ScriptedStore {
         }
     }
 
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        self.members.as_deref()
+    }
+
     async fn close(&self) -> Result<(), StoreError> {
         self.closed.store(true, Ordering::Relaxed);
         Ok(())
@@ -281,7 +306,15 @@ fn empty<T, K>() -> Page<T, K> {
     }
 }
 
-fn create(user: &str) -> Envelope {
+/// Makes a State published that has nothing but its head.
+pub(super) fn publish(shared: &Shared, revision: u64, chain: [u8; 32]) {
+    let (mut state, head) = (State::default(), Head { revision, chain });
+    state.seal(head);
+    shared.published.store(Arc::new(state));
+    shared.recent.put(head.revision());
+}
+
+pub(super) fn create(user: &str) -> Envelope {
     Envelope {
         caller: Caller::Local,
         reason: "test".to_owned(),
@@ -294,14 +327,21 @@ fn create(user: &str) -> Envelope {
     }
 }
 
-async fn start(faults: &[Fault]) -> (Replica, WriterTask, Arc<ScriptedStore>) {
+pub(super) async fn start(faults: &[Fault]) -> (Replica, WriterTask, Arc<ScriptedStore>) {
+    start_with(faults, Settings::default()).await
+}
+
+pub(super) async fn start_with(
+    faults: &[Fault],
+    settings: Settings,
+) -> (Replica, WriterTask, Arc<ScriptedStore>) {
     let store = Arc::new(ScriptedStore::default());
     store.faults.lock().expect("test").extend(faults);
     let (replica, task) = Replica::start(
         Arc::clone(&store) as Arc<dyn Store>,
         Arc::new(ManualClock::at(1_000)),
         Arc::new(SeededEntropy::new(1)),
-        Settings::default(),
+        settings,
     )
     .await
     .expect("starts");
@@ -316,7 +356,7 @@ fn replayed(store: &ScriptedStore) -> State {
     State::replay(store.log.lock().expect("test").iter()).expect("follows")
 }
 
-fn assert_same(replica: &Replica, store: &ScriptedStore) {
+pub(super) fn assert_same(replica: &Replica, store: &ScriptedStore) {
     let (published, log) = (replica.state_full(), replayed(store));
     assert_eq!(
         (published.head(), published.digest()),

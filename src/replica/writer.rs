@@ -3,7 +3,8 @@
 //!
 //! A reply, also a refusal or an *already so*, leaves after its batch was compared with the
 //! head. When the head has moved, the missed entries are applied and the batch is decided again.
-//! An append whose outcome was not learnt is settled (`settle`). The clone is never published before the append has committed.
+//! An append whose outcome was not learnt is settled (`settle`). The clone is never published
+//! before the append has committed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::clock::Clock as _;
@@ -29,7 +30,8 @@ use super::load::readable;
 use super::settle::Settled;
 use super::{BATCH_BYTES_MAX, Done, Queued, Settings, Shared};
 
-const DECIDED_AGAIN_MAX: usize = 32;
+/// How long commands are decided again while others write, before they are given up.
+const DECIDED_AGAIN_TIME: Duration = Duration::from_secs(10);
 const SLICES: u16 = 256;
 /// So many entries missed may be the first of many more.
 const MISSED_MANY: usize = 100;
@@ -39,7 +41,7 @@ const READS_MAX: usize = 256;
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
-    queue: mpsc::Receiver<Queued>,
+    pub(super) queue: mpsc::Receiver<Queued>,
     // What the keeper read.
     pub(super) follows: mpsc::Receiver<Follow>,
     entropy: Arc<dyn Entropy>,
@@ -47,7 +49,9 @@ pub(super) struct Writer {
     // Published States that a reader may still hold: dropped here, so that no reader ever frees.
     retired: Vec<Arc<State>>,
     next_slice: u16,
-    stop: CancellationToken,
+    // Whether the store could not be reached by the last append.
+    away: bool,
+    pub(super) stop: CancellationToken,
 }
 
 /// A batch that was decided, before it is appended.
@@ -84,6 +88,7 @@ impl Writer {
             settings,
             retired: Vec::new(),
             next_slice: 0,
+            away: false,
             stop,
         }
     }
@@ -124,7 +129,12 @@ impl Writer {
                 waiting.push_back(queued);
             }
             while !waiting.is_empty() {
-                waiting = self.commit(waiting).await;
+                // A stop answers what is queued, but does not wait for a database that is away.
+                waiting = if self.away && self.stop.is_cancelled() {
+                    refuse(waiting, &away())
+                } else {
+                    self.commit(waiting).await
+                };
             }
         }
         if let Err(error) = self.shared.store.close().await {
@@ -202,7 +212,8 @@ impl Writer {
     async fn commit(&mut self, waiting: VecDeque<Queued>) -> VecDeque<Queued> {
         let mut waiting = waiting;
         let mut alone = false;
-        for _ in 0..DECIDED_AGAIN_MAX {
+        let given_up_at = Instant::now() + DECIDED_AGAIN_TIME;
+        while Instant::now() < given_up_at {
             if self.shared.fenced.load(Ordering::Acquire) {
                 return refuse(waiting, &stopped());
             }
@@ -218,7 +229,12 @@ impl Writer {
                     return plan.rest;
                 }
                 Settled::Committed => {
+                    self.away = false;
                     plan.committed(committed_ms);
+                    let acknowledged = plan.state.head().revision;
+                    self.shared
+                        .acknowledged
+                        .store(acknowledged, Ordering::Release);
                     self.count(&plan);
                     self.shared.recent.record(&plan.batch.entries);
                     self.publish(std::mem::take(&mut plan.state));
@@ -236,6 +252,10 @@ impl Writer {
                         .counters
                         .store_errors
                         .fetch_add(1, Ordering::Relaxed);
+                    self.away = matches!(
+                        error,
+                        StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)
+                    );
                     let refusal = self.refusal_of(&error);
                     refuse(waiting, &refusal);
                     return plan.rest;
@@ -330,7 +350,8 @@ impl Writer {
                 let _ = reply.send(applied);
             }
             Follow::Anew(loaded, reply) => {
-                self.shared.loaded.fetch_add(1, Ordering::Relaxed);
+                self.shared.acknowledged.store(0, Ordering::Release);
+                self.shared.loaded.fetch_add(1, Ordering::AcqRel);
                 self.shared.recent.clear();
                 self.shared.recent.record(&loaded.recent);
                 self.swap(loaded.state);
@@ -491,11 +512,18 @@ fn answer(waiting: VecDeque<Queued>, results: Vec<Result<Done, Refusal>>) {
     }
 }
 
-fn refuse(waiting: VecDeque<Queued>, refusal: &Refusal) -> VecDeque<Queued> {
+pub(super) fn refuse(
+    waiting: impl IntoIterator<Item = Queued>,
+    refusal: &Refusal,
+) -> VecDeque<Queued> {
     for queued in waiting {
         let _ = queued.reply.send(Err(refusal.clone()));
     }
     VecDeque::new()
+}
+
+pub(super) fn away() -> Refusal {
+    Refusal::Unavailable("the store is unavailable; nothing was written".to_owned())
 }
 
 fn stopped() -> Refusal {
