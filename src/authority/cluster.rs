@@ -11,7 +11,6 @@ use crate::domain::chain::{Revision, RevisionNumber};
 use crate::domain::permission::ResourcePattern;
 use crate::domain::refusal::Refusal;
 use crate::replica::Durable;
-use crate::state::decide::{Command, Envelope};
 use crate::store::cluster::{Incarnation, Roster};
 
 use super::audit::RevisionAsked;
@@ -128,19 +127,19 @@ impl Authority {
         };
         reach().await?;
         // That it is seen proves nothing durable; something acknowledged behind it does.
-        let envelope = Envelope {
-            caller: Self::caller(credentials)?,
-            reason: String::new(),
-            request: None,
-            command: Command::Confirm,
+        let durable = match self.replica.acknowledged(asked.number) {
+            Some(durable) => durable,
+            None => {
+                let confirm = Self::confirm(Self::caller(credentials)?);
+                let done = self.replica.submit(confirm).await?;
+                Durable {
+                    revision: asked.number,
+                    ..done.durable()
+                }
+            }
         };
-        let done = self.replica.submit(envelope).await?;
         // The log may have become another meanwhile.
         reach().await?;
-        let durable = Durable {
-            revision: asked.number,
-            ..done.durable()
-        };
         let most = until.saturating_duration_since(Instant::now());
         match self.replica.enforce(&durable, most).await {
             Enforced::Lost => Err(Refusal::OtherHistory(wanted)),

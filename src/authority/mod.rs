@@ -48,6 +48,10 @@ pub const PAGE_DEFAULT: usize = 100;
 /// Most rows of a page.
 pub const PAGE_MAX: usize = 1_000;
 
+/// So many callers that nobody may know wait for the log at once: the others wait for them, and
+/// nobody else does.
+const STRANGERS_MAX: usize = 8;
+
 /// What of the authority can be set.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -67,6 +71,8 @@ pub struct Authority {
     settings: Settings,
     // Replays of an older State that may run at once: one.
     replays: Arc<Semaphore>,
+    // Callers that this server does not know and looks for in the log at once.
+    strangers: Arc<Semaphore>,
 }
 
 /// Who calls, as the transport tells it.
@@ -138,6 +144,7 @@ impl Authority {
             entropy,
             settings,
             replays: Arc::new(Semaphore::new(1)),
+            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
         }
     }
 
@@ -239,6 +246,7 @@ impl Authority {
     /// The command's [`Refusal`].
     pub async fn write(&self, call: Call<'_>, command: Command) -> Result<Written, Refusal> {
         let caller = Self::caller(call.credentials)?;
+        self.look_for(&caller).await?;
         let calling = self.calling(&caller);
         if let (Some(told), Some(id)) = (call.calling, calling) {
             // Told once; a call that writes twice has one caller.
@@ -274,8 +282,54 @@ impl Authority {
         }
     }
 
+    /// Finds a caller that is not known here: another server may have made its token, and this one
+    /// may be behind.
+    async fn look_for(&self, caller: &Caller) -> Result<(), Refusal> {
+        let Caller::Bearer { key, .. } = caller else {
+            return Ok(());
+        };
+        let is_known = |state: &State| state.token_by_key(*key).is_some();
+        if self.comes_to_know(caller, is_known).await? {
+            Ok(())
+        } else {
+            Err(Refusal::Unauthenticated)
+        }
+    }
+
+    /// Whether something is known here, if need be after coming to the head of the log.
+    async fn comes_to_know(
+        &self,
+        caller: &Caller,
+        is_known: impl Fn(&State) -> bool,
+    ) -> Result<bool, Refusal> {
+        let is_known = || is_known(&self.replica.state());
+        if is_known() || self.replica.is_alone() {
+            return Ok(is_known());
+        }
+        // Nobody closes it.
+        let _one = self.strangers.acquire().await;
+        if is_known() {
+            return Ok(true);
+        }
+        match self.replica.submit(Self::confirm(caller.clone())).await {
+            // A token that may do nothing else may still end itself.
+            Ok(_) | Err(Refusal::Unauthenticated) => Ok(is_known()),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// A durable comparison with the head of the log, and nothing else.
+    fn confirm(caller: Caller) -> Envelope {
+        Envelope {
+            caller,
+            reason: String::new(),
+            request: None,
+            command: Command::Confirm,
+        }
+    }
+
     async fn submit(&self, envelope: Envelope, waits: bool) -> Result<Written, Refusal> {
-        let kind = envelope.command.kind();
+        let (kind, request) = (envelope.command.kind(), envelope.request);
         let done = self.replica.submit(envelope).await?;
         let durable = done.durable();
         let change = match done.decided.outcome {
@@ -286,7 +340,7 @@ impl Authority {
                     revision: first,
                     ..durable
                 };
-                return self.first_answer(durable, waits).await;
+                return self.first_answer(durable, request, waits).await;
             }
         };
         // What was so already may be so for no other server yet.
@@ -301,11 +355,20 @@ impl Authority {
         })
     }
 
-    // The log is what the first answer was made from.
-    async fn first_answer(&self, first: Durable, waits: bool) -> Result<Written, Refusal> {
-        let entries = self.replica.changes_after(first.revision - 1, 1).await?;
-        let Some(LogEntry { entry, head, .. }) = entries.into_iter().next() else {
-            return Err(Refusal::Unavailable("the first answer is gone".to_owned()));
+    // The log is what the first answer was made from. Without it nobody knows the outcome, though
+    // there was one.
+    async fn first_answer(
+        &self,
+        first: Durable,
+        request: Option<Request>,
+        waits: bool,
+    ) -> Result<Written, Refusal> {
+        let entries = self.replica.changes_after(first.revision - 1, 1).await;
+        let mut entries = entries.map_err(|_| Refusal::OutcomeUnknown)?.into_iter();
+        // After a failover that lost it, something else may have its number.
+        let is_first = |one: &LogEntry| one.entry.request == request;
+        let Some(LogEntry { entry, head, .. }) = entries.next().filter(is_first) else {
+            return Err(Refusal::OutcomeUnknown);
         };
         Ok(Written {
             about: about(&entry.change),

@@ -128,6 +128,9 @@ impl Authority {
             None => self.calling_kind(call.credentials)?,
             // Of an unknown token the kind does not matter: the command is refused.
             Some(id) => {
+                let caller = Self::caller(call.credentials)?;
+                self.comes_to_know(&caller, |state| state.token(id).is_some())
+                    .await?;
                 let record = self.replica.state().token(id);
                 record.map_or(TokenKind::User, |record| record.kind)
             }
@@ -283,6 +286,16 @@ impl Authority {
     /// [`Refusal::Unauthenticated`] for anything but a good token.
     pub fn calling_token(&self, credentials: Credentials<'_>) -> Result<TokenId, Refusal> {
         Ok(self.reader(credentials)?.token)
+    }
+
+    /// The id of the calling token of a write, which judges whether it is good.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] for a token that nobody knows.
+    pub async fn writing_token(&self, credentials: Credentials<'_>) -> Result<TokenId, Refusal> {
+        let caller = Self::caller(credentials)?;
+        self.look_for(&caller).await?;
+        self.calling(&caller).ok_or(Refusal::Unauthenticated)
     }
 
     /// The principal that the calling token speaks for, if it is good and speaks for one.

@@ -163,7 +163,7 @@ impl TokenRpc {
         let incoming = WriteCall::of(request)?;
         let id = match optional("token_id", &request.get_ref().token_id, convert::token_id)? {
             Some(id) => id,
-            None => self.authority.calling_token(incoming.credentials)?,
+            None => self.authority.writing_token(incoming.credentials).await?,
         };
         let update = token_request::update(request.get_ref(), id)?;
         let command = Command::UpdateToken(Box::new(update));

@@ -4,6 +4,7 @@
 //! have its name (`embedded`, `postgres`) in theirs. A file that is not declared here fails `tidy`.
 
 mod barrier;
+mod behind;
 mod bootstrap;
 mod cli;
 mod clients;

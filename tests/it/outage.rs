@@ -4,7 +4,7 @@
 //! begins at many moments between two renewals, and what was seen is written as the README writes
 //! it. A cut connection hangs for as long as the store's own deadline and then fails.
 
-mod line;
+pub(crate) mod line;
 
 use std::sync::Arc;
 use std::time::Duration;

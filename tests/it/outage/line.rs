@@ -30,10 +30,10 @@ use crate::model::memory_store::MemoryStore;
 const T0: u64 = 1_700_000_000_000;
 
 /// A clock that goes with virtual time.
-pub(super) struct VirtualClock(Instant);
+pub(crate) struct VirtualClock(Instant);
 
 impl VirtualClock {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self(Instant::now())
     }
 }
@@ -59,7 +59,7 @@ struct Rows {
 }
 
 /// What all replicas share.
-pub(super) struct Database {
+pub(crate) struct Database {
     log: MemoryStore,
     rows: Mutex<Rows>,
     wakes: watch::Sender<u64>,
@@ -67,13 +67,18 @@ pub(super) struct Database {
 }
 
 impl Database {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             log: MemoryStore::default(),
             rows: Mutex::default(),
             wakes: watch::Sender::new(0),
             clock: VirtualClock::start(),
         })
+    }
+
+    /// How often anything was appended, also nothing.
+    pub(crate) fn appends(&self) -> usize {
+        self.log.appends()
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -94,24 +99,31 @@ impl Database {
 }
 
 /// One replica's way to the database.
-pub(super) struct Line {
+pub(crate) struct Line {
     database: Arc<Database>,
     is_cut: AtomicBool,
+    // Whether the log cannot be read; all else goes through.
+    is_feed_cut: AtomicBool,
     // As the settings make it of a lease.
     deadline: Duration,
 }
 
 impl Line {
-    pub(super) fn new(database: Arc<Database>, lease_ms: u64) -> Self {
+    pub(crate) fn new(database: Arc<Database>, lease_ms: u64) -> Self {
         Self {
             database,
             is_cut: AtomicBool::new(false),
+            is_feed_cut: AtomicBool::new(false),
             deadline: Duration::from_millis((lease_ms / 5).min(1_000)),
         }
     }
 
-    pub(super) fn cut(&self, is_cut: bool) {
+    pub(crate) fn cut(&self, is_cut: bool) {
         self.is_cut.store(is_cut, Ordering::SeqCst);
+    }
+
+    pub(crate) fn cut_feed(&self, is_cut: bool) {
+        self.is_feed_cut.store(is_cut, Ordering::SeqCst);
     }
 
     async fn way(&self) -> Result<&Database, StoreError> {
@@ -141,7 +153,11 @@ impl Store for Line {
         revision: RevisionNumber,
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
-        self.way().await?.log.changes_after(revision, limit).await
+        let log = &self.way().await?.log;
+        if self.is_feed_cut.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("the feed is cut off".to_owned()));
+        }
+        log.changes_after(revision, limit).await
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<StoredToken>, StoreError> {
