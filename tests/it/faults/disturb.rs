@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::history::{History, now_ns};
+use super::history::History;
 use super::world::{Slot, World};
 use super::{Dice, Plan};
 use crate::proxy::Flow;
@@ -142,10 +142,9 @@ impl Disturber {
             let (least, most) = kind.lasts();
             let time = dice.between(least, most);
             let index = dice.below(self.world.replicas.len());
-            let from_ns = now_ns();
-            self.history.begun(kind, index, time);
+            let fault = self.history.begun(kind, index, time);
             self.disturb(kind, index, time, dice.percent(50)).await;
-            self.history.over(kind, from_ns);
+            self.history.over(kind, fault);
         }
     }
 

@@ -121,22 +121,26 @@ impl History {
         events.push_back((now_ns(), text));
     }
 
-    pub(super) fn begun(&self, kind: Kind, replica: usize, time: Duration) {
+    /// A fault begins; which one it is, for its end.
+    pub(super) fn begun(&self, kind: Kind, replica: usize, time: Duration) -> usize {
         let name = NAMES[replica];
         self.event(format!(
             "fault {kind:?} at {name} for {} ms",
             time.as_millis()
         ));
+        let mut faults = locked(&self.faults);
+        faults.push(Fault {
+            kind,
+            from_ns: now_ns(),
+            // Until it is over, it goes on.
+            until_ns: u64::MAX,
+        });
+        faults.len() - 1
     }
 
-    pub(super) fn over(&self, kind: Kind, from_ns: u64) {
-        let until_ns = now_ns();
+    pub(super) fn over(&self, kind: Kind, fault: usize) {
         self.event(format!("fault {kind:?} is over"));
-        locked(&self.faults).push(Fault {
-            kind,
-            from_ns,
-            until_ns,
-        });
+        locked(&self.faults)[fault].until_ns = now_ns();
     }
 
     /// A token that was gone was allowed, between these instants.
@@ -191,7 +195,8 @@ impl History {
         let during = violations.iter().filter(|violation| {
             let mut faults = faults.iter().filter(|fault| fault.kind == kind);
             faults.any(|fault| {
-                fault.from_ns <= violation.got_ns && violation.sent_ns <= fault.until_ns + after
+                fault.from_ns <= violation.got_ns
+                    && violation.sent_ns <= fault.until_ns.saturating_add(after)
             })
         });
         during.count()
