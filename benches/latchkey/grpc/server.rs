@@ -18,7 +18,7 @@ use latchkey::domain::clock::{Clock, ManualClock, SystemClock};
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::entry::LogEntry;
 use latchkey::domain::token::TokenId;
-use latchkey::replica::{Replica, Settings as ReplicaSettings};
+use latchkey::replica::{LastUsedSettings, Replica, Settings as ReplicaSettings};
 use latchkey::rpc::{self, Metrics};
 use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
@@ -61,7 +61,11 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
             Time::Stands => Arc::new(ManualClock::at(NOW_MS)),
         };
         let store = Arc::new(Made { tokens });
-        let settings = ReplicaSettings::default();
+        // As a server has it that nobody has set otherwise.
+        let settings = ReplicaSettings {
+            last_used: Some(LastUsedSettings::default()),
+            ..ReplicaSettings::default()
+        };
         let (replica, writer) = Replica::start(store, clock, Arc::new(OsEntropy), settings)
             .await
             .expect("starts");
