@@ -103,33 +103,24 @@ impl Patience {
         self.0.until
     }
 
-    /// Waits until a write is enforced, and meanwhile reads back what it is about; what cannot
-    /// be read in time is left out.
+    /// What is read while the answer is still of use; none if it is not there by then.
+    pub(super) async fn in_time<T>(&self, reading: impl Future<Output = Option<T>>) -> Option<T> {
+        timeout_at(self.0.until, reading).await.ok().flatten()
+    }
+
+    /// Waits until a write is enforced as far as it must be before it is answered.
     ///
     /// # Errors
     /// [`Refusal::OutcomeUnknown`] when the write may be lost.
-    pub(super) async fn settle<T>(
+    pub(super) async fn enforced(
         &self,
         authority: &Authority,
         written: &Written,
-        read_back: impl Future<Output = Option<T>>,
-    ) -> Result<(Option<v1::Enforcement>, Option<T>), Refusal> {
+    ) -> Result<Option<Enforced>, Refusal> {
         let until = match Authority::is_awaited(written) {
             true => self.step_aside(),
             false => self.0.until,
         };
-        let read_back = async { timeout_at(self.0.until, read_back).await.ok().flatten() };
-        let enforced = self.enforced(authority, written, until);
-        let (enforced, read) = tokio::join!(enforced, read_back);
-        Ok((enforced?.as_ref().map(enforcement), read))
-    }
-
-    async fn enforced(
-        &self,
-        authority: &Authority,
-        written: &Written,
-        until: Instant,
-    ) -> Result<Option<Enforced>, Refusal> {
         let begun = Instant::now();
         let most = until.saturating_duration_since(begun);
         let enforced = authority.enforced(written, most).await;

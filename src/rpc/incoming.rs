@@ -4,7 +4,7 @@
 //! the request, call the authority, convert the answer. Every request that writes is in the list
 //! at the end. Absent on purpose: what a request means, and gRPC codes (`errors`).
 
-use std::future::{Future, ready};
+use std::future::Future;
 
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -14,7 +14,7 @@ use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 
 use super::auth::Calling;
-use super::enforce::Patience;
+use super::enforce::{Patience, enforcement};
 use super::{auth, errors};
 
 /// What a method of a service returns.
@@ -104,8 +104,8 @@ impl<'a> WriteCall<'a> {
         authority: &Authority,
         written: &Written,
     ) -> Result<Option<v1::Enforcement>, Refusal> {
-        let nothing = ready(None::<()>);
-        Ok(self.patience.settle(authority, written, nothing).await?.0)
+        let enforced = self.patience.enforced(authority, written).await?;
+        Ok(enforced.as_ref().map(enforcement))
     }
 
     /// The same, and meanwhile reads back what the write is about; what cannot be read in time
@@ -119,7 +119,9 @@ impl<'a> WriteCall<'a> {
         written: &Written,
         read_back: impl Future<Output = Option<T>>,
     ) -> Result<(Option<v1::Enforcement>, Option<T>), Refusal> {
-        self.patience.settle(authority, written, read_back).await
+        let read_back = self.patience.in_time(read_back);
+        let (enforced, read) = tokio::join!(self.enforced(authority, written), read_back);
+        Ok((enforced?, read))
     }
 }
 
