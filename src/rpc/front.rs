@@ -10,7 +10,7 @@
 //! submitted for it; a Check only if it must wait, for its body or for the writer. Half a message
 //! of a stream waits too (`half`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::net::IpAddr;
@@ -46,10 +46,8 @@ const REFLECTION: &str = "/ServerReflectionInfo";
 
 const CROWDED: &str = "too many requests are waiting; try again";
 
-/// First words of the methods that change nothing.
-const READS: [&str; 7] = [
-    "Get", "List", "Watch", "Verify", "Explain", "WhoAmI", "Wait",
-];
+/// The field of every request that writes; a Check has it too, and does not come to the router.
+const OF_WRITES: &str = "request_id";
 
 /// The answer of a direct service, as it comes.
 ///
@@ -105,12 +103,20 @@ impl Methods {
         let files = FileDescriptorSet::decode(DESCRIPTOR)
             .unwrap_or_default()
             .file;
+        let mut requests = HashSet::new();
+        for file in &files {
+            for message in &file.message_type {
+                if message.field.iter().any(|field| field.name() == OF_WRITES) {
+                    requests.insert(format!(".{}.{}", file.package(), message.name()));
+                }
+            }
+        }
         let mut methods = HashMap::new();
         for file in &files {
             for service in &file.service {
                 for method in &service.method {
                     let name = format!("{}/{}", service.name(), method.name());
-                    let writes = !READS.iter().any(|read| method.name().starts_with(read));
+                    let writes = requests.contains(method.input_type());
                     methods.insert(
                         format!("/{}.{name}", file.package()),
                         Method { name, writes },
@@ -339,6 +345,8 @@ mod tests {
             ("/latchkey.v1.TokenService/WhoAmI", false),
             ("/latchkey.v1.AuditService/WatchChanges", false),
             ("/latchkey.v1.AuditService/Explain", false),
+            ("/latchkey.v1.ClusterService/WaitForRevision", false),
+            ("/latchkey.v1.DirectoryService/EnableTeam", true),
         ] {
             assert_eq!(methods[path].writes, writes, "{path}");
         }
