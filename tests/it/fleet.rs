@@ -43,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) confirm_time_max: Duration,
     pub(crate) check_open: bool,
     pub(crate) limits: Limits,
+    /// Whether only what it follows the log and the members by goes the way that can be cut.
+    pub(crate) writes_past: bool,
 }
 
 impl Options {
@@ -58,6 +60,7 @@ impl Options {
                 request_time_max: Duration::from_secs(60),
                 ..Limits::default()
             },
+            writes_past: false,
         }
     }
 }
@@ -87,8 +90,11 @@ impl Node {
         let way = Proxy::start(SocketAddr::from(([127, 0, 0, 1], server().port))).await;
         let port = format!(":{}/", server().port);
         let length = Duration::from_millis(options.lease.length_ms);
+        let by_way = database.url.replacen(&port, &format!(":{}/", way.port), 1);
+        let past = options.writes_past.then(|| database.url.clone());
         let settings = postgres::Settings {
-            url: database.url.replacen(&port, &format!(":{}/", way.port), 1),
+            url: past.unwrap_or_else(|| by_way.clone()),
+            listen_url: options.writes_past.then_some(by_way),
             statement_timeout: Duration::from_secs(2),
             cluster_timeout: (length / 5).min(Duration::from_secs(1)),
             ..postgres::Settings::default()

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use latchkey::proto::v1;
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -107,8 +107,23 @@ async fn a_replica_without_its_lease_vouches_for_nothing_postgres() {
     until_serving(&b, "latchkey.v1.TokenService", ServingStatus::Serving).await;
 }
 
-/// Nothing is told from a State that nobody vouches for, and nothing is written.
+/// Nothing is told from a State that nobody vouches for, and without the database nothing is
+/// written.
 async fn stale_management(node: &Node, admin: &str) {
+    stale_reads(node, admin).await;
+    let write = within(Duration::from_secs(1), bearer(admin, issue(9)));
+    let refused = node.tokens().await.issue_token(write).await;
+    unacknowledged(&refused.expect_err("no database"));
+}
+
+/// The server knows of no success, or the caller's time was up before it said so.
+fn unacknowledged(refused: &Status) {
+    let late = [Code::Cancelled, Code::DeadlineExceeded].contains(&refused.code());
+    let known = ["UNAVAILABLE", "OUTCOME_UNKNOWN"].contains(&&*why(refused));
+    assert!(late || known, "{refused:?}");
+}
+
+async fn stale_reads(node: &Node, admin: &str) {
     let mut tokens = node.tokens().await;
     let mut directory = DirectoryServiceClient::new(channel(&node.address).await);
     let mut audit = AuditServiceClient::new(channel(&node.address).await);
@@ -135,10 +150,8 @@ async fn stale_management(node: &Node, admin: &str) {
     refused!(cluster.list_replicas(bearer(admin, v1::ListReplicasRequest {})));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_administrator_reads_nothing_from_a_replica_that_is_cut_off_postgres() {
-    let ([a, b], admin) = fleet([Options::lease(SHORT), Options::lease(SHORT)]).await;
-    let mut tokens = a.tokens().await;
+/// A token of the administrator's with all that the administrator may do, known to every node.
+async fn another_administrators(node: &Node, admin: &str) -> String {
     let request = v1::IssueTokenRequest {
         kind: v1::TokenKind::User as i32,
         scopes: Some(v1::ScopesInput {
@@ -149,12 +162,15 @@ async fn a_revoked_administrator_reads_nothing_from_a_replica_that_is_cut_off_po
         wait_for_replicas: true,
         ..v1::IssueTokenRequest::default()
     };
-    let other = tokens
-        .issue_token(bearer(&admin, request))
-        .await
-        .expect("issued")
-        .into_inner()
-        .secret;
+    let mut tokens = node.tokens().await;
+    let issued = tokens.issue_token(bearer(admin, request)).await;
+    issued.expect("issued").into_inner().secret
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_administrator_reads_nothing_from_a_replica_that_is_cut_off_postgres() {
+    let ([a, b], admin) = fleet([Options::lease(SHORT), Options::lease(SHORT)]).await;
+    let other = another_administrators(&a, &admin).await;
     let mut theirs = b.tokens().await;
     let list = || bearer(&other, v1::ListTokensRequest::default());
     theirs.list_tokens(list()).await.expect("good so far");
@@ -175,6 +191,52 @@ async fn a_revoked_administrator_reads_nothing_from_a_replica_that_is_cut_off_po
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_without_a_lease_is_decided_by_the_newest_revision_postgres() {
+    // Cut off from the feed and its renewals alone, it can still append.
+    let past = Options {
+        writes_past: true,
+        confirm_time_max: Duration::from_millis(300),
+        ..Options::lease(SHORT)
+    };
+    let ([a, b], admin) = fleet([Options::lease(SHORT), past]).await;
+    let secret = issued(&a, &admin).await;
+    let other = another_administrators(&a, &admin).await;
+    b.partition();
+    let answer = revoked(&a, &admin, &other, LONG).await;
+    let enforcement = answer.enforcement.expect("always");
+    assert_eq!(far(&enforcement), (State::Confirmed, vec!["a"], vec![]));
+    assert_eq!(reason(&b, &secret).await, v1::Reason::Stale);
+
+    // What it has not heard of counts, and so does what others have made meanwhile.
+    let mut tokens = b.tokens().await;
+    let refused = tokens.issue_token(bearer(&other, issue(2))).await;
+    assert_eq!(why(&refused.expect_err("revoked")), "UNAUTHENTICATED");
+    let newer = a.tokens().await.issue_token(bearer(&admin, issue(1))).await;
+    let newer = newer.expect("issued").into_inner().secret;
+    let made = tokens.issue_token(bearer(&admin, issue(1))).await;
+    let made = made.expect("issued").into_inner();
+    let answer = revoked(&b, &admin, &newer, LONG).await;
+    // It can read of nobody how far they are, and promises no more than it knows.
+    let enforcement = answer.enforcement.expect("always");
+    assert_eq!(far(&enforcement), (State::Committed, vec![], vec![]));
+    assert!(enforcement.everywhere_after.is_some());
+    let at_least = |secret: &str| v1::CheckRequest {
+        at_least: answer.revision.clone(),
+        ..check(secret, &NEED)
+    };
+    let mut checks = a.checks().await;
+    for (secret, expected) in [
+        (&made.secret, v1::Reason::Allowed),
+        (&newer, v1::Reason::Revoked),
+    ] {
+        let answered = checks.check(at_least(secret)).await.expect("answered");
+        assert_eq!(answered.get_ref().reason(), expected);
+        assert_eq!(reason(&b, secret).await, v1::Reason::Stale);
+    }
+    stale_reads(&b, &admin).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_away_checks_are_answered_and_writes_are_not_postgres() {
     let ([a], admin) = fleet([Options::lease(LONG)]).await;
     let secret = issued(&a, &admin).await;
@@ -186,10 +248,7 @@ async fn while_the_database_is_away_checks_are_answered_and_writes_are_not_postg
         .issue_token(write)
         .await
         .expect_err("no database");
-    assert!(
-        ["UNAVAILABLE", "OUTCOME_UNKNOWN"].contains(&&*why(&refused)),
-        "{refused:?}"
-    );
+    unacknowledged(&refused);
     assert_eq!(reason(&a, &secret).await, v1::Reason::Allowed);
     assert_eq!(
         serving(&a, "latchkey.v1.CheckService").await,
