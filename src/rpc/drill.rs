@@ -30,6 +30,8 @@ const TROUBLE_PAUSE: Duration = Duration::from_millis(50);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Denials in a row, to questions sent after the confirmation, that end it for a server.
 const DENIALS_AFTER: u32 = 5;
+/// Allows to such questions that end it for a server, so that an alarm is not kept waiting.
+const VIOLATIONS_MAX: u64 = 100;
 
 /// A server to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +67,7 @@ pub struct Seen {
     pub denied_after: Option<Duration>,
     /// How many questions it has answered.
     pub checks: u64,
-    /// Allows to questions that were sent after the confirmation.
+    /// Allows to questions that were sent after the confirmation, up to 100.
     pub violations: u64,
     /// Why it is not known that it denies; none if it is.
     pub trouble: Option<String>,
@@ -201,6 +203,9 @@ async fn ask_until(
                 seen.violations += 1;
                 denials_after = 0;
                 seen.trouble = Some("it allows what was revoked".to_owned());
+                if seen.violations >= VIOLATIONS_MAX {
+                    return seen;
+                }
             }
             Ok(Answer::Allowed) => {
                 if !has_worked && seen.target.is_live {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use latchkey::authority::canary::CANARY_RESOURCE;
 use latchkey::authority::cluster::Enforced;
@@ -15,8 +15,9 @@ use zeroize::Zeroizing;
 
 use crate::fleet::{Node, Options, fleet};
 use crate::leaks::metrics;
-use crate::postgres::{Database, database};
+use crate::postgres::{Database, database, server};
 use crate::program::{As, Server};
+use crate::proxy::{Flow, Proxy};
 use crate::replicas::bootstrap;
 
 /// Three servers on one database, by name, and the administrator's token.
@@ -144,9 +145,88 @@ async fn the_oldest_servers_canary_measures_all_of_them_postgres() {
     }
 }
 
-/// A replica that answers without a lease, cut off while a revocation is confirmed without it.
+/// How often a canary's drill may pass by before it is where the test wants it.
+const ROUNDS_MAX: usize = 5;
+const VIOLATIONS: &str = "latchkey_canary_violations_total";
+/// Allows that are enough for an alarm.
+const ENOUGH: f64 = 100.0;
+
+/// Drills of the canary that have ended.
+fn runs(text: &str) -> f64 {
+    let runs = ["good", "failed", "violated"];
+    let line = |outcome| format!("latchkey_canary_runs_total{{outcome=\"{outcome}\"}}");
+    let ended = runs.map(|outcome| value(text, &line(outcome)).unwrap_or(0.0));
+    ended.iter().sum()
+}
+
+/// The canary's replica, and one that answers without a lease: in the middle of a drill it is cut
+/// off from the database, with the token that it then goes on to allow.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_raises_an_alarm_where_the_promise_is_broken_postgres() {
+    let database = database().await;
+    bootstrap(&database);
+    let start = |url: &str, name: &str, settings: &[&str]| {
+        let lease = ["--set", "lease.length=2s"];
+        let started = Server::replica(url, name, &[&lease, settings].concat());
+        started.unwrap_or_else(|said| panic!("{name}: {said}"))
+    };
+    let a = start(&database.url, "a", &["--set", "canary.interval=1s"]);
+    let way = Proxy::of(server().port).await;
+    let port = |port: u16| format!(":{port}/");
+    let by_way = database
+        .url
+        .replacen(&port(server().port), &port(way.port), 1);
+    // What the canary asks of it goes this way.
+    let (asked, tell) = Proxy::ahead().await;
+    let address = format!("replica.address=127.0.0.1:{}", asked.port);
+    let settings = ["--set", "lease.serve_stale=true", "--set", &address];
+    asked.to_client(Flow::Hold);
+    let b = start(&by_way, "b", &settings);
+    tell.send(b.address.parse().expect("an address"))
+        .expect("it waits");
+
+    let allowed = |text: &str| value(text, "latchkey_checks_total{reason=\"allowed\"}");
+    let mut told = String::new();
+    for _ in 0..ROUNDS_MAX {
+        // Its answers are held, so the drill has not come to its revocation.
+        let before = allowed(&metrics(&b.admin_address));
+        until(&b, |text| allowed(text) > before);
+        way.both_ways(Flow::Hold);
+        let before = runs(&metrics(&a.admin_address));
+        asked.to_client(Flow::Pass);
+        told = until(&a, |text| runs(text) > before);
+        if value(&told, VIOLATIONS) > Some(0.0) {
+            break;
+        }
+        asked.to_client(Flow::Hold);
+        way.both_ways(Flow::Pass);
+        way.cut();
+    }
+    assert_eq!(value(&told, VIOLATIONS), Some(ENOUGH), "{told}");
+    let violated = "latchkey_canary_runs_total{outcome=\"violated\"}";
+    assert_eq!(value(&told, violated), Some(1.0), "{told}");
+    // The log comes by a pipe of its own.
+    while !a.logged().contains("ALARM") {
+        std::thread::yield_now();
+    }
+    let logged = a.logged();
+    let alarms = logged.lines().filter(|line| line.contains("ALARM"));
+    let alarms: Vec<Value> = alarms
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let [alarm] = &alarms[..] else {
+        panic!("one alarm: {logged}")
+    };
+    assert_eq!(
+        (&alarm["level"], &alarm["replica"]),
+        (&json!("ERROR"), &json!("b"))
+    );
+    assert!(!logged.contains("lkr_"), "a secret is in the log");
+}
+
+/// A replica that answers without a lease, cut off while a revocation is confirmed without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_finds_where_the_promise_is_broken_postgres() {
     let lease = Duration::from_millis(500);
     let mut stale = Options::lease(lease);
     stale.lease.serve_stale = true;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::sleep;
 
@@ -42,6 +42,16 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn start(server: SocketAddr) -> Self {
+        Self::leading(async move { Some(server) }).await
+    }
+
+    /// In front of what is not there yet: who connects waits until it is told where that is.
+    pub(crate) async fn ahead() -> (Self, oneshot::Sender<SocketAddr>) {
+        let (tell, told) = oneshot::channel();
+        (Self::leading(async { told.await.ok() }).await, tell)
+    }
+
+    async fn leading(server: impl Future<Output = Option<SocketAddr>> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (to_server, up) = watch::channel(Flow::Pass);
@@ -50,6 +60,7 @@ impl Proxy {
         let task = tokio::spawn(async move {
             // Ends the connections when it ends.
             let mut connections = JoinSet::new();
+            let Some(server) = server.await else { return };
             loop {
                 tokio::select! {
                     accepted = listener.accept() => {
