@@ -71,10 +71,17 @@ pub(super) struct Place {
 /// The right to serve from a data directory; ends when dropped, also by the death of the process.
 #[derive(Debug)]
 pub(super) struct Lock {
-    /// Held, and never read.
-    _file: File,
+    file: File,
     path: PathBuf,
     made: bool,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file alone would leave it locked for as long as a child has it, too, that
+        // was forked meanwhile and has not come to its exec yet.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock {
@@ -162,11 +169,7 @@ impl Place {
             }
             // A lock on a file that was withdrawn keeps nobody out.
             if same_file(&file, &path).map_err(failed)? {
-                return Ok(Lock {
-                    _file: file,
-                    path,
-                    made,
-                });
+                return Ok(Lock { file, path, made });
             }
         }
         Err(OpenError::InUse(self.folder.clone()))
@@ -338,6 +341,18 @@ mod tests {
         assert!(matches!(place.lock(), Err(OpenError::InUse(_))));
         drop(first);
         place.lock().expect("free again");
+    }
+
+    #[test]
+    fn a_lock_ends_with_its_owner_also_while_a_child_has_its_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Place::prepare(folder.path()).expect("there");
+        let first = place.lock().expect("free");
+        // What a process has that was forked and has not come to its exec yet.
+        let inherited = first.file.try_clone().expect("another descriptor");
+        drop(first);
+        place.lock().expect("free again");
+        drop(inherited);
     }
 
     #[test]
