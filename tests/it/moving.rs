@@ -421,6 +421,7 @@ async fn every_table_of_both_stores_is_carried_or_named_here_postgres() {
         "log_parts",
         "replicas",
         "schema_versions",
+        "swept",
         "turn",
         "voided",
     ];

@@ -232,11 +232,11 @@ impl History {
         })
     }
 
-    /// An update, or a rotation into another slice.
+    /// An update, or a rotation into another slice, which no token has whose subject is gone.
     fn edit(&mut self, instant_ms: u64) -> Option<Change> {
         let mut record = self.a_token()?;
         let mut fresh = None;
-        if self.below(2) == 0 {
+        if self.below(2) == 0 && !self.lost_its_subject(&record) {
             let slice = self.below(3) as u8;
             let number = (u128::from(record.rotation) + 1) << 64 | record.id.as_u128();
             fresh = Some(digest(slice, number));
@@ -337,6 +337,13 @@ impl History {
 
     fn put_cut_off(&mut self, target: CutOffTarget, revision: u64) {
         self.cut_offs.insert(target, revision);
+    }
+
+    fn lost_its_subject(&self, record: &TokenRecord) -> bool {
+        match &record.subject {
+            Subject::Principal(id) => !self.principals.contains_key(&id.0),
+            Subject::Resource(_) => false,
+        }
     }
 
     fn forget(&mut self, before_ms: u64, slice: u8) {

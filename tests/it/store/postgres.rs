@@ -6,6 +6,7 @@
 mod cluster;
 mod faults;
 mod given_up;
+mod gone;
 mod last_uses;
 mod lines;
 mod network;

@@ -91,6 +91,8 @@ CREATE TABLE latchkey.principals (
 );
 CREATE UNIQUE INDEX principals_by_name ON latchkey.principals (name) WHERE deleted_at IS NULL;
 CREATE INDEX principals_gone ON latchkey.principals (id) WHERE deleted_at IS NOT NULL;
+CREATE INDEX principals_by_deletion ON latchkey.principals (deleted_at)
+WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE latchkey.members (
   team       bigint NOT NULL,
@@ -167,6 +169,13 @@ CREATE INDEX tokens_by_resource ON latchkey.tokens (resource) WHERE resource IS 
 CREATE INDEX tokens_by_parent ON latchkey.tokens (parent, id) WHERE parent IS NOT NULL;
 -- Not by slice first: its 256 places would cost a page of WAL for every token issued.
 CREATE INDEX tokens_by_end ON latchkey.tokens (ended_ms, slice) WHERE ended_ms IS NOT NULL;
+
+-- Up to which deletion of a principal a slice holds no token of those who are gone: none is put
+-- there for a subject that is, so nobody need look for theirs again.
+CREATE TABLE latchkey.swept (
+  slice      smallint PRIMARY KEY,
+  deleted_at bigint NOT NULL
+) WITH (fillfactor = 50);
 
 -- Every principal that answers for a token.
 CREATE TABLE latchkey.token_issuers (

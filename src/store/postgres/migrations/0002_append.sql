@@ -61,17 +61,25 @@ BEGIN
 END $$;
 
 -- Tokens as they are from now on. A digest of 32 bytes is of a new secret; one of 16 bytes is the
--- key that the stored digest must begin with.
+-- key that the stored digest must begin with. A new secret for a subject that is gone is refused:
+-- `forget` would not find it.
 CREATE FUNCTION latchkey.put_tokens(records json) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-  put     latchkey.tokens[];
-  known   uuid[];
-  rebound uuid[];
-  added   bigint;
+  put      latchkey.tokens[];
+  subjects bigint[];
+  known    uuid[];
+  rebound  uuid[];
+  added    bigint;
 BEGIN
-  SELECT array_agg(r) INTO put FROM json_populate_recordset(NULL::latchkey.tokens, records) r;
+  SELECT array_agg(r), array_agg(r.subject) FILTER (WHERE length(r.digest) = 32)
+  INTO put, subjects FROM json_populate_recordset(NULL::latchkey.tokens, records) r;
+  IF EXISTS (SELECT FROM latchkey.principals p
+    WHERE p.id = ANY (subjects) AND p.deleted_at IS NOT NULL)
+  THEN
+    PERFORM latchkey.refuse('a token''s subject is gone');
+  END IF;
   WITH changed AS (
     UPDATE latchkey.tokens t SET
       digest = CASE length(r.digest) WHEN 32 THEN r.digest ELSE t.digest END,
@@ -228,24 +236,36 @@ BEGIN
 END $$;
 
 -- Deletes the tokens of a slice that ended before an instant, those of it whose subject is gone,
--- and the request ids that have been kept long enough. The last uses of the tokens go, too, and it
--- never waits for who is writing some.
+-- and the request ids that have been kept long enough. Subjects that were gone at the last time are
+-- not looked for again, however many they are. The last uses of the tokens go, too, and it never
+-- waits for who is writing some.
 CREATE FUNCTION latchkey.forget(in_slice smallint, before_ms bigint, requests_before_ms bigint)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   forgotten uuid[];
   former    bigint;
+  cleared   bigint;
+  newest    bigint;
+  gone      bigint[];
 BEGIN
+  SELECT s.deleted_at INTO cleared FROM latchkey.swept s WHERE s.slice = in_slice;
+  -- No join: a plan that is made for any number of them reads every token there is.
+  SELECT array_agg(p.id), max(p.deleted_at) INTO gone, newest FROM latchkey.principals p
+  WHERE p.deleted_at > coalesce(cleared, 0);
   WITH ended AS (
     DELETE FROM latchkey.tokens WHERE slice = in_slice AND ended_ms < before_ms RETURNING id),
   orphaned AS (
-    DELETE FROM latchkey.tokens t USING latchkey.principals p
-    WHERE p.deleted_at IS NOT NULL AND t.subject = p.id AND t.slice = in_slice
-      AND (t.ended_ms IS NULL OR t.ended_ms >= before_ms)
-    RETURNING t.id)
+    DELETE FROM latchkey.tokens
+    WHERE subject = ANY (gone) AND slice = in_slice
+      AND (ended_ms IS NULL OR ended_ms >= before_ms)
+    RETURNING id)
   SELECT array_agg(id) INTO forgotten
   FROM (SELECT id FROM ended UNION ALL SELECT id FROM orphaned) gone;
+  IF newest IS NOT NULL THEN
+    INSERT INTO latchkey.swept VALUES (in_slice, newest)
+    ON CONFLICT (slice) DO UPDATE SET deleted_at = excluded.deleted_at;
+  END IF;
   IF forgotten IS NOT NULL THEN
     DELETE FROM latchkey.token_issuers WHERE token = ANY (forgotten);
     DELETE FROM latchkey.token_labels WHERE token = ANY (forgotten);
