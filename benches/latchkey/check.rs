@@ -131,11 +131,11 @@ fn beside_a_writer(
             while !stop.load(Ordering::Relaxed) {
                 let mut state = (**published.load()).clone();
                 for _ in 0..5 {
-                    state.load(Row::Token(Box::new(population.record(next))));
+                    state.load(&Row::Token(Box::new(population.record(next))));
                     let known = mix(next) % count;
                     let mut record = population.record(known);
                     record.expires_ms = Some(2_000_000_000_000 + next);
-                    state.load(Row::Token(Box::new(record)));
+                    state.load(&Row::Token(Box::new(record)));
                     next += 1;
                 }
                 let former = published.swap(Arc::new(state));

@@ -39,8 +39,12 @@ fn main() {
     if wanted("start") {
         store::start();
     }
-    if wanted("replicas") {
-        replicas::run();
+    if ["replicas", "appends", "fairness", "revocations"]
+        .iter()
+        .any(|part| wanted(part))
+    {
+        let callers = counts_or(&counts, &[1, 16, 64]);
+        replicas::run(callers, |part| wanted("replicas") || wanted(part));
     }
     if wanted("load") {
         for count in counts_or(&counts, &[1_000_000, 10_000_000]) {

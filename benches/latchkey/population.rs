@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use latchkey::domain::chain::Head;
 use latchkey::domain::change::{
     GrantRecord, Issuer, PrincipalRecord, RoleRecord, Row, Subject, TokenRecord,
 };
@@ -14,7 +15,7 @@ use latchkey::domain::permission::{ActionPattern, Permission, Resource, Resource
 use latchkey::domain::principal::{GrantId, PrincipalId, PrincipalKind, PrincipalName, RoleName};
 use latchkey::domain::scopes::{PermissionSet, Scopes};
 use latchkey::domain::token::{Digest, TokenId, TokenKind, checksum_of};
-use latchkey::state::State;
+use latchkey::state::{Loader, State};
 
 pub(crate) const SCOPE_SETS: u64 = 10_000;
 const USERS: u32 = 10_000;
@@ -193,13 +194,15 @@ impl Population {
 
     /// State with the first `count` tokens.
     pub(crate) fn state(&self, count: u64) -> State {
-        let mut state = State::default();
+        let mut loader = Loader::default();
         for row in directory() {
-            state.load(row);
+            loader.put(&[row]);
         }
         for n in 0..count {
-            state.load(Row::Token(Box::new(self.record(n))));
+            loader.put(&[Row::Token(Box::new(self.record(n)))]);
         }
-        state
+        loader
+            .finish(Head::EMPTY, 0, None)
+            .expect("nothing vouches for it")
     }
 }

@@ -12,7 +12,7 @@ use latchkey::authority::{Authority, Settings};
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::token::Secret;
 use latchkey::replica::{BATCH_COMMANDS_MAX, Enforced, Replica};
-use latchkey::state::State;
+use latchkey::state::RowsDigest;
 use latchkey::state::decide::{Caller, Command, Envelope, RevokeTarget};
 use latchkey::store::Store as _;
 
@@ -22,7 +22,6 @@ use super::report::{Spread, percentiles};
 use super::store::{fill, issue};
 
 const ROUNDS: usize = 5;
-const CALLERS: [usize; 3] = [1, 16, 64];
 const ISSUES_MIN: usize = 200;
 const REVOKES: usize = 500;
 const MOST: Duration = Duration::from_secs(5);
@@ -31,15 +30,20 @@ const FAIR_CALLERS: usize = 8;
 const FAIR_ISSUES: usize = 200;
 const SAMPLE: u64 = 20_000;
 
-pub(crate) fn run() {
+/// What `wanted` chooses: `appends` by so many callers, `fairness`, `revocations`.
+pub(crate) fn run(callers: &[u64], wanted: impl Fn(&str) -> bool) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     for disk in [Disk::AsIs, Disk::Slow] {
         let server = Server::start(disk);
-        for callers in CALLERS {
-            runtime.block_on(issues(&server, disk, callers));
+        if wanted("appends") {
+            for callers in callers {
+                runtime.block_on(issues(&server, disk, *callers as usize));
+            }
         }
-        runtime.block_on(fairness(&server, disk));
-        if disk == Disk::AsIs {
+        if wanted("fairness") {
+            runtime.block_on(fairness(&server, disk));
+        }
+        if wanted("revocations") && disk == Disk::AsIs {
             for replicas in [1, 3, 16] {
                 runtime.block_on(revocations(&server, replicas));
             }
@@ -331,14 +335,12 @@ async fn fill_tables(database: &Database, count: u64) {
             .expect("analysed");
     }
     let mut snapshot = store.snapshot().await.expect("a snapshot");
-    let mut state = State::default();
+    let mut digest = RowsDigest::default();
     while let Some(rows) = snapshot.rows.recv().await {
-        for row in rows.expect("rows") {
-            state.load(row);
-        }
+        rows.expect("rows").iter().for_each(|row| digest.add(row));
     }
     let sql = "UPDATE latchkey.head SET state_digest = $1";
-    let digest = state.digest();
+    let digest = digest.finish();
     client
         .execute(sql, &[&digest.as_slice()])
         .await

@@ -6,7 +6,7 @@
 use thiserror::Error;
 
 use crate::domain::entry::LogEntry;
-use crate::state::{Diverged, State};
+use crate::state::{Diverged, Loader, State};
 use crate::store::{Store, StoreError};
 
 use super::recent::RECENT_MAX;
@@ -34,15 +34,13 @@ pub(super) struct Loaded {
 /// formats up to `reads` does not know.
 pub(super) async fn load(store: &dyn Store, reads: u32) -> Result<Loaded, LoadError> {
     let mut snapshot = store.snapshot().await?;
-    let mut state = State::default();
+    let mut loader = Loader::default();
     while let Some(rows) = snapshot.rows.recv().await {
-        for row in rows? {
-            state.load(row);
-        }
+        loader.put(&rows?);
         // It comes first, so a log that is too new costs no more than its first rows.
-        readable(state.format(), reads)?;
+        readable(loader.format(), reads)?;
     }
-    state.finish(snapshot.head, snapshot.instant_ms, snapshot.state_digest)?;
+    let state = loader.finish(snapshot.head, snapshot.instant_ms, snapshot.state_digest)?;
     tracing::info!(
         revision = %state.head().revision(),
         tokens = state.token_count(),

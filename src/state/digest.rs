@@ -26,7 +26,7 @@ pub(super) struct StateDigest([u64; LANES]);
 /// The digest of State from its rows alone: a table of any size is held against the log by it,
 /// without State in memory.
 #[derive(Debug, Default)]
-pub struct RowsDigest(StateDigest);
+pub struct RowsDigest(pub(super) StateDigest);
 
 impl RowsDigest {
     /// Takes one row of a snapshot.

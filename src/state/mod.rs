@@ -20,6 +20,7 @@ pub mod explain;
 pub mod home;
 mod intern;
 mod judge;
+mod load;
 mod power;
 mod radix;
 mod scopeset;
@@ -38,6 +39,7 @@ use crate::domain::token::TokenId;
 
 pub use apply::Diverged;
 pub use digest::RowsDigest;
+pub use load::Loader;
 pub use power::Power;
 
 use digest::StateDigest;

@@ -81,6 +81,16 @@ impl Slot for Hot {
 }
 
 impl Hot {
+    // The secret before the last rotation, which leads to the token by its id.
+    fn of_grace(record: &TokenRecord, grace: &Grace) -> Self {
+        Self {
+            key: grace.key,
+            id: record.id.as_u128(),
+            packed: grace.until_ms << EXPIRY_SHIFT | (record.kind as u64) << KIND_SHIFT | IS_GRACE,
+            ..Self::FREE
+        }
+    }
+
     #[inline]
     pub(super) fn id(&self) -> TokenId {
         TokenId::from_u128(self.id)
@@ -136,6 +146,15 @@ impl Hot {
 struct IdSlot {
     id_hash: u64,
     key_hash: u64,
+}
+
+impl IdSlot {
+    fn of(hot: &Hot) -> Self {
+        Self {
+            id_hash: hash_id(hot.id),
+            key_hash: hot.hash(),
+        }
+    }
 }
 
 impl Slot for IdSlot {
@@ -219,6 +238,20 @@ pub(super) struct Found<'s> {
     pub(super) hot: &'s Hot,
     /// Set when the secret is the one before the last rotation: when it ends.
     pub(super) grace_until_ms: Option<UnixMs>,
+}
+
+/// Tokens that were taken in and are not in the index yet.
+#[derive(Default)]
+pub(super) struct Gathered {
+    tokens: Vec<Hot>,
+    graces: Vec<Hot>,
+}
+
+impl Gathered {
+    /// Tokens, not counting secrets in their grace.
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
 }
 
 /// The index. A clone is a snapshot.
@@ -362,6 +395,37 @@ impl Tokens {
     /// Puts a token in place of one with the same id, if there is one. Returns the former record.
     pub(super) fn put(&mut self, record: &TokenRecord) -> Option<TokenRecord> {
         let former = self.remove(record.id);
+        let hot = self.take_in(record);
+        self.by_key.insert(hot);
+        self.by_id.insert(IdSlot::of(&hot));
+        if let Some(grace) = &record.grace {
+            self.graces += 1;
+            self.by_key.insert(Hot::of_grace(record, grace));
+        }
+        former
+    }
+
+    /// Takes in a token whose id is new here; it is found after [`Tokens::index`].
+    pub(super) fn gather(&mut self, record: &TokenRecord, gathered: &mut Gathered) {
+        gathered.tokens.push(self.take_in(record));
+        if let Some(grace) = &record.grace {
+            gathered.graces.push(Hot::of_grace(record, grace));
+        }
+    }
+
+    /// Puts what was gathered into the index.
+    pub(super) fn index(&mut self, gathered: &mut Gathered) {
+        let mut ids: Vec<IdSlot> = gathered.tokens.iter().map(IdSlot::of).collect();
+        self.by_id.extend(&mut ids);
+        self.by_key.extend(&mut gathered.tokens);
+        self.by_key.extend(&mut gathered.graces);
+        self.graces += gathered.graces.len();
+        gathered.tokens.clear();
+        gathered.graces.clear();
+    }
+
+    // All of a token but its place in the index.
+    fn take_in(&mut self, record: &TokenRecord) -> Hot {
         let subject = match &record.subject {
             Subject::Principal(id) => id.0,
             Subject::Resource(resource) => self.resources.acquire(resource, Resource::clone),
@@ -400,33 +464,15 @@ impl Tokens {
                 | if ext.is_some() { HAS_EXT } else { 0 },
             made: record.made_at << LIMITS_LOW_BITS | limits & ((1 << LIMITS_LOW_BITS) - 1),
         };
-        self.by_key.insert(hot);
-        self.by_id.insert(IdSlot {
-            id_hash: hash_id(hot.id),
-            key_hash: hot.hash(),
-        });
-        if let Some(grace) = &record.grace {
-            self.insert_grace(record.id, grace, record.kind);
-        }
         if let Some(ext) = ext {
             self.ext.insert(record.id, Arc::new(ext));
         }
-        former
+        hot
     }
 
     fn acquire_set(&mut self, set: &PermissionSet) -> u32 {
         let compile = |set: &PermissionSet| ScopeSet::compile(set.iter().cloned());
         self.scopes.acquire(set, compile) + 1
-    }
-
-    fn insert_grace(&mut self, id: TokenId, grace: &Grace, kind: TokenKind) {
-        self.graces += 1;
-        self.by_key.insert(Hot {
-            key: grace.key,
-            id: id.as_u128(),
-            packed: grace.until_ms << EXPIRY_SHIFT | (kind as u64) << KIND_SHIFT | IS_GRACE,
-            ..Hot::FREE
-        });
     }
 
     /// Removes a token with everything that belongs to it, and returns its record.

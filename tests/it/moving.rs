@@ -13,9 +13,9 @@ use latchkey::domain::clock::Now;
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::permission::Need;
 use latchkey::domain::token::{KindSet, TokenKind};
-use latchkey::state::State;
 use latchkey::state::check::{CheckRequest, Context, check};
 use latchkey::state::explain::{Target, explain};
+use latchkey::state::{Loader, State};
 use latchkey::store::embedded::{EmbeddedStore, OpenOptions};
 use latchkey::store::list::{LastUsed, TokenQuery};
 use latchkey::store::postgres::{PostgresStore, Settings};
@@ -81,12 +81,9 @@ async fn loaded(store: &dyn Store) -> State {
     let snapshot = store.snapshot().await.expect("a snapshot");
     let (head, instant_ms, digest) = (snapshot.head, snapshot.instant_ms, snapshot.state_digest);
     drop(snapshot);
-    let mut state = State::default();
-    for row in rows(store).await.1 {
-        state.load(row);
-    }
-    state.finish(head, instant_ms, digest).expect("of the log");
-    state
+    let mut loader = Loader::default();
+    loader.put(&rows(store).await.1);
+    loader.finish(head, instant_ms, digest).expect("of the log")
 }
 
 /// How many rows the tables of a database hold that the log makes.

@@ -55,7 +55,7 @@ fn a_raised_level_is_in_the_digest_however_it_came() {
     at_once.local(Command::RaiseFormat(3));
     assert_eq!(stepwise.state.digest(), at_once.state.digest());
     let mut loaded = State::default();
-    loaded.load(Row::Format(3));
+    loaded.load(&Row::Format(3));
     assert_eq!(loaded.format(), 3);
     assert_ne!(loaded.digest(), State::default().digest());
 }

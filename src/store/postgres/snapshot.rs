@@ -238,7 +238,7 @@ async fn send_rows(client: &Client, sink: &mut Sink<'_>) -> Result<(), Ended> {
         })
     })
     .await?;
-    let sql = format!("-- send_tokens\nSELECT {RECORD_COLUMNS} FROM latchkey.tokens t ORDER BY id");
+    let sql = format!("-- send_tokens\nSELECT {RECORD_COLUMNS} FROM latchkey.tokens t");
     let mut records = TokenRows::default();
     send_each(client, sink, &sql, |row| {
         Ok(Row::Token(Box::new(records.read(row)?)))

@@ -10,7 +10,7 @@ use latchkey::domain::limits::{Audience, Networks, Uses, Workload};
 use latchkey::domain::principal::{GrantId, PrincipalId, RoleName};
 use latchkey::domain::scopes::{PermissionSet, Scopes};
 use latchkey::domain::token::TokenKind;
-use latchkey::state::State;
+use latchkey::state::{Loader, State};
 use latchkey::store::Store;
 
 use crate::store::history::History;
@@ -463,10 +463,19 @@ pub(crate) async fn a_snapshot_makes_the_state_of_a_replay(store: &dyn Store) {
     for logged in whole_log(store).await {
         replayed.advance(&logged.entry);
     }
-    let mut loaded = State::default();
+    let mut stepwise = State::default();
+    let mut loader = Loader::default();
     for row in rows(store).await.1 {
-        loaded.load(row);
+        stepwise.load(&row);
+        loader.put(&[row]);
     }
+    let loaded = loader
+        .finish(
+            replayed.head(),
+            replayed.instant_ms(),
+            Some(stepwise.digest()),
+        )
+        .expect("the same rows");
     assert_eq!(loaded.digest(), replayed.digest());
     assert_eq!(loaded.token_count(), replayed.token_count());
     assert!(loaded.token_count() > 10);
