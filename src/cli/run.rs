@@ -14,6 +14,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -32,6 +33,10 @@ use super::failure::CliError;
 use super::output::meter::Meter;
 use super::ready::Ready;
 use super::store;
+
+/// How long the first lease is waited for, at the most, before it is told that the server serves.
+const FIRST_LEASE_TIME_MAX: Duration = Duration::from_secs(5);
+const LEASE_POLL: Duration = Duration::from_millis(5);
 
 /// How to open the store.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -157,9 +162,21 @@ pub(crate) async fn run(
         taken = Some(listener);
     }
     let (authority, writer) = assemble(&config, open).await?;
+    until_its_first_lease(&authority).await;
     let served = serve(&config, taken, authority, first, ready).await;
     writer.stop().await;
     served
+}
+
+/// Whoever is told that it serves may ask it at once. A server that waits in vain serves all the
+/// same, and says for itself that it is stale.
+async fn until_its_first_lease(authority: &Authority) {
+    let held = async {
+        while !authority.is_vouched_for() {
+            sleep(LEASE_POLL).await;
+        }
+    };
+    let _ = timeout(FIRST_LEASE_TIME_MAX, held).await;
 }
 
 async fn serve(

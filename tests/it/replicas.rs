@@ -4,10 +4,16 @@
 //! confirmed, and what faults do, is tested beside.
 
 use latchkey::store::postgres::known;
+use std::time::Duration;
+
+use latchkey::proto::v1;
 use serde_json::Value;
+use v1::check_service_client::CheckServiceClient;
 
 use crate::postgres::{Database, bare_database, database, server};
 use crate::program::{Ran, Server, latchkey, run, words};
+use crate::proxy::{Flow, Proxy};
+use crate::wire::{channel, check};
 
 /// Runs a command line on a database.
 fn on(url: &str, line: &str) -> Ran {
@@ -22,8 +28,10 @@ pub(crate) fn bootstrap(database: &Database) -> String {
     made["admin_token"].as_str().expect("a token").to_owned()
 }
 
-fn replica(database: &Database, name: &str) -> Server {
-    Server::replica(&database.url, name, &[]).unwrap_or_else(|said| panic!("{name}: {said}"))
+fn replica(url: &str, name: &str) -> Server {
+    // No lease ends on a busy machine.
+    let started = Server::replica(url, name, &["--set", "lease.length=60s"]);
+    started.unwrap_or_else(|said| panic!("{name}: {said}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +53,7 @@ async fn three_replicas_serve_one_database_postgres() {
 
     let admin = bootstrap(&database);
     on(&database.url, "bootstrap").refused("had its first administrator");
-    let replicas = ["a", "b", "c"].map(|name| replica(&database, name));
+    let replicas = ["a", "b", "c"].map(|name| replica(&database.url, name));
     let [a, b, c] = [0, 1, 2].map(|index| replicas[index].as_bearer(&admin));
     let line = "token issue --kind resource --resource acme/web --scope secrets:read@acme/web/** \
                 --ttl 1h --name n --reason r --output json";
@@ -74,6 +82,23 @@ async fn three_replicas_serve_one_database_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_that_a_replica_serves_may_ask_it_postgres() {
+    let database = database().await;
+    let admin = bootstrap(&database);
+    // Its first renewal is answered long after it could listen.
+    let way = Proxy::of(server().port).await;
+    way.both_ways(Flow::Late(Duration::from_millis(100)));
+    let port = |port: u16| format!(":{port}/");
+    let url = database
+        .url
+        .replacen(&port(server().port), &port(way.port), 1);
+    let replica = replica(&url, "a");
+    let mut checks = CheckServiceClient::new(channel(&replica.address).await);
+    let answer = checks.check(check(&admin, &[])).await.expect("answered");
+    assert_eq!(answer.get_ref().reason(), v1::Reason::Allowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_another_version_is_not_served_postgres() {
     let (database, owner) = bare_database().await;
     let said = Server::replica(&owner, "early", &[])
@@ -88,7 +113,7 @@ async fn a_database_of_another_version_is_not_served_postgres() {
     database.grant().await;
     server().admin(&database.name, &newer(9998, known())).await;
     bootstrap(&database);
-    replica(&database, "before").terminate();
+    replica(&database.url, "before").terminate();
     on(&owner, "migrate status").ok();
     on(&owner, "migrate up").ok();
     server().admin(&database.name, &newer(9999, 9999)).await;
