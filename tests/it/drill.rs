@@ -14,7 +14,7 @@ use latchkey::rpc::drill::{Drill, Question, Target};
 use zeroize::Zeroizing;
 
 use crate::fleet::{Node, Options, fleet};
-use crate::leaks::metrics;
+use crate::leaks::{metrics, value};
 use crate::postgres::{Database, database, server};
 use crate::program::{As, Server};
 use crate::proxy::{Flow, Proxy};
@@ -28,12 +28,6 @@ fn three(database: &Database, arguments: &[&str]) -> (BTreeMap<&'static str, Ser
         (name, server.unwrap_or_else(|said| panic!("{name}: {said}")))
     };
     (["a", "b", "c"].map(start).into(), admin)
-}
-
-/// The value of one line of the metrics; none if it is not there.
-fn value(text: &str, line: &str) -> Option<f64> {
-    let found = text.lines().find_map(|one| one.strip_prefix(line));
-    found.map(|value| value.trim().parse().expect("a number"))
 }
 
 /// Waits until a server's metrics say so.

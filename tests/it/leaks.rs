@@ -10,6 +10,12 @@ use latchkey::domain::token::Digest;
 
 use crate::program::{Server, fresh};
 
+/// The value of one line of the metrics; none if it is not there.
+pub(crate) fn value(text: &str, line: &str) -> Option<f64> {
+    let found = text.lines().find_map(|one| one.strip_prefix(line));
+    found.map(|value| value.trim().parse().expect("a number"))
+}
+
 /// Every form that a secret might leak in.
 fn forms(secret: &str) -> Vec<String> {
     let digest = Digest::of(secret);
