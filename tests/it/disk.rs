@@ -1,5 +1,5 @@
-//! A full disk under a running server: what is refused is said, what was answered stays, and
-//! checks go on.
+//! A full disk under a running server, or under its database: what is refused is said, what was
+//! answered stays, and checks go on.
 //!
 //! A file system that can be full belongs to the test alone: the test runs itself once more in a
 //! mount namespace of its own (and a user namespace, so that it need not be root) with a tmpfs
@@ -20,12 +20,17 @@ use v1::check_service_client::CheckServiceClient;
 use v1::token_service_client::TokenServiceClient;
 
 use crate::crash::issue;
+use crate::fleet::{revoke, why, within};
+use crate::postgres;
 use crate::program::{Server, fresh};
-use crate::wire::{bearer, channel};
+use crate::replicas::bootstrap;
+use crate::wire::{bearer, channel, check};
 
 /// Tells the test that it runs on the small disk, and where that is.
 const SMALL_DISK: &str = "IT_SMALL_DISK";
 const DISK: &str = "16m";
+/// A database without tokens takes 10 MB of it.
+const DATABASE_DISK: &str = "32m";
 /// More tokens than the disk has room for.
 const ISSUES_MAX: usize = 20_000;
 /// How long one call may take.
@@ -120,7 +125,33 @@ impl Answered {
         let reason = said["error"]["reason"].as_str().expect("a reason");
         assert_eq!(reason, "UNAVAILABLE", "{said}");
         let logged = self.server.logged();
-        assert!(logged.contains("the disk is full"), "{logged}");
+        assert!(logged.contains("disk is full"), "{logged}");
+    }
+
+    /// Revokes one after the other until one is refused; the secrets of those that were not.
+    async fn revoke(&mut self) -> Vec<String> {
+        let mut tokens = TokenServiceClient::new(channel(&self.server.address).await);
+        let mut revoked = Vec::new();
+        while let Some(secret) = self.secrets.pop() {
+            let request = within(CALL_TIME_MAX, bearer(&self.admin, revoke(&secret)));
+            match tokens.revoke_token(request).await {
+                Ok(_) => revoked.push(secret),
+                Err(status) => {
+                    assert_eq!(why(&status), "UNAVAILABLE", "{status:?}");
+                    self.secrets.push(secret);
+                    return revoked;
+                }
+            }
+        }
+        panic!("a full disk takes any number of revocations")
+    }
+
+    /// How many tokens were issued, by the log.
+    fn issues(&self) -> usize {
+        let admin = self.server.as_bearer(&self.admin);
+        let list = "audit list --kind token.issue --limit 1000 --output json";
+        let listed = admin.run(list).json();
+        listed["changes"].as_array().expect("changes").len()
     }
 
     /// What a full disk does not touch.
@@ -183,6 +214,57 @@ async fn fill_free_kill_and_restart(disk: &Path) {
     answered.issue(20, CALL_TIME_MAX).await.expect("goes on");
     answered.reads_go_on().await;
     answered.server.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_database_refuses_writes_and_loses_none_that_was_answered_postgres() {
+    let postgres = postgres::Server::with_small_disk(DATABASE_DISK).await;
+    let database = postgres.database_with("TABLESPACE small").await;
+    let admin = bootstrap(&database);
+    let start = |name| {
+        // No lease ends on a busy machine.
+        let started = Server::replica(&database.url, name, &["--set", "lease.length=60s"]);
+        started.unwrap_or_else(|said| panic!("{name}: {said}"))
+    };
+    let (server, other) = (start("a"), start("b"));
+    let mut answered = Answered {
+        server,
+        admin,
+        secrets: Vec::new(),
+        tried: 0,
+    };
+    answered.issue(100, CALL_TIME_MAX).await.expect("room");
+    let before = answered.issues() - answered.secrets.len();
+    postgres.fill_disk();
+    let status = answered.issue(ISSUES_MAX, CALL_TIME_MAX).await;
+    let status = status.expect_err("a full disk takes no more tokens");
+    assert_eq!(why(&status), "UNAVAILABLE", "{status:?}");
+    let revoked = answered.revoke().await;
+    answered.a_revocation_is_refused();
+    answered.reads_go_on().await;
+
+    // Room again: the same processes go on, and the log has what was answered and nothing else.
+    postgres.free_disk();
+    let issued = before + answered.secrets.len() + revoked.len() + 1;
+    assert_eq!(answered.issues(), issued);
+    answered.issue(20, CALL_TIME_MAX).await.expect("room again");
+    let line = "user create bob --home acme --reason r --wait";
+    let known = answered.server.as_bearer(&answered.admin).run(line).ok();
+    assert!(
+        known.stdout.contains("confirmed by 2 replicas"),
+        "{}",
+        known.stdout
+    );
+    for server in [&answered.server, &other] {
+        let mut checks = CheckServiceClient::new(channel(&server.address).await);
+        for secret in &revoked {
+            let answer = checks.check(check(secret, &[])).await.expect("answered");
+            assert_eq!(answer.get_ref().reason(), v1::Reason::Revoked);
+        }
+    }
+    answered.reads_go_on().await;
+    answered.server = other;
+    answered.reads_go_on().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

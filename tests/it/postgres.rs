@@ -83,15 +83,19 @@ impl Server {
 
     /// Starts a server of a test's own, with more options than the usual ones.
     pub(crate) fn private(options: &str) -> Self {
-        Self::prepared_by(INIT, options)
+        Self::prepared_by(INIT, options, None)
     }
 
-    /// Starts a server whose files a script makes.
-    fn prepared_by(init: &str, options: &str) -> Self {
+    /// Starts a server whose files a script makes, with a disk of its own of that size beside them.
+    fn prepared_by(init: &str, options: &str, disk: Option<&str>) -> Self {
         let bin = binaries();
         let (watched, port) = in_folder("postgres", |folder| {
             let port = free_port();
-            let mut script = folder.script(&format!("{init}{START}"));
+            let text = format!("{init}{START}");
+            let mut script = match disk {
+                Some(size) => folder.script_with_disk(&text, size),
+                None => folder.script(&text),
+            };
             script
                 .env("BIN", &bin)
                 .env("PORT", port.to_string())
@@ -131,8 +135,13 @@ impl Server {
 
     /// A fresh one, migrated.
     pub(crate) async fn database(&self) -> Database {
+        self.database_with("").await
+    }
+
+    /// The same, made with more options.
+    pub(crate) async fn database_with(&self, options: &str) -> Database {
         self.prepared.get_or_init(|| self.prepare()).await;
-        let name = self.create(&format!("TEMPLATE {TEMPLATE}")).await;
+        let name = self.create(&format!("TEMPLATE {TEMPLATE} {options}")).await;
         Database {
             url: self.url(SERVER_ROLE, &name),
             name,

@@ -40,7 +40,30 @@ impl Server {
     /// Starts a server of a test's own that the program's role reaches by TLS alone.
     pub(crate) fn with_tls() -> Self {
         let init = format!("{INIT}{CERTIFICATES}");
-        tokio::task::block_in_place(|| Self::prepared_by(&init, "-c ssl=on"))
+        tokio::task::block_in_place(|| Self::prepared_by(&init, "-c ssl=on", None))
+    }
+
+    /// Starts a server of a test's own with a tablespace `small`, on a disk that can be full.
+    pub(crate) async fn with_small_disk(size: &str) -> Self {
+        let init = format!("{INIT} mkdir disk/space\n");
+        // What would make room again.
+        let options = "-c autovacuum=off";
+        let server = tokio::task::block_in_place(|| Self::prepared_by(&init, options, Some(size)));
+        let space = server.file("disk/space").display().to_string();
+        let sql = format!("CREATE TABLESPACE small LOCATION '{space}'");
+        server.admin("postgres", &sql).await;
+        server
+    }
+
+    /// Leaves no room on its disk.
+    pub(crate) fn fill_disk(&self) {
+        let fill = "dd if=/dev/zero of=disk/ballast bs=4k";
+        self.run(&format!("! {fill} && test \"$(stat -f -c %a disk)\" -eq 0"));
+    }
+
+    /// Takes that back.
+    pub(crate) fn free_disk(&self) {
+        self.run("rm disk/ballast");
     }
 
     /// A file in this server's folder.
@@ -60,7 +83,7 @@ impl Server {
     /// Makes a standby that copies and follows what is on that port: this server, or a proxy of it.
     pub(crate) fn standby(from: u16) -> Self {
         let copy = COPY.replace("$FROM", &from.to_string());
-        tokio::task::block_in_place(|| Self::prepared_by(&copy, ""))
+        tokio::task::block_in_place(|| Self::prepared_by(&copy, "", None))
     }
 
     /// Makes this standby take writes.

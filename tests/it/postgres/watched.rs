@@ -39,10 +39,44 @@ pub(crate) struct Folder {
 impl Folder {
     /// A script that starts a server in the folder, or exits; its function `stop` ends it again.
     pub(crate) fn script(&self, text: &str) -> Command {
+        let mut command = Command::new("sh");
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        // A group of its own: what ends the tests from a terminal must not end what cleans up.
+        command.args(["-c", &self.text(text)]).process_group(0);
+        command
+    }
+
+    /// The same, with a small file system of its own as `disk` in the folder: one that can be
+    /// full. Nobody outside sees it, and it goes with the script.
+    pub(crate) fn script_with_disk(&self, text: &str, size: &str) -> Command {
+        let (disk, mut options) = (self.path.join("disk"), format!("size={size},mode=0700"));
+        let mut command = Command::new("unshare");
+        let mut inner = vec!["sh".to_owned(), "-c".to_owned(), self.text(text)];
+        if is_root() {
+            options.push_str(&format!(",uid={NOBODY},gid={NOBODY}"));
+            let user = ["setpriv".to_owned(), "--clear-groups".to_owned()];
+            let ids = ["--reuid", "--regid"].map(|id| format!("{id}={NOBODY}"));
+            inner.splice(0..0, user.into_iter().chain(ids));
+        } else {
+            command.args(["--user", "--map-current-user", "--keep-caps"]);
+        }
+        // Outlives the script, which cannot take away where it stands.
+        let around = r#"mkdir "$1" && mount -t tmpfs -o "$2" tmpfs "$1" || exit 1
+            disk="$1"; folder="$3"; shift 3
+            "$@"; cd /; umount "$disk"; rm -rf "$folder""#;
+        command.args(["--mount", "sh", "-c", around, "sh"]);
+        command.arg(disk).arg(options).arg(&self.path).args(inner);
+        command.process_group(0);
+        command
+    }
+
+    fn text(&self, text: &str) -> String {
         let path = self.path.display();
-        let text = format!(
+        format!(
             r#"cd '{path}' || exit 1
-               trap "cd /; rm -rf '{path}'" EXIT
+               trap "cd /; rm -rf '{path}' 2>/dev/null" EXIT
                {text}
                echo ready
                while read -r line; do
@@ -50,14 +84,7 @@ impl Folder {
                    echo "done $?"
                done
                stop >/dev/null 2>&1"#
-        );
-        let mut command = Command::new("sh");
-        if is_root() {
-            command.uid(NOBODY).gid(NOBODY);
-        }
-        // A group of its own: what ends the tests from a terminal must not end what cleans up.
-        command.args(["-c", &text]).process_group(0);
-        command
+        )
     }
 }
 
