@@ -10,6 +10,7 @@ pub mod cluster;
 mod columns;
 pub mod embedded;
 pub mod export;
+mod fault;
 mod follow;
 mod hex;
 pub mod list;

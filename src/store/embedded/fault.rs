@@ -1,61 +1,23 @@
-//! What goes wrong inside the embedded store, and what a caller of the trait may make of it.
+//! What SQLite's errors mean for a caller of the embedded store.
 //!
-//! A [`Fault`] knows nothing of revisions; whoever returns it to a caller says at which one it
-//! happened. The driver's own texts stay here: they may quote SQL or values, and every text of a
-//! [`StoreError`] may end in a log line or a status.
+//! By their codes alone: the texts may quote SQL or values.
 
-use rusqlite::ErrorCode;
+use rusqlite::{Error, ErrorCode};
 
 use crate::domain::chain::RevisionNumber;
 use crate::store::StoreError;
+use crate::store::fault::DriverError;
 
-/// Why a step inside the store failed.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// The driver or the file failed.
-    Sql(rusqlite::Error),
-    /// A stored value is outside its grammar; the value is not repeated.
-    Row(&'static str),
-    /// The batch contradicts the tables.
-    Refused(&'static str),
-    /// Already in the terms of the trait.
-    Store(StoreError),
-}
+/// Why a step inside the store failed: the driver or the file, a row, or what the trait says.
+pub(super) type Fault = crate::store::fault::Fault<Error>;
 
-impl From<rusqlite::Error> for Fault {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
         Self::Sql(error)
     }
 }
 
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
 impl Fault {
-    /// Damage that is known to begin at `revision`.
-    pub(super) fn damaged(revision: RevisionNumber, what: impl Into<String>) -> Self {
-        Self::Store(StoreError::Damaged {
-            revision,
-            what: what.into(),
-        })
-    }
-
-    /// In the terms of the trait; `revision` is where the caller was.
-    pub(super) fn at(self, revision: RevisionNumber) -> StoreError {
-        match self {
-            Self::Sql(error) => classify(&error, revision),
-            Self::Row(what) => StoreError::Damaged {
-                revision,
-                what: format!("a table holds an unreadable {what}"),
-            },
-            Self::Refused(what) => StoreError::Refused(what.to_owned()),
-            Self::Store(error) => error,
-        }
-    }
-
     /// Whether the connection that it came from can be used again.
     pub(super) fn spares_connection(&self) -> bool {
         match self {
@@ -65,19 +27,20 @@ impl Fault {
     }
 }
 
-fn classify(error: &rusqlite::Error, revision: RevisionNumber) -> StoreError {
-    use rusqlite::Error;
-    match error {
-        Error::SqliteFailure(failure, _) | Error::SqlInputError { error: failure, .. } => {
-            classify_code(failure.code, failure.extended_code, revision)
+impl DriverError for Error {
+    fn classify(&self, revision: RevisionNumber) -> StoreError {
+        match self {
+            Error::SqliteFailure(failure, _) | Error::SqlInputError { error: failure, .. } => {
+                classify_code(failure.code, failure.extended_code, revision)
+            }
+            Error::ToSqlConversionFailure(_) => {
+                StoreError::Refused("a number is larger than the store holds".to_owned())
+            }
+            _ => StoreError::Damaged {
+                revision,
+                what: "a table holds a value of another form".to_owned(),
+            },
         }
-        Error::ToSqlConversionFailure(_) => {
-            StoreError::Refused("a number is larger than the store holds".to_owned())
-        }
-        _ => StoreError::Damaged {
-            revision,
-            what: "a table holds a value of another form".to_owned(),
-        },
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) fn append_log(
         let body_hash: [u8; 32] = Sha256::digest(&logged.body).into();
         head = head.after_hash(&body_hash);
         if head != logged.head || entry.revision != head.revision {
-            return Err(Fault::Refused("its entries do not continue its base"));
+            return Err(Fault::refused("its entries do not continue its base"));
         }
         insert.execute(params![
             entry.revision,

@@ -88,7 +88,7 @@ fn project_change(connection: &Connection, head: &mut HeadRow, entry: &Entry) ->
 }
 
 fn one_row(written: usize, what: &'static str) -> Result<(), Fault> {
-    (written == 1).then_some(()).ok_or(Fault::Refused(what))
+    (written == 1).then_some(()).ok_or(Fault::refused(what))
 }
 
 fn put_token(
@@ -105,7 +105,7 @@ fn put_token(
         .optional()?;
     let stored_key = stored.as_ref().map(|(_, key)| u128::from_be_bytes(*key));
     if digest.map(Digest::key).or(stored_key) != Some(record.key) {
-        return Err(Fault::Refused("a token's key is not that of its digest"));
+        return Err(Fault::refused("a token's key is not that of its digest"));
     }
     let beside = Beside {
         digest,
@@ -218,7 +218,7 @@ fn put_principal(
 fn labels_text(display: &Display) -> Result<Option<String>, Fault> {
     let labels = display.labels.as_ref();
     let text = labels.map(serde_json::to_string).transpose();
-    text.map_err(|_| Fault::Refused("its labels are no JSON"))
+    text.map_err(|_| Fault::refused("its labels are no JSON"))
 }
 
 fn delete_principal(connection: &Connection, entry: &Entry, id: PrincipalId) -> Result<(), Fault> {

@@ -79,7 +79,7 @@ pub(super) fn write(
         resource,
         scopes,
         record.ceiling.as_ref().map(set_text),
-        pack_issuers(&record.issuers).ok_or(Fault::Refused("an issuer has too many ancestors"))?,
+        pack_issuers(&record.issuers).ok_or(Fault::refused("an issuer has too many ancestors"))?,
         record.parent.map(TokenId::to_bytes),
         record.made_at,
         record.not_before_ms,
@@ -107,7 +107,7 @@ pub(super) fn write(
     ])?;
     (written == 1)
         .then_some(())
-        .ok_or(Fault::Refused("a token's row is not where it was"))
+        .ok_or(Fault::refused("a token's row is not where it was"))
 }
 
 /// Reads records, parsing equal permission texts once: most tokens share a few.

@@ -21,7 +21,7 @@ use tokio_postgres::types::Type;
 use super::connect::{self, Connection};
 use super::fault::{self, Fault};
 use super::settings::{self, Settings};
-use super::{OpenError, literal, migrate, records, verify};
+use super::{OpenError, literal, migrate, records, snapshot, verify};
 use crate::domain::chain::Head;
 use crate::store::StoreError;
 use crate::store::transfer::{Cell, Chunks, Last, Progress, Sort, TABLES, Table};
@@ -95,7 +95,7 @@ impl Target {
 
     async fn found(&self, head: &Head) -> Result<Found, Fault> {
         let client = &self.connection.client;
-        let here = verify::read_last(client).await?.head;
+        let here = snapshot::read_last(client).await?.head;
         let some = TABLES
             .iter()
             .map(|table| format!("EXISTS (SELECT FROM latchkey.{})", table.name));
@@ -203,7 +203,7 @@ impl Target {
     ) -> Result<(), StoreError> {
         let client = &self.connection.client;
         let read = async {
-            if verify::read_last(client).await? != *last {
+            if snapshot::read_last(client).await? != *last {
                 let what = "the head row did not arrive as it was";
                 return Err(Fault::damaged(last.head.revision, what));
             }

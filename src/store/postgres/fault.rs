@@ -1,30 +1,22 @@
-//! What goes wrong inside the Postgres store, and what a caller of the trait may make of it.
+//! What the driver's and the database's errors mean for a caller of the Postgres store.
 //!
-//! A [`Fault`] knows nothing of revisions; whoever returns it to a caller says at which one it
-//! happened. The database's own texts stay here: they may quote SQL or values, and every text of
-//! a [`StoreError`] may end in a log line or a status. What is told is the SQLSTATE.
+//! The database's own texts stay here: they may quote SQL or values. What is told is the SQLSTATE.
 
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::domain::chain::RevisionNumber;
 use crate::store::StoreError;
+use crate::store::fault::DriverError;
 
 /// Raised by `latchkey.refuse`; its messages hold no values.
 const REFUSED: &str = "LK001";
 /// Raised by `latchkey.join_cluster`; its detail is the log's format level.
 const NEWER_FORMAT: &str = "LK002";
 
-/// Why a step inside the store failed.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// The driver, the connection or the database failed.
-    Sql(Error),
-    /// A stored value is outside its grammar; the value is not repeated.
-    Row(&'static str),
-    /// Already in the terms of the trait.
-    Store(StoreError),
-}
+/// Why a step inside the store failed: the driver, the connection or the database, a row, or what
+/// the trait says.
+pub(super) type Fault = crate::store::fault::Fault<Error>;
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
@@ -32,33 +24,7 @@ impl From<Error> for Fault {
     }
 }
 
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
 impl Fault {
-    /// Damage that is known to begin at `revision`.
-    pub(super) fn damaged(revision: RevisionNumber, what: impl Into<String>) -> Self {
-        Self::Store(StoreError::Damaged {
-            revision,
-            what: what.into(),
-        })
-    }
-
-    /// In the terms of the trait, for what wrote nothing; `revision` is where the caller was.
-    pub(super) fn at(self, revision: RevisionNumber) -> StoreError {
-        match self {
-            Self::Sql(error) => classify(&error, revision),
-            Self::Row(what) => StoreError::Damaged {
-                revision,
-                what: format!("a table holds an unreadable {what}"),
-            },
-            Self::Store(error) => error,
-        }
-    }
-
     /// Whether the connection that it came from, and others like it, lead to a server that is
     /// gone, going, or no longer the one that takes writes.
     pub(super) fn loses_server(&self) -> bool {
@@ -117,11 +83,17 @@ pub(super) fn loses_server(error: &Error) -> bool {
     code.starts_with("08") || code.starts_with("57P0") || is_read_only(error)
 }
 
-fn classify(error: &Error, revision: RevisionNumber) -> StoreError {
-    let Some(error) = error.as_db_error() else {
-        // Of the connection: closed, refused, cut. Its texts name no values.
-        return StoreError::Unavailable(format!("the database: {error}"));
-    };
+impl DriverError for Error {
+    fn classify(&self, revision: RevisionNumber) -> StoreError {
+        match self.as_db_error() {
+            Some(error) => classify(error, revision),
+            // Of the connection: closed, refused, cut. Its texts name no values.
+            None => StoreError::Unavailable(format!("the database: {self}")),
+        }
+    }
+}
+
+fn classify(error: &DbError, revision: RevisionNumber) -> StoreError {
     let code = error.code().code();
     if code == REFUSED {
         return StoreError::Refused(error.message().to_owned());

@@ -21,10 +21,10 @@ use super::pool::Pool;
 use super::row::{bytes, number, optional_bytes};
 use super::token_row::{RECORD_COLUMNS, TokenRows};
 use crate::domain::chain::{Head, RevisionNumber};
-use crate::domain::clock::UnixMs;
 use crate::domain::entry::Request;
 use crate::domain::format::FORMAT_FIRST;
 use crate::domain::principal::PrincipalId;
+use crate::store::transfer::Last;
 use crate::store::{Row, StoreError};
 
 const CHUNK_ROWS: usize = 1_000;
@@ -39,27 +39,17 @@ const TAKE_TIME_MAX: Duration = Duration::from_secs(60);
 
 type Chunks = mpsc::Sender<Result<Vec<Row>, StoreError>>;
 
-/// What a snapshot is of.
-pub(super) struct Found {
-    pub(super) head: Head,
-    pub(super) instant_ms: UnixMs,
-    pub(super) state_digest: Option<[u8; 32]>,
-    principal_max: u32,
-    grant_max: u32,
-    format: u32,
-}
-
 /// Sends what the snapshot is of, then its rows.
 pub(super) async fn stream(
     pool: Arc<Pool>,
-    found: oneshot::Sender<Result<Found, StoreError>>,
+    found: oneshot::Sender<Result<Last, StoreError>>,
     chunks: Chunks,
 ) {
     let reading = match pool.reading(SNAPSHOT_TIME_MAX).await {
         Ok(reading) => reading,
         Err(error) => return drop(found.send(Err(error))),
     };
-    let head = async { read_head(reading.client()?).await };
+    let head = async { read_last(reading.client()?).await };
     let head = match reading.briefly(head).await {
         Ok(head) => head,
         Err(fault) => {
@@ -113,12 +103,18 @@ pub(super) async fn send_to(client: &Client, chunks: Chunks) -> Result<(), Fault
     }
 }
 
-async fn read_head(client: &Client) -> Result<Found, Fault> {
-    let sql = "-- read_head
-        SELECT revision, chain, instant_ms, state_digest, principal_max, grant_max, format
-        FROM latchkey.head";
+/// The head row, and where the log begins.
+pub(super) async fn read_last(client: &Client) -> Result<Last, Fault> {
+    let sql = "-- read_last
+        SELECT h.revision, h.chain, h.instant_ms, h.state_digest, h.principal_max, h.grant_max,
+          h.requests, h.format, c.revision, c.chain
+        FROM latchkey.head h, latchkey.log_cut c";
     let row = client.query_typed_one(sql, &[]).await?;
-    Ok(Found {
+    Ok(Last {
+        cut: Head {
+            revision: number(&row, 8)?,
+            chain: bytes(&row, 9)?,
+        },
         head: Head {
             revision: number(&row, 0)?,
             chain: bytes(&row, 1)?,
@@ -127,7 +123,8 @@ async fn read_head(client: &Client) -> Result<Found, Fault> {
         state_digest: optional_bytes(&row, 3)?,
         principal_max: number(&row, 4)?,
         grant_max: number(&row, 5)?,
-        format: number(&row, 6)?,
+        requests: number(&row, 6)?,
+        format: number(&row, 7)?,
     })
 }
 

@@ -13,7 +13,7 @@ use super::OpenError;
 use super::connect;
 use super::fault::Fault;
 use super::migrate;
-use super::row::{bytes, number, optional_bytes, optional_number, value};
+use super::row::{bytes, number, optional_number, value};
 use super::settings::Settings;
 use super::snapshot;
 use crate::domain::chain::Head;
@@ -43,37 +43,12 @@ pub async fn verify(
         SET LOCAL idle_in_transaction_session_timeout = 0";
     let read = async {
         client.batch_execute(begin).await?;
-        let last = read_last(client).await?;
+        let last = snapshot::read_last(client).await?;
         log(client, &last, progress).await?;
         tables(client, &last).await?;
         Ok::<_, Fault>(last)
     };
     Ok(read.await.map_err(|fault| fault.at(0))?)
-}
-
-/// The head row.
-pub(super) async fn read_last(client: &Client) -> Result<Last, Fault> {
-    let sql = "-- read_last
-        SELECT h.revision, h.chain, h.instant_ms, h.state_digest, h.principal_max, h.grant_max,
-          h.requests, h.format, c.revision, c.chain
-        FROM latchkey.head h, latchkey.log_cut c";
-    let row = client.query_typed_one(sql, &[]).await?;
-    Ok(Last {
-        cut: Head {
-            revision: number(&row, 8)?,
-            chain: bytes(&row, 9)?,
-        },
-        head: Head {
-            revision: number(&row, 0)?,
-            chain: bytes(&row, 1)?,
-        },
-        instant_ms: number(&row, 2)?,
-        state_digest: optional_bytes(&row, 3)?,
-        principal_max: number(&row, 4)?,
-        grant_max: number(&row, 5)?,
-        requests: number(&row, 6)?,
-        format: number(&row, 7)?,
-    })
 }
 
 /// Verifies the whole log, up to the head row.
