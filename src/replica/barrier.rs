@@ -4,7 +4,8 @@
 //! without it has ended: the longest lease among the members read after the commit, and never
 //! less than the cluster's own, plus the slack, on this server's clock since the commit was
 //! acknowledged. A member that is silent is waited for, never presumed dead. The first way is
-//! quick, the second is the one that the promise stands on. Reports are believed once our own State
+//! quick, the second is the one that the promise stands on. Nobody waits for a member that has only
+//! joined: its lease begins with a later write, which knows the revision. Reports are believed once our own State
 //! has come to the head that was read with them: a failover may have lost the change since.
 //!
 //! One reading of the members serves all barriers that began before it.
@@ -178,7 +179,7 @@ impl Barrier<'_> {
                 let head = roster.head.revision();
                 let is_here = self.shared.chain(head.number) == Some(head.chain);
                 if left_ms == 0 || (reported && is_here) {
-                    let replicas = self.names(roster, true);
+                    let replicas = self.replicas(roster);
                     confirmed = Some(Enforced::Confirmed { replicas });
                 }
                 // So far beyond it that nobody remembers which history it was of.
@@ -226,13 +227,18 @@ impl Barrier<'_> {
         member.applied >= self.durable.revision
     }
 
-    fn missing(&self, roster: &Roster) -> Vec<String> {
-        self.names(roster, false)
+    fn replicas(&self, roster: &Roster) -> Vec<String> {
+        Self::names(roster, |member| self.has_applied(member))
     }
 
-    fn names(&self, roster: &Roster, applied: bool) -> Vec<String> {
-        let members = roster.members.iter();
-        let wanted = members.filter(|member| self.has_applied(member) == applied);
+    fn missing(&self, roster: &Roster) -> Vec<String> {
+        Self::names(roster, |member| {
+            member.lease_ms > 0 && !self.has_applied(member)
+        })
+    }
+
+    fn names(roster: &Roster, wanted: impl Fn(&Member) -> bool) -> Vec<String> {
+        let wanted = roster.members.iter().filter(|member| wanted(member));
         let mut names: Vec<String> = wanted.map(|member| member.name.clone()).collect();
         names.sort_unstable();
         names
@@ -243,7 +249,7 @@ impl Barrier<'_> {
         let (ended_ms, replicas, missing) = match &known {
             Some(roster) => (
                 self.ended_ms(roster),
-                self.names(roster, true),
+                self.replicas(roster),
                 self.missing(roster),
             ),
             // Somebody may have joined with any lease that there can be.

@@ -278,3 +278,20 @@ async fn reports_of_a_head_that_nobody_remembers_are_not_believed() {
     assert_eq!(enforced, [confirmed(&["m2"])]);
     assert!(taken_ms <= 3 && readings == 2, "{taken_ms} {readings}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_who_has_only_joined() {
+    let joined = roster(&[member(2, 9, 1_000), member(3, 0, 0)]);
+    let (enforced, taken_ms, _) = wait(std::slice::from_ref(&joined), 5_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m2"])]);
+    assert!(taken_ms <= 3, "{taken_ms}");
+    // Its name is not among those that are missing.
+    let silent = roster(&[member(2, 8, 1_000), member(3, 0, 0)]);
+    let (enforced, _, _) = wait(&[silent], 300, 1).await;
+    let committed = Enforced::Committed {
+        everywhere_after_ms: WITH_SLACK_MS - 301,
+        replicas: Vec::new(),
+        missing: vec!["m2".to_owned()],
+    };
+    assert_eq!(enforced, [committed]);
+}

@@ -9,7 +9,8 @@
 //! One task. Its calls are bounded by the store and never wait for an append. What it reads it
 //! hands to the writer, the only one that publishes. The lease begins at the clock as it was read
 //! before the renewal was sent, and only after everything up to the renewal's head is published:
-//! so a lease that knows nothing of a revision began before that revision was committed.
+//! so a lease that knows nothing of a revision began before that revision was committed. A member
+//! joins without a lease; its first renewal only says in its row that there will be one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -88,6 +89,8 @@ pub(super) struct Keeper {
     incarnation: Incarnation,
     // Whether this run has reported nothing yet.
     fresh: bool,
+    // Whether its row says how long its lease is, and barriers wait for it.
+    pub(super) is_awaited: bool,
     history: Option<History>,
     // How far wall time was ahead of boot time at the last look.
     apart_ms: Option<i64>,
@@ -116,6 +119,7 @@ impl Keeper {
             stop,
             incarnation: Incarnation([0; 16]),
             fresh: false,
+            is_awaited: false,
             history: None,
             apart_ms: None,
             reported: 0,
@@ -140,12 +144,14 @@ impl Keeper {
             incarnation: self.incarnation,
             name: self.identity.name.clone(),
             address: self.identity.address.clone(),
-            lease_ms: self.lease.length_ms,
+            // None yet: nobody waits while it loads.
+            lease_ms: 0,
             format_max: self.identity.format_max,
         };
         // Also a join whose outcome is not learnt may be one.
         self.shared.joined(self.incarnation);
         self.reported = 0;
+        self.is_awaited = false;
         self.cluster().join(&joining).await?;
         self.fresh = true;
         tracing::info!(name = %joining.name, "joined the cluster");
@@ -270,6 +276,12 @@ impl Keeper {
                 .extend(term, begun_ms + self.lease.length_ms);
         }
         self.reported = self.reported.max(head.revision);
+        if !std::mem::replace(&mut self.is_awaited, true) {
+            // Barriers whose members were read before this write was committed do not wait for
+            // us, and the head that it read may lack what they are about. The next one's has it.
+            self.renew_at = Instant::now();
+            return Ok(());
+        }
         let until_ms = begun_ms + self.lease.length_ms;
         if !self.follow(log_head.revision, until_ms).await? {
             // Far behind: what was applied meanwhile brings the next renewal nearer to the head,
@@ -287,16 +299,17 @@ impl Keeper {
         }
         self.shared.lease.extend(term, until_ms);
         self.shared.extended();
+        self.look_around().await;
+        Ok(())
+    }
+
+    async fn look_around(&mut self) {
         if let Ok(roster) = self.cluster().roster().await {
-            let members = roster.members.len() as u64;
-            self.shared
-                .counters
-                .members
-                .store(members, Ordering::Relaxed);
+            let (members, counters) = (roster.members.len(), &self.shared.counters);
+            counters.members.store(members as u64, Ordering::Relaxed);
             self.remove_dead(&roster).await;
             self.note_readable(&roster);
         }
-        Ok(())
     }
 
     fn begin_anew(&mut self) {

@@ -230,9 +230,8 @@ impl Cluster for Renewing {
     }
 }
 
-/// Renews at revision 8, while these heads are published: whether State is the log's by that, and
-/// whether the lease is held then.
-async fn renewed(log_head: Head, meanwhile: &[Head]) -> (bool, bool) {
+/// A keeper at revision 8 whose renewals are answered so, while these heads are published.
+fn keeper_on(log_head: Head, meanwhile: &[Head]) -> (Keeper, Arc<Shared>) {
     let renewing = Arc::new(Renewing {
         head: log_head,
         meanwhile: meanwhile.to_vec(),
@@ -241,11 +240,22 @@ async fn renewed(log_head: Head, meanwhile: &[Head]) -> (bool, bool) {
     let members = Arc::clone(&renewing) as Arc<dyn Cluster>;
     let store = Arc::new(ScriptedStore::of(members));
     let clock = Arc::new(ManualClock::at(100));
-    let shared = Shared::new(store, clock, &Settings::default(), None);
-    let shared = Arc::new(shared);
+    let shared = Arc::new(Shared::new(store, clock, &Settings::default(), None));
     publish(&shared, 8, [8; 32]);
     let _ = renewing.shared.set(Arc::clone(&shared));
-    let agrees = match keeper_of(Arc::clone(&shared)).renew().await {
+    (keeper_of(Arc::clone(&shared)), shared)
+}
+
+/// The second renewal of such a keeper: whether State is the log's by that, and whether the lease
+/// is held then.
+async fn renewed(log_head: Head, meanwhile: &[Head]) -> (bool, bool) {
+    let (mut keeper, shared) = keeper_on(log_head, meanwhile);
+    keeper.is_awaited = true;
+    renewed_by(&mut keeper, &shared).await
+}
+
+async fn renewed_by(keeper: &mut Keeper, shared: &Shared) -> (bool, bool) {
+    let agrees = match keeper.renew().await {
         Ok(()) => true,
         Err(Trouble::Diverged(_)) => false,
         Err(other) => panic!("{other:?}"),
@@ -266,4 +276,11 @@ async fn what_was_followed_must_lead_to_the_head_of_the_renewal() {
     // So much has come meanwhile that nobody remembers: the next renewal tells.
     let far = [same, head(9 + 4_096, 10)];
     assert_eq!(renewed(same, &far).await, (true, false));
+}
+
+#[tokio::test]
+async fn the_first_renewal_of_a_member_gives_no_lease() {
+    let (mut keeper, shared) = keeper_on(head(8, 8), &[]);
+    assert_eq!(renewed_by(&mut keeper, &shared).await, (true, false));
+    assert_eq!(renewed_by(&mut keeper, &shared).await, (true, true));
 }

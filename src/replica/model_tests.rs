@@ -1,14 +1,16 @@
 //! The protocol of leases and barriers as a model small enough to visit every state of it.
 //!
 //! ```text
-//! renew:  read the clock ─► write ─► apply up to the head ─► extend      (or give up)
+//! join ─► load ─► renew for the first time: from then on its row says that it has a lease
+//! renew:  read the clock ─► write, and read the head ─► commit ─► apply up to the head ─► extend
 //! revoke: commit ─► read the clock ─► read the members ─► confirmed by reports or by time
 //! ```
 //!
 //! Two servers, one of which joins at any time, and one revocation; every step of each may come
 //! at any time or never, so pauses, lost replies and crashes need no steps of their own. Time is
 //! discrete and has no end: kept are ages and what is left, up to the longest lease. Clocks run
-//! alike here; the slack for those that do not is the simulation's affair.
+//! alike here; the slack for those that do not is the simulation's affair. What a renewal writes is
+//! seen once it is committed, which may be long after it has read the head.
 
 #![allow(clippy::print_stdout, reason = "what was caught is read by people")]
 
@@ -38,12 +40,15 @@ enum Broken {
     RemovedThoughAlive,
     /// Checks are answered without a lease.
     NoLease,
+    /// The renewal that says that there will be a lease gives one.
+    LeaseFromFirstRenewal,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Renewal {
     Idle,
     ClockRead { age: u8 },
+    HeadRead { age: u8, head: bool },
     Written { age: u8, head: bool },
     Applied { age: u8 },
 }
@@ -56,9 +61,10 @@ struct Server {
     applied: bool,
     lease_left: u8,
     renewal: Renewal,
-    // Its row: whether it is there, says that the revocation is applied, and since when another
-    // has seen it stand still.
+    // Its row: whether it is there, says that it has a lease, that the revocation is applied, and
+    // since when another has seen it stand still.
     row: bool,
+    leased: bool,
     reported: bool,
     observed: Option<u8>,
 }
@@ -87,6 +93,7 @@ enum Step {
     Join(usize),
     Load(usize),
     ReadClock(usize),
+    ReadHead(usize),
     Write(usize),
     Apply(usize),
     Extend(usize),
@@ -127,6 +134,10 @@ impl World {
             server.renewal = match server.renewal {
                 Renewal::Idle => Renewal::Idle,
                 Renewal::ClockRead { age } => Renewal::ClockRead { age: older(age) },
+                Renewal::HeadRead { age, head } => Renewal::HeadRead {
+                    age: older(age),
+                    head,
+                },
                 Renewal::Written { age, head } => Renewal::Written {
                     age: older(age),
                     head,
@@ -146,7 +157,7 @@ impl World {
 }
 
 impl Protocol {
-    // Each step of one server, where it is possible.
+    // The other steps of one server, where they are possible.
     fn serve(&self, world: &World, step: Step, index: usize) -> Option<Server> {
         let mut server = world.servers[index];
         let committed = world.committed();
@@ -158,40 +169,6 @@ impl Protocol {
             (Step::Load(_), _) if server.joined && !server.loaded => {
                 server.loaded = true;
                 server.applied = committed;
-            }
-            (Step::ReadClock(_), Renewal::Idle) if server.loaded => {
-                server.renewal = Renewal::ClockRead { age: 0 };
-            }
-            (Step::Write(_), Renewal::ClockRead { .. }) if !server.row => {
-                // It was removed: it ends its lease and joins anew.
-                server.lease_left = 0;
-                server.row = true;
-                server.renewal = Renewal::Idle;
-            }
-            (Step::Write(_), Renewal::ClockRead { age }) => {
-                if !self.is(Broken::RemovedThoughAlive) {
-                    server.observed = None;
-                }
-                server.renewal = Renewal::Written {
-                    age,
-                    head: committed,
-                };
-                if self.is(Broken::ExtendedBeforeApply) {
-                    server.lease_left = LEASE[index].saturating_sub(age);
-                }
-            }
-            (Step::Apply(_), Renewal::Written { age, head }) => {
-                server.applied |= head;
-                let from_reply = self.is(Broken::LeaseFromReply);
-                let age = if from_reply { 0 } else { age };
-                server.renewal = Renewal::Applied { age };
-            }
-            (Step::Extend(_), Renewal::Applied { age }) => {
-                server.lease_left = LEASE[index].saturating_sub(age);
-                server.renewal = Renewal::Idle;
-            }
-            (Step::GiveUp(_), Renewal::ClockRead { .. } | Renewal::Written { .. }) => {
-                server.renewal = Renewal::Idle;
             }
             (Step::Follow(_), _) if server.loaded && committed && !server.applied => {
                 server.applied = true;
@@ -207,11 +184,68 @@ impl Protocol {
             (Step::Observe(1), _) if server.row && server.observed.is_none() => {
                 server.observed = Some(0);
             }
+            (Step::Remove(1), Renewal::HeadRead { .. }) => return None,
             (Step::Remove(1), _) if server.row && server.observed >= Some(LEASE[index]) => {
                 server.row = false;
+                server.leased = false;
                 server.reported = false;
                 server.observed = None;
             }
+            _ => return None,
+        }
+        Some(server)
+    }
+
+    // The steps of a renewal, where they are possible.
+    fn renew(&self, world: &World, step: Step, index: usize) -> Option<Server> {
+        let mut server = world.servers[index];
+        let committed = world.committed();
+        match (step, server.renewal) {
+            (Step::ReadClock(_), Renewal::Idle) if server.loaded => {
+                server.renewal = Renewal::ClockRead { age: 0 };
+            }
+            (Step::ReadHead(_), Renewal::ClockRead { .. }) if !server.row => {
+                // It was removed: it ends its lease and joins anew.
+                server.lease_left = 0;
+                server.row = true;
+                server.renewal = Renewal::Idle;
+            }
+            (Step::ReadHead(_), Renewal::ClockRead { age }) => {
+                // Its row is locked from here on.
+                server.renewal = Renewal::HeadRead {
+                    age,
+                    head: committed,
+                };
+            }
+            (Step::Write(_), Renewal::HeadRead { age, head }) => {
+                if !self.is(Broken::RemovedThoughAlive) {
+                    server.observed = None;
+                }
+                let first = !std::mem::replace(&mut server.leased, true);
+                server.renewal = if first && !self.is(Broken::LeaseFromFirstRenewal) {
+                    Renewal::Idle
+                } else {
+                    Renewal::Written { age, head }
+                };
+                let given = matches!(server.renewal, Renewal::Written { .. });
+                if given && self.is(Broken::ExtendedBeforeApply) {
+                    server.lease_left = LEASE[index].saturating_sub(age);
+                }
+            }
+            (Step::Apply(_), Renewal::Written { age, head }) => {
+                server.applied |= head;
+                let from_reply = self.is(Broken::LeaseFromReply);
+                let age = if from_reply { 0 } else { age };
+                server.renewal = Renewal::Applied { age };
+            }
+            (Step::Extend(_), Renewal::Applied { age }) => {
+                server.lease_left = LEASE[index].saturating_sub(age);
+                server.renewal = Renewal::Idle;
+            }
+            (
+                Step::GiveUp(_),
+                Renewal::ClockRead { .. } | Renewal::HeadRead { .. } | Renewal::Written { .. },
+            ) => server.renewal = Renewal::Idle,
             _ => return None,
         }
         Some(server)
@@ -222,7 +256,8 @@ impl Protocol {
             (Step::Commit, Revoke::NotYet) => Some(Revoke::Committed),
             (Step::ReadClockAfterCommit, Revoke::Committed) => Some(Revoke::ClockRead { age: 0 }),
             (Step::ReadMembers, Revoke::ClockRead { age } | Revoke::Reading { age, .. }) => {
-                let all_reported = world.servers.iter().all(|one| !one.row || one.reported);
+                let mut awaited = world.servers.iter().filter(|one| one.row && one.leased);
+                let all_reported = awaited.all(|one| one.reported);
                 Some(Revoke::Reading { age, all_reported })
             }
             (Step::Confirm, Revoke::Reading { age, all_reported }) => {
@@ -284,6 +319,7 @@ impl Model for Protocol {
             lease_left: 0,
             renewal: Renewal::Idle,
             row: joined,
+            leased: joined,
             reported: false,
             observed: None,
         };
@@ -301,6 +337,7 @@ impl Model for Protocol {
                 Step::Join(index),
                 Step::Load(index),
                 Step::ReadClock(index),
+                Step::ReadHead(index),
                 Step::Write(index),
                 Step::Apply(index),
                 Step::Extend(index),
@@ -330,13 +367,16 @@ impl Model for Protocol {
                 next.revoke = self.revoke(world, step)?;
             }
             Step::BeginCheck(_) | Step::EndCheck => next = self.check(world, step)?,
-            Step::Join(index)
-            | Step::Load(index)
-            | Step::ReadClock(index)
+            Step::ReadClock(index)
+            | Step::ReadHead(index)
             | Step::Write(index)
             | Step::Apply(index)
             | Step::Extend(index)
-            | Step::GiveUp(index)
+            | Step::GiveUp(index) => {
+                next.servers[index] = self.renew(world, step, index)?;
+            }
+            Step::Join(index)
+            | Step::Load(index)
             | Step::Follow(index)
             | Step::Report(index)
             | Step::Observe(index)
@@ -353,6 +393,11 @@ impl Model for Protocol {
             }),
             Property::sometimes("confirmed by time", |_, world: &World| {
                 world.revoke == Revoke::Confirmed { by_time: true }
+            }),
+            Property::sometimes("nobody waited for who has joined", |_, world: &World| {
+                world.revoke == Revoke::Confirmed { by_time: false }
+                    && world.servers[1].row
+                    && !world.servers[1].reported
             }),
             Property::sometimes("removed", |_, world: &World| {
                 world.servers[1].loaded && !world.servers[1].row
@@ -379,6 +424,7 @@ fn every_rule_is_needed() {
         Broken::StateBeforeLease,
         Broken::RemovedThoughAlive,
         Broken::NoLease,
+        Broken::LeaseFromFirstRenewal,
     ] {
         let checker = Protocol(Some(broken)).checker().spawn_bfs().join();
         let path = checker.discovery(PROMISE);

@@ -26,7 +26,7 @@ pub struct Joining {
     pub name: String,
     /// Where it is reached.
     pub address: String,
-    /// How long a lease of its own holds.
+    /// How long a lease of its own holds; 0 until it renews for the first time.
     pub lease_ms: u64,
     /// The newest format of entries that it reads.
     pub format_max: u32,
@@ -79,7 +79,7 @@ pub struct Member {
     pub name: String,
     /// Where it is reached.
     pub address: String,
-    /// How long a lease of its own holds.
+    /// How long a lease of its own holds; 0 while it has none.
     pub lease_ms: u64,
     /// How often it has renewed its lease.
     pub heartbeat: u64,
@@ -98,7 +98,8 @@ pub struct Member {
 pub struct Roster {
     /// The members, by incarnation.
     pub members: Vec<Member>,
-    /// The cluster's own lease: no shorter than that of any member that may still hold one.
+    /// The cluster's own lease: no shorter than that of any member that is there. It gets shorter
+    /// when one joins or leaves, or is removed.
     pub lease_ms: u64,
     /// The head of the log at that moment.
     pub head: Head,

@@ -49,6 +49,8 @@ pub(super) struct Database {
     pub(super) joins: u64,
     /// Members that were removed as dead.
     pub(super) removed: u64,
+    /// How often the cluster's lease got shorter.
+    pub(super) lowered: u64,
 }
 
 impl Database {
@@ -67,6 +69,7 @@ impl Database {
             commits: 0,
             joins: 0,
             removed: 0,
+            lowered: 0,
         }
     }
 
@@ -170,12 +173,6 @@ impl Database {
     }
 
     pub(super) fn join(&mut self, joining: Joining) -> u64 {
-        let most = if self.members.is_empty() {
-            0
-        } else {
-            self.lease_ms
-        };
-        self.lease_ms = most.max(joining.lease_ms);
         let member = Member {
             incarnation: joining.incarnation,
             name: joining.name,
@@ -188,9 +185,18 @@ impl Database {
             reported_ms: self.now_ms,
         };
         self.members.insert(joining.incarnation, member);
+        self.fit_lease();
         self.wrote = true;
         self.joins += 1;
         self.lease_ms
+    }
+
+    // The longest of those that are there; what the last one had stays until somebody joins.
+    fn fit_lease(&mut self) {
+        if let Some(longest) = self.members.values().map(|one| one.lease_ms).max() {
+            self.lowered += u64::from(longest < self.lease_ms);
+            self.lease_ms = longest;
+        }
     }
 
     pub(super) fn renew(&mut self, renewal: Renewal) -> Renewed {
@@ -200,6 +206,7 @@ impl Database {
         self.wrote = true;
         member.heartbeat += 1;
         member.lease_ms = renewal.lease_ms;
+        self.lease_ms = self.lease_ms.max(renewal.lease_ms);
         self.report(renewal.incarnation, renewal.applied);
         Renewed::Held {
             head: self.head(),
@@ -233,11 +240,13 @@ impl Database {
 
     pub(super) fn leave(&mut self, incarnation: Incarnation) {
         self.wrote |= self.members.remove(&incarnation).is_some();
+        self.fit_lease();
     }
 
-    /// Whether it is a member.
-    pub(super) fn has(&self, incarnation: Incarnation) -> bool {
-        self.members.contains_key(&incarnation)
+    /// How long its lease is by its row, if it is a member.
+    pub(super) fn lease_of(&self, incarnation: Incarnation) -> Option<u64> {
+        let member = self.members.get(&incarnation);
+        member.map(|member| member.lease_ms)
     }
 
     /// As if another had held all of them for dead.
@@ -250,6 +259,7 @@ impl Database {
         let dead = still.is_some_and(|member| member.heartbeat == heartbeat);
         if dead {
             self.members.remove(&incarnation);
+            self.fit_lease();
             self.wrote = true;
             self.removed += 1;
         }

@@ -6,6 +6,8 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::replica::Replica;
+
 use super::run::{Run, SERVERS, is_synchronous};
 use super::world::Line;
 
@@ -135,12 +137,14 @@ impl Run {
             let lost = head.is_some_and(|head| {
                 head.revision > 0 && world.database.chain_at(head.revision) != Some(head.chain)
             });
-            let member = server
-                .replica
-                .as_ref()
-                .and_then(|one| one.shared.membership());
-            if let Some(member) = member.filter(|one| !world.database.has(*one)) {
-                self.oracle.forgotten(index, member);
+            let replica = server.replica.as_ref();
+            if let Some(member) = replica.and_then(|one| one.shared.membership()) {
+                let answers = replica.is_some_and(Replica::may_answer);
+                match world.database.lease_of(member) {
+                    None => self.oracle.forgotten(index, member),
+                    Some(0) if answers => self.oracle.forgotten(index, member),
+                    Some(_) => {}
+                }
             }
             if lost {
                 world.count("left in a lost future");

@@ -41,7 +41,7 @@ const SEEDS_FOUND: [u64; 3] = [2_109, 3_263, 6_341];
 /// Seeds in which a broken rule must be found.
 const SEEDS_BROKEN: u64 = 48;
 /// What must have happened in all seeds together.
-const MUST_OCCUR: [&str; 35] = [
+const MUST_OCCUR: [&str; 36] = [
     "allowed",
     "checks",
     "checks that stood still",
@@ -55,6 +55,7 @@ const MUST_OCCUR: [&str; 35] = [
     "failed over, what nobody was told of is lost",
     "failed over, with a tail lost",
     "joined during a revoke",
+    "lease lowered",
     "left in a lost future",
     "loaded anew",
     "member removed",

@@ -139,7 +139,7 @@ impl Oracle {
         }
     }
 
-    /// A failover has lost the joining of this member.
+    /// A failover has lost the joining of this member, or that it has a lease.
     pub(super) fn forgotten(&mut self, server: usize, member: Incarnation) {
         self.forgotten.insert(server, member);
     }

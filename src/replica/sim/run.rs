@@ -73,6 +73,8 @@ pub(super) fn run(seed: u64, mutation: Option<Mutation>) -> Ran {
     world.counts.insert("steps", steps);
     let removed = world.database.removed;
     world.counts.insert("member removed", removed);
+    let lowered = world.database.lowered;
+    world.counts.insert("lease lowered", lowered);
     let anew = run.servers.iter().map(Server::loaded_anew).sum();
     world.counts.insert("loaded anew", anew);
     Ran {
@@ -89,14 +91,13 @@ impl Run {
         world.lock().database.takes_any_report = mutation == Some(Mutation::ReportOfAnyHistory);
         let server = |index| {
             let mut inner = world.lock();
-            let lease_ms = inner.choices.pick(&LEASES_MS);
             let rate = inner.choices.between(977, 1_023);
             drop(inner);
             Server::new(Make {
                 world: Arc::clone(&world),
                 seed,
                 index,
-                lease_ms,
+                leases_ms: &LEASES_MS,
                 rate,
                 mutation,
             })

@@ -40,7 +40,7 @@ impl Scene {
                 world: Arc::clone(&world),
                 seed,
                 index,
-                lease_ms: LEASE_MS,
+                leases_ms: &[LEASE_MS],
                 rate: 1_000,
                 mutation,
             })

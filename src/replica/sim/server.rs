@@ -19,6 +19,7 @@ use crate::domain::entropy::SeededEntropy;
 use crate::replica::mutation::Mutation;
 use crate::replica::{Identity, LeaseSettings, LoadError, Replica, Settings, WriterTask};
 
+use super::choices::Choices;
 use super::link::Linked;
 use super::world::{BEGUN_MS, World};
 
@@ -79,7 +80,8 @@ pub(super) struct Make {
     pub(super) world: Arc<World>,
     pub(super) seed: u64,
     pub(super) index: usize,
-    pub(super) lease_ms: u64,
+    /// The lengths of its leases; another one at every start.
+    pub(super) leases_ms: &'static [u64],
     pub(super) rate: u64,
     pub(super) mutation: Option<Mutation>,
 }
@@ -100,6 +102,7 @@ pub(super) struct Server {
     planned: Option<(u64, Halt, u64)>,
     late_ms: u64,
     starts: u64,
+    lease_ms: u64,
 }
 
 fn taken<T>(slot: &Slot<T>) -> Option<T> {
@@ -127,6 +130,7 @@ impl Server {
             planned: None,
             late_ms: 0,
             starts: 0,
+            lease_ms: 0,
         };
         server.start();
         server
@@ -137,9 +141,9 @@ impl Server {
             forget_after_ms: 2_000,
             forget_every_ms: 50,
             lease: LeaseSettings {
-                length_ms: self.make.lease_ms,
+                length_ms: self.lease_ms,
                 slack_thousandths: SLACK_THOUSANDTHS,
-                poll: Duration::from_millis(self.make.lease_ms / 8),
+                poll: Duration::from_millis(self.lease_ms / 8),
                 serve_stale: false,
             },
             identity: Identity {
@@ -152,9 +156,16 @@ impl Server {
         }
     }
 
+    // Not one of the world's choices: those are of what goes wrong.
+    fn length_of_leases(&self) -> u64 {
+        let start = self.make.seed ^ ((self.make.index as u64) << 32) ^ (self.starts << 40);
+        Choices::new(start).pick(self.make.leases_ms)
+    }
+
     /// Starts a new process.
     fn start(&mut self) {
         self.starts += 1;
+        self.lease_ms = self.length_of_leases();
         self.halt = None;
         self.late_ms = 0;
         let runtime = Builder::new_current_thread()
@@ -165,7 +176,7 @@ impl Server {
         let store = Arc::new(Linked {
             world: Arc::clone(&self.make.world),
             server: self.make.index,
-            deadline_ms: self.make.lease_ms / 5,
+            deadline_ms: self.lease_ms / 5,
             sequence: self.make.mutation == Some(Mutation::SequenceLog),
         });
         let run = self.make.seed ^ ((self.make.index as u64 + 1) << 32) ^ (self.starts << 40);

@@ -229,7 +229,9 @@ impl Cluster for Line {
             return Ok(Renewed::Unknown);
         };
         member.heartbeat += 1;
+        member.lease_ms = renewal.lease_ms;
         member.applied = member.applied.max(renewal.applied.revision);
+        rows.lease_ms = rows.lease_ms.max(renewal.lease_ms);
         Ok(Renewed::Held {
             head: database.head(),
             chain_at_applied: database.chain_at(renewal.applied.revision),

@@ -6,31 +6,34 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
   SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 $$;
 
+-- Makes the cluster's lease the longest of the members that are there. The caller has locked its
+-- row, so that this sees whoever came before. What the last one had stays until somebody joins.
+CREATE FUNCTION latchkey.fit_lease() RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE latchkey.cluster c
+  SET lease_ms = coalesce((SELECT max(r.lease_ms) FROM latchkey.replicas r), c.lease_ms)
+  RETURNING c.lease_ms
+$$;
+
 -- A new member; returns the cluster's lease, which is the longest that any member was given. One
 -- that does not read the log's format is refused with SQLSTATE LK002 and the level as its detail.
 CREATE FUNCTION latchkey.join_cluster(incarnation bytea, name text, address text,
   lease_ms bigint, format_max bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  longest bigint;
-  level   bigint;
+  level bigint;
 BEGIN
   PERFORM latchkey.durably();
   -- The row's lock lets one join at a time see who else is there, and the level.
-  SELECT c.lease_ms INTO STRICT longest FROM latchkey.cluster c FOR UPDATE;
+  PERFORM FROM latchkey.cluster FOR UPDATE;
   SELECT h.format INTO STRICT level FROM latchkey.head h;
   IF join_cluster.format_max < level THEN
     RAISE EXCEPTION 'the log is of a newer format' USING ERRCODE = 'LK002', DETAIL = level;
   END IF;
-  IF NOT EXISTS (SELECT FROM latchkey.replicas) THEN
-    longest := 0;
-  END IF;
-  longest := greatest(longest, join_cluster.lease_ms);
-  UPDATE latchkey.cluster c SET lease_ms = longest;
   INSERT INTO latchkey.replicas VALUES (join_cluster.incarnation, join_cluster.name,
     join_cluster.address, join_cluster.lease_ms, 0, 0, join_cluster.format_max,
     latchkey.now_ms(), latchkey.now_ms());
-  RETURN longest;
+  RETURN latchkey.fit_lease();
 END $$;
 
 -- Renews a lease. No row: there is no such member. What is read was read after the write. What
@@ -61,9 +64,14 @@ END $$;
 -- lease was waited out) one that is dead.
 CREATE FUNCTION latchkey.remove_member(incarnation bytea, heartbeat bigint) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  removed boolean;
 BEGIN
   PERFORM latchkey.durably();
+  PERFORM FROM latchkey.cluster FOR UPDATE;
   DELETE FROM latchkey.replicas r WHERE r.incarnation = remove_member.incarnation
     AND (remove_member.heartbeat IS NULL OR r.heartbeat = remove_member.heartbeat);
-  RETURN FOUND;
+  removed := FOUND;
+  PERFORM latchkey.fit_lease();
+  RETURN removed;
 END $$;

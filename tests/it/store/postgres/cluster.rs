@@ -7,7 +7,7 @@ use std::time::Duration;
 use latchkey::domain::chain::Head;
 use latchkey::domain::change::Change;
 use latchkey::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed};
-use latchkey::store::postgres::Settings;
+use latchkey::store::postgres::{PostgresStore, Settings};
 use latchkey::store::{Appended, Store as _, StoreError};
 
 use super::{fresh, open, open_with};
@@ -194,21 +194,34 @@ async fn what_was_applied_of_another_history_is_not_taken() {
     assert_eq!(roster.members[0].applied, 3);
 }
 
+async fn cluster_lease(store: &PostgresStore) -> u64 {
+    store.roster().await.expect("a roster").lease_ms
+}
+
 #[tokio::test]
-async fn the_cluster_keeps_the_longest_lease_while_anybody_is_there() {
+async fn the_clusters_lease_is_the_longest_of_those_who_are_there() {
     let fresh = fresh().await;
     let store = &fresh.store;
     assert_eq!(store.join(&joining(1, 900)).await.expect("joined"), 900);
     assert_eq!(store.join(&joining(2, 500)).await.expect("joined"), 900);
     let longer = renewal(2, 1_500, Head::EMPTY);
     store.renew(&longer).await.expect("renewed");
-    assert_eq!(store.roster().await.expect("a roster").lease_ms, 1_500);
+    assert_eq!(cluster_lease(store).await, 1_500);
+    // Whoever has joined has none yet, and makes that of the others no shorter.
+    assert_eq!(store.join(&joining(3, 0)).await.expect("joined"), 1_500);
     store.leave(Incarnation([2; 16])).await.expect("left");
-    assert_eq!(store.join(&joining(3, 400)).await.expect("joined"), 1_500);
-    for number in [1, 3] {
-        store.leave(Incarnation([number; 16])).await.expect("left");
-    }
-    assert_eq!(store.join(&joining(4, 400)).await.expect("joined"), 400);
+    assert_eq!(cluster_lease(store).await, 900);
+    let shorter = renewal(3, 400, Head::EMPTY);
+    store.renew(&shorter).await.expect("renewed");
+    assert_eq!(cluster_lease(store).await, 900);
+    // One that is dead, too.
+    let removed = store.remove(Incarnation([1; 16]), 0).await;
+    assert!(removed.expect("answered"));
+    assert_eq!(cluster_lease(store).await, 400);
+    // What the last one had is over, but costs nobody anything.
+    store.leave(Incarnation([3; 16])).await.expect("left");
+    assert_eq!(cluster_lease(store).await, 400);
+    assert_eq!(store.join(&joining(4, 300)).await.expect("joined"), 300);
 }
 
 #[tokio::test]
@@ -271,6 +284,34 @@ async fn a_refused_replica_has_a_turn_until_it_appends() {
     late.head = scribe.head;
     late.append(&other, [put_principal(9, "user:late")]).await;
     assert_eq!(turns(&fresh.database).await, 0);
+}
+
+#[tokio::test]
+async fn a_turn_is_as_long_as_was_asked_for_up_to_a_limit() {
+    let fresh = fresh().await;
+    let mut scribe = Scribe::new();
+    scribe
+        .append(&fresh.store, [put_principal(1, "user:alice")])
+        .await;
+    let client = server().client("postgres", &fresh.database.name).await;
+    for (asked_ms, given_ms) in [(20, 20), (160, 160), (3_600_000, 200)] {
+        // The time of the transaction is before that of the turn, and this one is after it.
+        let sql = format!(
+            "BEGIN;
+            DELETE FROM latchkey.turn;
+            SELECT outcome FROM latchkey.append('late', 'batch', 0, decode(repeat('00', 32), 'hex'),
+              NULL, ARRAY[]::text[], ARRAY[]::json[], NULL, {asked_ms})"
+        );
+        client.batch_execute(&sql).await.expect("refused");
+        let sql = format!(
+            "SELECT ends_at >= now() + interval '{given_ms} milliseconds'
+              AND ends_at <= clock_timestamp() + interval '{given_ms} milliseconds'
+            FROM latchkey.turn"
+        );
+        let given = client.query_one(&sql, &[]).await.expect("a turn");
+        assert!(given.get::<_, bool>(0), "{asked_ms}");
+        client.batch_execute("ROLLBACK").await.expect("rolled back");
+    }
 }
 
 #[tokio::test]
