@@ -12,6 +12,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -37,6 +38,10 @@ const MISSED_MAX: usize = 1_000;
 const MISSED_BYTES: usize = 1024 * 1024;
 /// How often a serialization failure or a deadlock is tried again.
 const RETRIES_MAX: usize = 3;
+/// How long the turn is that a refused replica has, and how often it doubles. A slow machine needs
+/// longer to decide again; a turn ends with its append, so only one that stands still costs others.
+const TURN_MS: u64 = 20;
+const TURN_DOUBLES_MAX: u32 = 3;
 /// Statements of the message up to and with the commit.
 const STATEMENTS_COMMITTED: usize = 5;
 /// The outcome of a batch that is written.
@@ -47,6 +52,8 @@ pub(super) struct Appender {
     line: Line,
     /// Of this store, for turns.
     owner: [u8; 16],
+    // How often it was refused since its last append.
+    refused: AtomicU32,
     statement_timeout: Duration,
     lock_timeout: Duration,
 }
@@ -86,6 +93,7 @@ impl Appender {
         Self {
             line,
             owner,
+            refused: AtomicU32::new(0),
             statement_timeout: settings.statement_timeout,
             lock_timeout: settings.lock_timeout,
         }
@@ -162,7 +170,7 @@ impl Appender {
             SET LOCAL lock_timeout = {lock};
             SET LOCAL statement_timeout = {limit};
             SELECT outcome, revision, crowded FROM latchkey.append({owner}, {batch_id}, {base},
-              {chain}, {entries}, ARRAY[{verbs}]::text[], ARRAY[{rows}]::json[], {last});
+              {chain}, {entries}, ARRAY[{verbs}]::text[], ARRAY[{rows}]::json[], {last}, {turn});
             COMMIT;
             SELECT revision, chain, body
             FROM latchkey.missed({base}, {MISSED_MAX}, {MISSED_BYTES})",
@@ -171,6 +179,7 @@ impl Appender {
             owner = literal::bytes(&self.owner),
             chain = literal::bytes(&batch.base.chain),
             rows = rows.collect::<Vec<_>>().join(","),
+            turn = turn_ms(self.refused.load(Ordering::Relaxed)),
         ))
     }
 
@@ -229,6 +238,7 @@ impl Appender {
         let base = &batch.base;
         match answer.outcome.as_str() {
             COMMITTED => {
+                self.refused.store(0, Ordering::Relaxed);
                 if answer.crowded
                     && let Err(error) = self.extend(answer.revision).await
                 {
@@ -237,7 +247,10 @@ impl Appender {
                 }
                 Ok(Appended::Committed)
             }
-            "moved" => Ok(Appended::Conflict(read_missed(base, answer.missed)?)),
+            "moved" => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Ok(Appended::Conflict(read_missed(base, answer.missed)?))
+            }
             "diverged" => Err(StoreError::Damaged {
                 revision: base.revision.min(answer.revision),
                 what: "the base is not in this log's history".to_owned(),
@@ -266,6 +279,11 @@ impl Appender {
         }
         made.map(drop)
     }
+}
+
+/// The turn that is asked for after so many refusals: the first may have been another's luck.
+fn turn_ms(refused: u32) -> u64 {
+    TURN_MS << (refused / 2).min(TURN_DOUBLES_MAX)
 }
 
 /// The rows of the log and the head after them; both NULL for an empty batch.
@@ -391,4 +409,18 @@ fn read_missed(base: &Head, missed: Vec<Missed>) -> Result<Vec<LogEntry>, StoreE
         });
     }
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_gets_longer_with_refusals_but_not_without_end() {
+        let turns: Vec<u64> = [0, 1, 2, 3, 4, 6, 7, 1_000, u32::MAX]
+            .into_iter()
+            .map(turn_ms)
+            .collect();
+        assert_eq!(turns, [20, 20, 40, 40, 80, 160, 160, 160, 160]);
+    }
 }

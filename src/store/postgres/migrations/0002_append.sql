@@ -329,13 +329,14 @@ END $$;
 -- half full.
 CREATE FUNCTION latchkey.append(
   caller bytea, batch bytea, base_revision bigint, base_chain bytea,
-  entries json, verbs text[], records json[], last json,
+  entries json, verbs text[], records json[], last json, turn_ms bigint,
   OUT outcome text, OUT revision bigint, OUT crowded boolean)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-  turn_time CONSTANT interval := interval '20 milliseconds';
-  waited_until CONSTANT timestamptz := clock_timestamp() + turn_time;
+  turn_max CONSTANT bigint := 200;
+  turn_time CONSTANT interval := least(turn_ms, turn_max) * interval '1 millisecond';
+  waited_until CONSTANT timestamptz := clock_timestamp() + turn_max * interval '1 millisecond';
   stands latchkey.head;
   after  latchkey.head;
   turn   latchkey.turn;
