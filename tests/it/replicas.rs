@@ -30,7 +30,11 @@ pub(crate) fn bootstrap(database: &Database) -> String {
 
 fn replica(url: &str, name: &str) -> Server {
     // No lease ends on a busy machine.
-    let started = Server::replica(url, name, &["--set", "lease.length=60s"]);
+    replica_with(url, name, &["--set", "lease.length=60s"])
+}
+
+fn replica_with(url: &str, name: &str, settings: &[&str]) -> Server {
+    let started = Server::replica(url, name, settings);
     started.unwrap_or_else(|said| panic!("{name}: {said}"))
 }
 
@@ -85,14 +89,17 @@ async fn three_replicas_serve_one_database_postgres() {
 async fn who_is_told_that_a_replica_serves_may_ask_it_postgres() {
     let database = database().await;
     let admin = bootstrap(&database);
-    // Its first renewal is answered long after it could listen.
+    // Its first renewal is answered long after it could listen; and to connect takes it longer
+    // than it waits for an answer: a second.
     let way = Proxy::of(server().port).await;
-    way.both_ways(Flow::Late(Duration::from_millis(100)));
+    way.both_ways(Flow::Late(Duration::from_millis(180)));
     let port = |port: u16| format!(":{port}/");
     let url = database
         .url
         .replacen(&port(server().port), &port(way.port), 1);
-    let replica = replica(&url, "a");
+    let settings = ["lease.length=10s", "database.connect_timeout=10s"];
+    let settings = settings.map(|setting| ["--set", setting]).concat();
+    let replica = replica_with(&url, "a", &settings);
     let mut checks = CheckServiceClient::new(channel(&replica.address).await);
     let answer = checks.check(check(&admin, &[])).await.expect("answered");
     assert_eq!(answer.get_ref().reason(), v1::Reason::Allowed);

@@ -92,6 +92,9 @@ impl PostgresStore {
         let connection = connector.connect(CONNECT_LIMIT, None).await?;
         migrate::check(&connection.client).await?;
         drop(connection);
+        // Joining is a call like any other, and has less time than connecting may take.
+        let heartbeat = Line::new("heartbeat", &direct);
+        heartbeat.connection(CONNECT_LIMIT).await?;
         let mut owner = [0; 16];
         entropy.fill(&mut owner);
         Ok(Self {
@@ -101,7 +104,7 @@ impl PostgresStore {
                 limit: settings.cluster_timeout,
             },
             members: Members {
-                heartbeat: Line::new("heartbeat", &direct),
+                heartbeat,
                 barrier: Line::new("barrier", &direct),
                 limit: settings.cluster_timeout,
             },
