@@ -49,13 +49,13 @@ async fn what_is_confirmed_holds_on_every_replica_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_cut_off_is_missing_until_its_lease_has_ended_postgres() {
     let ([a, b], admin) = fleet([
-        Options::lease(Duration::from_secs(4)),
+        Options::lease(Duration::from_secs(8)),
         Options::lease(SHORT),
     ])
     .await;
     let secret = issued(&a, &admin).await;
     b.partition();
-    let time = Duration::from_secs(1);
+    let time = SHORT;
     let answer = revoked(&a, &admin, &secret, time).await;
     let enforcement = answer.enforcement.expect("always");
     assert_eq!(far(&enforcement), (State::Committed, vec!["a"], vec!["b"]));
@@ -63,7 +63,7 @@ async fn a_replica_that_is_cut_off_is_missing_until_its_lease_has_ended_postgres
     let left = enforcement.everywhere_after.expect("with COMMITTED");
     // The longest lease, the slack of 5 in a hundred, less what it waited; never nothing.
     assert!(
-        left.seconds < 5 && (left.seconds, left.nanos) > (0, 0),
+        left.seconds < 9 && (left.seconds, left.nanos) > (0, 0),
         "{left:?}"
     );
     // Sent again, it is waited for again; so it is by its revision alone.
@@ -117,9 +117,8 @@ async fn writes_that_wait_keep_nobody_from_a_place_postgres() {
     };
     assert_eq!(me.subject, "user:admin");
     // A second one finds no place to wait, and says how far it has come.
-    let answer = revoked(&a, &admin, &second, LONG).await;
-    let enforcement = answer.enforcement.expect("always");
-    assert_eq!(far(&enforcement), (State::Committed, vec!["a"], vec!["b"]));
+    let told = committed(&a, &admin, &second).await;
+    assert_eq!(far(&told), (State::Committed, vec!["a"], vec!["b"]));
     assert!(!waiting.is_finished(), "the first still waits");
     b.heal();
     let answer = waiting
@@ -192,7 +191,8 @@ async fn a_revision_that_is_none_is_not_waited_for_postgres() {
     let wait = |revision: &v1::Revision| v1::WaitForRevisionRequest {
         revision: Some(revision.clone()),
     };
-    let time = Duration::from_secs(1);
+    // The answer comes a quarter of a second before that, also on a busy machine.
+    let time = SHORT;
     let future = v1::Revision {
         number: revision.number + 1_000,
         chain: Vec::new(),
@@ -325,14 +325,23 @@ async fn without_a_deadline_the_servers_own_time_ends_the_wait_postgres() {
     let mut hasty = Options::lease(LONG);
     hasty.confirm_time_max = Duration::from_millis(200);
     let ([a, b], admin) = fleet([hasty, Options::lease(LONG)]).await;
-    let secret = issued(&a, &admin).await;
+    let secret = issued(&b, &admin).await;
     b.partition();
-    let answer = a
-        .tokens()
-        .await
-        .revoke_token(bearer(&admin, revoke(&secret)))
-        .await;
-    let enforcement = answer.expect("revoked").into_inner().enforcement;
-    let enforcement = enforcement.expect("always");
-    assert_eq!(far(&enforcement), (State::Committed, vec!["a"], vec!["b"]));
+    let told = committed(&a, &admin, &secret).await;
+    assert_eq!(far(&told), (State::Committed, vec!["a"], vec!["b"]));
+}
+
+/// How far a revocation is that is confirmed at no time; without a deadline of its caller's.
+async fn committed(node: &Node, admin: &str, secret: &str) -> v1::Enforcement {
+    let mut tokens = node.tokens().await;
+    loop {
+        let answer = tokens.revoke_token(bearer(admin, revoke(secret))).await;
+        let enforcement = answer.expect("revoked").into_inner().enforcement;
+        let enforcement = enforcement.expect("always");
+        assert_eq!(enforcement.state(), State::Committed);
+        // On a busy machine the members may not have been read in so short a time.
+        if !enforcement.replicas.is_empty() {
+            return enforcement;
+        }
+    }
 }

@@ -95,6 +95,8 @@ impl Node {
         let settings = postgres::Settings {
             url: past.unwrap_or_else(|| by_way.clone()),
             listen_url: options.writes_past.then_some(by_way),
+            // To the one host that there is, also on a busy machine.
+            connect_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(2),
             cluster_timeout: (length / 5).min(Duration::from_secs(1)),
             ..postgres::Settings::default()

@@ -241,16 +241,16 @@ async fn who_stops_cleanly_leaves_nobody_waiting_postgres() {
         let started = Server::replica(&database.url, name, &["--set", lease]);
         started.unwrap_or_else(|said| panic!("{name}: {said}"))
     };
-    let a = start("a", "lease.length=700ms");
-    let b = start("b", "lease.length=900ms");
-    let both = (900, vec!["a".to_owned(), "b".to_owned()]);
+    let a = start("a", "lease.length=7s");
+    let b = start("b", "lease.length=9s");
+    let both = (9_000, vec!["a".to_owned(), "b".to_owned()]);
     assert_eq!(members(&database).await, both);
     b.terminate();
     assert_eq!(members(&database).await.1, ["a"]);
     a.terminate();
     assert_eq!(members(&database).await.1, [""; 0]);
-    start("c", "lease.length=600ms").terminate();
-    assert_eq!(members(&database).await.0, 600);
+    start("c", "lease.length=6s").terminate();
+    assert_eq!(members(&database).await.0, 6_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,7 +45,7 @@ async fn the_program_says_how_far_a_change_has_come_postgres() {
     assert!(alone.stderr.contains("confirmed by 2 replicas: a, b"));
 
     b.partition();
-    let revoke = "token revoke --secret-file - --reason r --timeout 1500ms";
+    let revoke = "token revoke --secret-file - --reason r --timeout 3s";
     let revoked = by(&a, &admin, &format!("{revoke} --output json"), secret).json();
     let enforcement = &revoked["enforcement"];
     assert_eq!(enforcement["state"], "committed");
@@ -61,7 +61,7 @@ async fn the_program_says_how_far_a_change_has_come_postgres() {
     assert!(lines[1].starts_with("committed; enforced everywhere after 3"));
     assert!(lines[1].ends_with(" s; missing: b"), "{lines:?}");
     let revision = revoked["revision"].as_str().expect("a revision");
-    let wait = format!("wait {revision} --timeout 1500ms");
+    let wait = format!("wait {revision} --timeout 3s");
     let waited = by(&a, &admin, &wait, "");
     assert_eq!(waited.code, 3, "{}{}", waited.stdout, waited.stderr);
     assert!(waited.stdout.ends_with("missing: b\n"), "{}", waited.stdout);
@@ -187,9 +187,7 @@ async fn the_client_tells_confirmed_from_committed_postgres() {
         reason: "test".to_owned(),
         ..v1::RevokeTokenRequest::default()
     };
-    let short = client
-        .clone()
-        .with_call_deadline(Duration::from_millis(1_500));
+    let short = client.clone().with_call_deadline(Duration::from_secs(3));
     let answer = short.revoke(revoke).await.expect("durable");
     let told = Enforced::of(answer.enforcement.as_ref());
     let Enforced::Committed {
