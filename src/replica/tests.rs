@@ -156,7 +156,9 @@ impl Store for ScriptedStore {
 
     async fn append(&self, batch: Batch) -> Result<Appended, StoreError> {
         // Gives other tasks time to queue, as a real disk would.
-        tokio::task::yield_now().await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
         let fault = self.faults.lock().expect("test").pop_front();
         let lost = || StoreError::OutcomeUnknown("connection lost".to_owned());
         match fault {
@@ -386,6 +388,33 @@ async fn commands_that_wait_are_appended_together_and_see_each_other() {
         .map(|done| done.revision.number)
         .collect();
     assert_eq!(revisions, (1..=40).collect::<Vec<_>>());
+    task.stop().await;
+}
+
+#[tokio::test]
+async fn callers_who_ask_again_at_once_share_the_next_batch() {
+    const CALLERS: usize = 12;
+    const ROUNDS: usize = 20;
+    let (replica, task, store) = start(&[]).await;
+    let callers = (0..CALLERS).map(|caller| {
+        let replica = replica.clone();
+        tokio::spawn(async move {
+            for round in 0..ROUNDS {
+                // Each hears its answer a little later than the one before.
+                for _ in 0..caller {
+                    tokio::task::yield_now().await;
+                }
+                let user = create(&format!("u{caller}-{round}"));
+                replica.submit(user).await.expect("created");
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.expect("ends");
+    }
+    let batches = store.batches.lock().expect("test").len();
+    assert!(batches < ROUNDS * 3 / 2, "{batches}");
+    assert_same(&replica, &store);
     task.stop().await;
 }
 

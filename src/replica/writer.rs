@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,8 @@ use super::{BATCH_BYTES_MAX, Done, Queued, Settings, Shared};
 
 /// How long commands are decided again while others write, before they are given up.
 const DECIDED_AGAIN_TIME: Duration = Duration::from_secs(10);
+/// How often others are let run without a command having come.
+const IDLE_MAX: usize = 32;
 const SLICES: u16 = 256;
 /// So many entries missed may be the first of many more.
 const MISSED_MANY: usize = 100;
@@ -48,6 +51,8 @@ pub(super) struct Writer {
     settings: Settings,
     // Published States that a reader may still hold: dropped here, so that no reader ever frees.
     retired: Vec<Arc<State>>,
+    // Commands of the last batch.
+    gathered: usize,
     next_slice: u16,
     // Whether the store could not be reached by the last append.
     away: bool,
@@ -87,6 +92,7 @@ impl Writer {
             entropy,
             settings,
             retired: Vec::new(),
+            gathered: 1,
             next_slice: 0,
             away: false,
             stop,
@@ -122,12 +128,7 @@ impl Writer {
             };
             // Closed and empty: every handle is gone, everything queued was answered.
             let Some(first) = first else { break };
-            let mut waiting = VecDeque::from([first]);
-            while waiting.len() < self.settings.batch_commands_max
-                && let Ok(queued) = self.queue.try_recv()
-            {
-                waiting.push_back(queued);
-            }
+            let mut waiting = self.gather(first).await;
             while !waiting.is_empty() {
                 // A stop answers what is queued, but does not wait for a database that is away.
                 waiting = if self.away && self.stop.is_cancelled() {
@@ -140,6 +141,29 @@ impl Writer {
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the store did not close cleanly");
         }
+    }
+
+    /// The commands that wait. Callers who were just answered often ask again at once: taken one by
+    /// one as they come, every second batch would be a small one and cost as much. So others are
+    /// let run until as many are here as last time, or nobody comes any more.
+    async fn gather(&mut self, first: Queued) -> VecDeque<Queued> {
+        let mut waiting = VecDeque::from([first]);
+        let mut idle = 0;
+        loop {
+            while waiting.len() < self.settings.batch_commands_max
+                && let Ok(queued) = self.queue.try_recv()
+            {
+                waiting.push_back(queued);
+                idle = 0;
+            }
+            if waiting.len() >= self.gathered || idle == IDLE_MAX {
+                break;
+            }
+            idle += 1;
+            yield_now().await;
+        }
+        self.gathered = waiting.len();
+        waiting
     }
 
     fn sweeps(&self) -> Interval {
