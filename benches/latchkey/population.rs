@@ -18,6 +18,8 @@ use latchkey::domain::token::{Digest, TokenId, TokenKind, checksum_of};
 use latchkey::state::{Loader, State};
 
 pub(crate) const SCOPE_SETS: u64 = 10_000;
+/// Tokens that are given to a loader at a time.
+const CHUNK: u64 = 1_000;
 const USERS: u32 = 10_000;
 const TEAMS: u32 = 100;
 const SERVICES: u32 = 100;
@@ -195,11 +197,11 @@ impl Population {
     /// State with the first `count` tokens.
     pub(crate) fn state(&self, count: u64) -> State {
         let mut loader = Loader::default();
-        for row in directory() {
-            loader.put(&[row]);
-        }
-        for n in 0..count {
-            loader.put(&[Row::Token(Box::new(self.record(n)))]);
+        loader.put(directory());
+        for chunk in 0..count.div_ceil(CHUNK) {
+            let tokens = chunk * CHUNK..count.min((chunk + 1) * CHUNK);
+            let rows = tokens.map(|n| Row::Token(Box::new(self.record(n))));
+            loader.put(rows.collect());
         }
         loader
             .finish(Head::EMPTY, 0, None)

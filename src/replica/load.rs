@@ -36,7 +36,7 @@ pub(super) async fn load(store: &dyn Store, reads: u32) -> Result<Loaded, LoadEr
     let mut snapshot = store.snapshot().await?;
     let mut loader = Loader::default();
     while let Some(rows) = snapshot.rows.recv().await {
-        loader.put(&rows?);
+        loader.put(rows?);
         // It comes first, so a log that is too new costs no more than its first rows.
         readable(loader.format(), reads)?;
     }

@@ -1,54 +1,77 @@
 //! State from a snapshot of the tables, many rows at a time.
 //!
 //! Tokens come in any order and are random in the index: put one by one, each would cost a few
-//! misses of every cache. They are gathered and put into the index sorted, some part of what is
-//! there already at a time, so that memory is walked in order and at most a quarter more of it is
-//! needed. The digest is summed beside, on a thread of its own: it is of the rows and does not care
-//! for their order. Used at start and after divergence; what is loaded is State only once it has
-//! been compared with what the log's head vouches for.
+//! misses of every cache. They are gathered, and put into the index sorted, some part of what is
+//! there already at a time, so that memory is walked in order. The index has a thread of its own
+//! meanwhile, and so has the digest, which does not care for the order of rows; with the one that
+//! reads the rows, all are busy at once. Used at start and after divergence; what is loaded is State
+//! only once it has been compared with what the log's head vouches for.
 
-use std::thread;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use crate::domain::chain::Head;
 use crate::domain::change::Row;
 use crate::domain::clock::UnixMs;
 
 use super::digest::RowsDigest;
-use super::tokens::Gathered;
+use super::tokens::{Gathered, Index};
 use super::{Diverged, State};
 
 /// Fewer tokens than this are not worth putting into the index.
 const GATHERED_MIN: usize = if cfg!(test) { 100 } else { 65_536 };
-/// What part of the tokens in the index may be gathered beside it.
-const GATHERED_PART: usize = 4;
-/// Fewer rows than this are not worth a thread.
-const ROWS_APART: usize = 256;
+/// What part of the tokens in the index may be gathered beside it, twice: while some are put there,
+/// the next are gathered.
+const GATHERED_PART: usize = 6;
+/// Chunks of rows that may wait for their digest.
+const CHUNKS_QUEUED: usize = 16;
 
 /// State on its way from a snapshot.
-#[derive(Default)]
 pub struct Loader {
     state: State,
     gathered: Gathered,
-    digest: RowsDigest,
+    // Tokens that are in the index, or on their way to it.
+    indexed: usize,
+    index: Beside<Gathered, Index>,
+    digest: Beside<Arc<Vec<Row>>, RowsDigest>,
+}
+
+impl Default for Loader {
+    fn default() -> Self {
+        let hash = |digest: &mut RowsDigest, rows: Arc<Vec<Row>>| {
+            rows.iter().for_each(|row| digest.add(row));
+        };
+        Self {
+            state: State::default(),
+            gathered: Gathered::default(),
+            indexed: 0,
+            index: Beside::start(0, Index::extend),
+            digest: Beside::start(CHUNKS_QUEUED, hash),
+        }
+    }
 }
 
 impl Loader {
     /// Puts rows; every record comes once.
-    pub fn put(&mut self, rows: &[Row]) {
-        let Self {
-            state,
-            gathered,
-            digest,
-        } = self;
-        let mut hash = || rows.iter().for_each(|row| digest.add(row));
-        if rows.len() < ROWS_APART {
-            hash();
-            return put(state, gathered, rows);
+    pub fn put(&mut self, rows: Vec<Row>) {
+        let rows = Arc::new(rows);
+        self.digest.send(Arc::clone(&rows));
+        for row in rows.iter() {
+            match row {
+                Row::Token(record) => self.state.tokens.gather(record, &mut self.gathered),
+                other => self.state.load(other),
+            }
         }
-        thread::scope(|scope| {
-            scope.spawn(hash);
-            put(state, gathered, rows);
-        });
+        if self.gathered.len() >= GATHERED_MIN.max(self.indexed / GATHERED_PART) {
+            self.index();
+        }
+    }
+
+    fn index(&mut self) {
+        self.indexed += self.gathered.len();
+        self.index.send(std::mem::take(&mut self.gathered));
     }
 
     /// The format level so far; it comes with the first rows.
@@ -67,26 +90,46 @@ impl Loader {
         instant_ms: UnixMs,
         vouched: Option<[u8; 32]>,
     ) -> Result<State, Diverged> {
-        self.state.tokens.index(&mut self.gathered);
-        self.state.digest = self.digest.0;
-        self.state.head = head;
-        self.state.instant_ms = instant_ms;
+        self.index();
+        let mut state = self.state;
+        state.tokens.found_by(self.index.finish());
+        state.digest = self.digest.finish().0;
+        state.head = head;
+        state.instant_ms = instant_ms;
         match vouched {
-            Some(digest) if digest != self.state.digest() => Err(Diverged::Digest(head.revision)),
-            _ => Ok(self.state),
+            Some(digest) if digest != state.digest() => Err(Diverged::Digest(head.revision)),
+            _ => Ok(state),
         }
     }
 }
 
-fn put(state: &mut State, gathered: &mut Gathered, rows: &[Row]) {
-    for row in rows {
-        match row {
-            Row::Token(record) => state.tokens.gather(record, gathered),
-            other => state.load(other),
-        }
+/// A thread that makes a result of what it is sent; dropped, it ends by itself.
+struct Beside<T, R> {
+    sender: SyncSender<T>,
+    thread: JoinHandle<R>,
+}
+
+impl<T: Send + 'static, R: Default + Send + 'static> Beside<T, R> {
+    fn start(queued_max: usize, take: impl Fn(&mut R, T) + Send + 'static) -> Self {
+        let (sender, received) = sync_channel(queued_max);
+        let thread = thread::spawn(move || {
+            let mut result = R::default();
+            received.iter().for_each(|one| take(&mut result, one));
+            result
+        });
+        Self { sender, thread }
     }
-    if gathered.len() >= GATHERED_MIN.max(state.tokens.len() / GATHERED_PART) {
-        state.tokens.index(gathered);
+
+    fn send(&self, one: T) {
+        // It is gone only if it has panicked: `finish` tells.
+        let _ = self.sender.send(one);
+    }
+
+    fn finish(self) -> R {
+        drop(self.sender);
+        self.thread
+            .join()
+            .unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 
@@ -136,9 +179,8 @@ mod tests {
             .collect();
         let (mut single, mut loader) = (State::default(), Loader::default());
         rows.iter().for_each(|row| single.load(row));
-        // Chunks with a thread beside them and without one.
         for chunk in rows[..1_000].chunks(7).chain(rows[1_000..].chunks(999)) {
-            loader.put(chunk);
+            loader.put(chunk.to_vec());
         }
         let vouched = Some(single.digest());
         let mut loaded = loader.finish(Head::EMPTY, 0, vouched).expect("the same");
@@ -161,7 +203,7 @@ mod tests {
     #[test]
     fn rows_that_nobody_vouched_for_are_refused() {
         let mut loader = Loader::default();
-        loader.put(&[Row::Token(Box::new(record(1)))]);
+        loader.put(vec![Row::Token(Box::new(record(1)))]);
         let vouched = Some(State::default().digest());
         let refused = loader.finish(Head::EMPTY, 0, vouched).err();
         assert_eq!(refused, Some(Diverged::Digest(0)));

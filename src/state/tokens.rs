@@ -254,29 +254,49 @@ impl Gathered {
     }
 }
 
-/// The index. A clone is a snapshot.
+/// Where tokens are found: by their keys, and by their ids.
 #[derive(Clone, Default)]
-pub(super) struct Tokens {
+pub(super) struct Index {
     by_key: Radix<Hot>,
     by_id: Radix<IdSlot>,
+    graces: usize,
+}
+
+impl Index {
+    /// Adds tokens, none of which is there already.
+    pub(super) fn extend(&mut self, mut gathered: Gathered) {
+        let mut ids: Vec<IdSlot> = gathered.tokens.iter().map(IdSlot::of).collect();
+        self.by_id.extend(&mut ids);
+        self.by_key.extend(&mut gathered.tokens);
+        self.by_key.extend(&mut gathered.graces);
+        self.graces += gathered.graces.len();
+    }
+}
+
+/// All tokens. A clone is a snapshot.
+#[derive(Clone, Default)]
+pub(super) struct Tokens {
+    index: Index,
     ext: ById<Arc<Ext>>,
     scopes: Interner<PermissionSet, ScopeSet>,
     issuers: Interner<Vec<Issuer>, ()>,
     limits: Interner<Limits, Arc<Limits>>,
     // The resource is its own value, so that a Check comes to its text in one step.
     resources: Interner<Resource, Resource>,
-    graces: usize,
 }
 
 impl Tokens {
     /// Tokens, not counting secrets in their grace.
     pub(super) fn len(&self) -> usize {
-        self.by_key.len() - self.graces
+        self.index.by_key.len() - self.index.graces
     }
 
     #[inline]
     pub(super) fn find(&self, key: u128) -> Option<Found<'_>> {
-        let hot = self.by_key.find((key >> 64) as u64, |hot| hot.key == key)?;
+        let hot = self
+            .index
+            .by_key
+            .find((key >> 64) as u64, |hot| hot.key == key)?;
         if !hot.is_grace() {
             return Some(Found {
                 hot,
@@ -294,10 +314,11 @@ impl Tokens {
         let id_hash = hash_id(wanted);
         let mut found = None;
         // Two ids may share a hash, so every candidate is verified in the main index.
-        self.by_id.find(id_hash, |slot| {
+        self.index.by_id.find(id_hash, |slot| {
             found = (slot.id_hash == id_hash)
                 .then(|| {
-                    self.by_key
+                    self.index
+                        .by_key
                         .find(slot.key_hash, |hot| hot.id == wanted && !hot.is_grace())
                 })
                 .flatten();
@@ -396,16 +417,17 @@ impl Tokens {
     pub(super) fn put(&mut self, record: &TokenRecord) -> Option<TokenRecord> {
         let former = self.remove(record.id);
         let hot = self.take_in(record);
-        self.by_key.insert(hot);
-        self.by_id.insert(IdSlot::of(&hot));
+        self.index.by_key.insert(hot);
+        self.index.by_id.insert(IdSlot::of(&hot));
         if let Some(grace) = &record.grace {
-            self.graces += 1;
-            self.by_key.insert(Hot::of_grace(record, grace));
+            self.index.graces += 1;
+            self.index.by_key.insert(Hot::of_grace(record, grace));
         }
         former
     }
 
-    /// Takes in a token whose id is new here; it is found after [`Tokens::index`].
+    /// Takes in a token whose id is new here; it is found once an index that has it is given to
+    /// [`Tokens::found_by`].
     pub(super) fn gather(&mut self, record: &TokenRecord, gathered: &mut Gathered) {
         gathered.tokens.push(self.take_in(record));
         if let Some(grace) = &record.grace {
@@ -413,15 +435,9 @@ impl Tokens {
         }
     }
 
-    /// Puts what was gathered into the index.
-    pub(super) fn index(&mut self, gathered: &mut Gathered) {
-        let mut ids: Vec<IdSlot> = gathered.tokens.iter().map(IdSlot::of).collect();
-        self.by_id.extend(&mut ids);
-        self.by_key.extend(&mut gathered.tokens);
-        self.by_key.extend(&mut gathered.graces);
-        self.graces += gathered.graces.len();
-        gathered.tokens.clear();
-        gathered.graces.clear();
+    /// Takes the index of all tokens that were taken in.
+    pub(super) fn found_by(&mut self, index: Index) {
+        self.index = index;
     }
 
     // All of a token but its place in the index.
@@ -480,13 +496,16 @@ impl Tokens {
         let hot = *self.by_id(id)?;
         let record = self.record(&hot);
         if let Some(grace) = &record.grace {
-            self.by_key
+            self.index
+                .by_key
                 .remove((grace.key >> 64) as u64, |slot| slot.key == grace.key);
-            self.graces -= 1;
+            self.index.graces -= 1;
         }
-        self.by_key.remove(hot.hash(), |slot| slot.key == hot.key);
+        self.index
+            .by_key
+            .remove(hot.hash(), |slot| slot.key == hot.key);
         let id_hash = hash_id(hot.id);
-        self.by_id.remove(id_hash, |slot| {
+        self.index.by_id.remove(id_hash, |slot| {
             slot.id_hash == id_hash && slot.key_hash == hot.hash()
         });
         if hot.has_ext() {
@@ -509,7 +528,7 @@ impl Tokens {
 
     /// Visits the tokens of one slice of the index.
     pub(super) fn for_slice(&self, slice: u8, mut visit: impl FnMut(&Hot)) {
-        self.by_key.for_slice(slice, |hot| {
+        self.index.by_key.for_slice(slice, |hot| {
             if !hot.is_grace() {
                 visit(hot);
             }
@@ -518,7 +537,8 @@ impl Tokens {
 
     /// Whether a secret with this key is known, also one in its grace.
     pub(super) fn knows_key(&self, key: u128) -> bool {
-        self.by_key
+        self.index
+            .by_key
             .find((key >> 64) as u64, |hot| hot.key == key)
             .is_some()
     }
@@ -528,7 +548,7 @@ impl Tokens {
         let sets = self.scopes.values().map(ScopeSet::heap_bytes).sum();
         let limits: usize = self.limits.values().map(|one| one.heap_bytes()).sum();
         [
-            self.by_key.heap_bytes() + self.by_id.heap_bytes(),
+            self.index.by_key.heap_bytes() + self.index.by_id.heap_bytes(),
             self.ext.len() * (size_of::<Ext>() + size_of::<TokenId>() + 2 * size_of::<usize>())
                 + limits,
             sets,

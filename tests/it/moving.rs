@@ -82,7 +82,7 @@ async fn loaded(store: &dyn Store) -> State {
     let (head, instant_ms, digest) = (snapshot.head, snapshot.instant_ms, snapshot.state_digest);
     drop(snapshot);
     let mut loader = Loader::default();
-    loader.put(&rows(store).await.1);
+    loader.put(rows(store).await.1);
     loader.finish(head, instant_ms, digest).expect("of the log")
 }
 

@@ -29,7 +29,7 @@ use crate::store::{Row, StoreError};
 
 const CHUNK_ROWS: usize = 1_000;
 /// Chunks that may wait for the receiver.
-pub(super) const CHUNKS_QUEUED: usize = 4;
+pub(super) const CHUNKS_QUEUED: usize = 16;
 /// Until the last row must have been sent.
 const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(30 * 60);
 /// Until the next row must have come: a server that is frozen sends none.

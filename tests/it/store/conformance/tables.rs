@@ -467,7 +467,7 @@ pub(crate) async fn a_snapshot_makes_the_state_of_a_replay(store: &dyn Store) {
     let mut loader = Loader::default();
     for row in rows(store).await.1 {
         stepwise.load(&row);
-        loader.put(&[row]);
+        loader.put(vec![row]);
     }
     let loaded = loader
         .finish(
