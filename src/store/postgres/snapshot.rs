@@ -176,14 +176,18 @@ async fn send_each(
 ) -> Result<(), Ended> {
     let nothing: [(i64, Type); 0] = [];
     let rows = client.query_typed_raw(sql, nothing).await;
-    let mut rows = pin!(rows.map_err(Fault::from)?);
+    let rows = rows.map_err(Fault::from)?;
+    // A timer for what is there, not for each row of it.
+    let mut ready = pin!(rows.ready_chunks(CHUNK_ROWS));
     loop {
-        let next = timeout(SILENCE_MAX, rows.next()).await;
+        let next = timeout(SILENCE_MAX, ready.next()).await;
         let silent = |_| StoreError::Unavailable("the snapshot stopped coming".to_owned());
-        let Some(row) = next.map_err(silent)? else {
+        let Some(rows) = next.map_err(silent)? else {
             return Ok(());
         };
-        sink.push(read(&row.map_err(Fault::from)?)?).await?;
+        for row in rows {
+            sink.push(read(&row.map_err(Fault::from)?)?).await?;
+        }
     }
 }
 
