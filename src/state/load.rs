@@ -24,7 +24,7 @@ use super::{Diverged, State};
 const GATHERED_MIN: usize = if cfg!(test) { 100 } else { 65_536 };
 /// What part of the tokens in the index may be gathered beside it, twice: while some are put there,
 /// the next are gathered.
-const GATHERED_PART: usize = 6;
+const GATHERED_PART: usize = 4;
 /// Chunks of rows that may wait for their digest.
 const CHUNKS_QUEUED: usize = 16;
 
