@@ -94,13 +94,14 @@ impl Authority {
         }
     }
 
-    /// Waits until the published State has reached a revision, and compares the chain if one is
-    /// given; the caller sets the deadline.
+    /// Waits until the published State has reached a revision that somebody was told of, and
+    /// compares the chain if one is given; the caller sets the deadline.
     ///
     /// # Errors
-    /// [`Refusal::OtherHistory`] when it is not of this log.
+    /// [`Refusal::OtherHistory`] when it is not of this log, [`Refusal::NotReached`] when this has
+    /// no such revision.
     pub async fn reach(&self, asked: RevisionAsked) -> Result<(), Refusal> {
-        self.replica.reach(asked.number, asked.chain).await
+        self.replica.reach_known(asked.number, asked.chain).await
     }
 
     /// Waits until every server answers by a revision that is in the log or comes into it.
@@ -122,7 +123,8 @@ impl Authority {
             chain: asked.chain.unwrap_or_default(),
         };
         let reach = async || {
-            let reached = timeout_at(until, self.reach(asked)).await;
+            let reached = self.replica.reach(asked.number, asked.chain);
+            let reached = timeout_at(until, reached).await;
             reached.unwrap_or(Err(Refusal::NotReached(wanted)))
         };
         reach().await?;

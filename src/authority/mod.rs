@@ -48,9 +48,9 @@ pub const PAGE_DEFAULT: usize = 100;
 /// Most rows of a page.
 pub const PAGE_MAX: usize = 1_000;
 
-/// So many callers that nobody may know wait for the log at once: the others wait for them, and
-/// nobody else does.
-const STRANGERS_MAX: usize = 8;
+/// So many callers that nobody may know wait for a reading of the log at once, which they share;
+/// more are told to try again.
+const STRANGERS_MAX: usize = 64;
 
 /// What of the authority can be set.
 #[derive(Clone, Copy, Debug)]
@@ -289,33 +289,26 @@ impl Authority {
             return Ok(());
         };
         let is_known = |state: &State| state.token_by_key(*key).is_some();
-        if self.comes_to_know(caller, is_known).await? {
+        if self.comes_to_know(is_known).await? {
             Ok(())
         } else {
             Err(Refusal::Unauthenticated)
         }
     }
 
-    /// Whether something is known here, if need be after coming to the head of the log.
-    async fn comes_to_know(
-        &self,
-        caller: &Caller,
-        is_known: impl Fn(&State) -> bool,
-    ) -> Result<bool, Refusal> {
+    /// Whether something is known here, if need be after coming to the head of the log. A reading
+    /// of it does: a stranger is no reason to write anything, nor to wait for those who write.
+    async fn comes_to_know(&self, is_known: impl Fn(&State) -> bool) -> Result<bool, Refusal> {
         let is_known = || is_known(&self.replica.state());
         if is_known() || self.replica.is_alone() {
             return Ok(is_known());
         }
-        // Nobody closes it.
-        let _one = self.strangers.acquire().await;
-        if is_known() {
-            return Ok(true);
-        }
-        match self.replica.submit(Self::confirm(caller.clone())).await {
-            // A token that may do nothing else may still end itself.
-            Ok(_) | Err(Refusal::Unauthenticated) => Ok(is_known()),
-            Err(refusal) => Err(refusal),
-        }
+        let Ok(_one) = self.strangers.try_acquire() else {
+            let what = "too many callers are not known here; try again";
+            return Err(Refusal::Unavailable(what.to_owned()));
+        };
+        self.replica.look().await?;
+        Ok(is_known())
     }
 
     /// A durable comparison with the head of the log, and nothing else.

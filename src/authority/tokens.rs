@@ -128,8 +128,8 @@ impl Authority {
             None => self.calling_kind(call.credentials)?,
             // Of an unknown token the kind does not matter: the command is refused.
             Some(id) => {
-                let caller = Self::caller(call.credentials)?;
-                self.comes_to_know(&caller, |state| state.token(id).is_some())
+                Self::caller(call.credentials)?;
+                self.comes_to_know(|state| state.token(id).is_some())
                     .await?;
                 let record = self.replica.state().token(id);
                 record.map_or(TokenKind::User, |record| record.kind)

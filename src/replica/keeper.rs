@@ -185,6 +185,7 @@ impl Keeper {
                 Ok(()) = published.changed() => self.report_if_awaited().await,
             }
         }
+        self.shared.looks.close();
         // Nothing is answered any more before others hear that nothing is.
         self.shared.lease.end();
         self.leave().await;
@@ -207,14 +208,21 @@ impl Keeper {
         if self.clocks_parted() {
             self.begin_anew();
         }
+        let look = self.shared.looks.begin();
         match self.follow_once().await {
             Ok(read) => {
                 if read == FOLLOW_MAX {
+                    // The next one comes to the end for those who wait, or the one after it.
                     self.poll_at = Instant::now();
+                } else {
+                    self.shared.looks.end(look, true);
                 }
                 self.report_if_awaited().await;
             }
-            Err(trouble) => self.troubled(trouble).await,
+            Err(trouble) => {
+                self.shared.looks.end(look, false);
+                self.troubled(trouble).await;
+            }
         }
     }
 

@@ -46,6 +46,7 @@ use barrier::Readings;
 use keeper::Keeper;
 use lease::Lease;
 use mutation::mutated;
+use reach::Looks;
 use recent::Recent;
 use time::SharedTime;
 use used::{FlusherTask, Gatherer};
@@ -126,6 +127,7 @@ struct Shared {
     raise: Notify,
     // Somebody waits for a revision that is not published here.
     behind: Notify,
+    looks: Looks,
     // How often it was; written by the writer alone.
     loaded: AtomicU64,
     // The newest revision of this history that the store has acknowledged to this server itself, or
@@ -170,6 +172,7 @@ impl Shared {
             readable: AtomicU32::new(0),
             raise: Notify::new(),
             behind: Notify::new(),
+            looks: Looks::new(),
             loaded: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             #[cfg(test)]

@@ -1,11 +1,13 @@
 //! A replica that is behind the log: callers that it does not know yet, answers that it cannot read
 //! again, revisions that it need not confirm.
 //!
-//! By the verbs of two authorities on one database in memory, whose feed is cut, in virtual time.
+//! By the verbs of two authorities on one database in memory, in virtual time. One of them hears of
+//! nothing and is not told to look.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use latchkey::authority::audit::RevisionAsked;
 use latchkey::authority::cluster::Enforced;
 use latchkey::authority::tokens::{IssueAsked, Issued};
@@ -29,19 +31,32 @@ use crate::outage::line::{Database, Line, VirtualClock};
 const LEASE_MS: u64 = 60_000;
 
 /// One server.
-struct Node {
-    authority: Authority,
-    replica: Replica,
+pub(crate) struct Node {
+    pub(crate) authority: Authority,
+    pub(crate) replica: Replica,
     line: Arc<Line>,
-    task: WriterTask,
+    pub(crate) task: WriterTask,
 }
 
-async fn start(database: &Arc<Database>, number: u64) -> Node {
-    let line = Arc::new(Line::new(Arc::clone(database), LEASE_MS));
+/// One that follows the log by itself.
+pub(crate) async fn start(database: &Arc<Database>, number: u64) -> Node {
+    let line = Line::new(Arc::clone(database), LEASE_MS);
+    start_on(line, number, LeaseSettings::default().poll).await
+}
+
+/// One that does not, but when it renews.
+async fn start_deaf(database: &Arc<Database>, number: u64) -> Node {
+    let line = Line::new(Arc::clone(database), LEASE_MS).deaf();
+    start_on(line, number, Duration::from_millis(LEASE_MS)).await
+}
+
+async fn start_on(line: Line, number: u64, poll: Duration) -> Node {
+    let line = Arc::new(line);
     let entropy = Arc::new(SeededEntropy::new(number));
     let settings = replica::Settings {
         lease: LeaseSettings {
             length_ms: LEASE_MS,
+            poll,
             ..LeaseSettings::default()
         },
         ..replica::Settings::default()
@@ -63,7 +78,7 @@ async fn start(database: &Arc<Database>, number: u64) -> Node {
 }
 
 /// Two servers on one database, the administrator's token, and one that the second does not have
-/// yet: it reads the log no more.
+/// yet.
 struct Pair {
     database: Arc<Database>,
     ahead: Node,
@@ -75,12 +90,11 @@ struct Pair {
 impl Pair {
     async fn start() -> Self {
         let database = Database::new();
-        let (ahead, behind) = (start(&database, 1).await, start(&database, 2).await);
+        let (ahead, behind) = (start(&database, 1).await, start_deaf(&database, 2).await);
         let admin = ahead.authority.bootstrap(false).await.expect("written");
         let admin = admin.expect("the first");
         let made = ahead.replica.state().head().revision;
         behind.replica.reach(made, None).await.expect("followed");
-        behind.line.cut_feed(true);
         let asked = issuing(TokenKind::User);
         let new = ahead
             .authority
@@ -195,6 +209,80 @@ async fn a_token_that_nobody_has_made_may_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_strangers_cost_a_reading_or_two_and_no_write() {
+    let pair = Pair::start().await;
+    let (appends, readings) = (pair.database.appends(), pair.behind.line.readings());
+    let stranger = |number| Secret::generate(TokenKind::User, &SeededEntropy::new(number));
+    let strangers: Vec<Secret> = (1_000..2_000).map(stranger).collect();
+    let calls = strangers.iter().map(|one| async {
+        let behind = &pair.behind;
+        match one.digest().key() % 2 {
+            0 => create(behind, one.reveal(), None).await.map(drop),
+            // Nor for a token that is only asked for.
+            _ => {
+                let id = Some(TokenId::from_u128(1));
+                let call = call(one.reveal(), None);
+                behind.authority.rotate(call, id, 0, None).await.map(drop)
+            }
+        }
+    });
+    let refused = join_all(calls).await;
+    let count = |wanted: fn(&Refusal) -> bool| {
+        let refusals = refused.iter().filter_map(|one| one.as_ref().err());
+        refusals.filter(|one| wanted(one)).count()
+    };
+    let unknown = count(|refusal| matches!(refusal, Refusal::Unauthenticated));
+    let too_many = count(|refusal| matches!(refusal, Refusal::Unavailable(_)));
+    assert_eq!(unknown + too_many, strangers.len());
+    assert!(unknown > 0 && too_many > 0, "{unknown} and {too_many}");
+    assert_eq!(pair.database.appends(), appends);
+    let readings = pair.behind.line.readings() - readings;
+    assert!(readings <= 4, "{readings} readings");
+    // Their places are free again.
+    let written = create(&pair.behind, pair.new_secret(), None).await;
+    written.expect("the log knows the caller");
+    pair.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_a_stranger_while_the_log_cannot_be_read() {
+    let pair = Pair::start().await;
+    pair.behind.line.cut_feed(true);
+    let refused = create(&pair.behind, pair.new_secret(), None).await;
+    let refused = refused.expect_err("it is not known");
+    assert!(matches!(refused, Refusal::Unavailable(_)), "{refused:?}");
+    pair.behind.line.cut_feed(false);
+    let written = create(&pair.behind, pair.new_secret(), None).await;
+    written.expect("the log knows the caller");
+    pair.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_the_log_does_not_have_is_not_waited_for() {
+    let pair = Pair::start().await;
+    let reach = |number| {
+        let asked = RevisionAsked {
+            number,
+            chain: None,
+        };
+        tokio::time::timeout(Duration::from_secs(5), pair.behind.authority.reach(asked))
+    };
+    let begun = Instant::now();
+    let new = pair.new.written.revision.number;
+    reach(new).await.expect("at once").expect("it is there");
+    let refused = reach(1 << 60).await.expect("at once");
+    assert!(
+        matches!(refused, Err(Refusal::NotReached(_))),
+        "{refused:?}"
+    );
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    // Where nobody can tell, it may be there.
+    pair.behind.line.cut_feed(true);
+    reach(new + 1).await.expect_err("it is waited for");
+    pair.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_of_another_kind_that_is_not_known_here_is_rotated_to_its_own_kind() {
     let pair = Pair::start().await;
     let admin = pair.admin.reveal();
@@ -243,7 +331,8 @@ async fn wait_for(node: &Node, token: &str, revision: Revision) -> Result<Enforc
 async fn what_this_server_has_had_acknowledged_is_waited_for_without_another_write() {
     let pair = Pair::start().await;
     let (admin, revision) = (pair.admin.reveal(), pair.new.written.revision);
-    pair.behind.line.cut_feed(false);
+    let followed = pair.behind.replica.reach(revision.number, None).await;
+    followed.expect("followed");
     let appends = pair.database.appends();
     for _ in 0..5 {
         let enforced = wait_for(&pair.ahead, admin, revision).await;

@@ -4,7 +4,7 @@
 //! for the deadline that the real store has, and then nothing was written.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -104,6 +104,10 @@ pub(crate) struct Line {
     is_cut: AtomicBool,
     // Whether the log cannot be read; all else goes through.
     is_feed_cut: AtomicBool,
+    // How often the keeper has read it.
+    readings: AtomicUsize,
+    // Wake-ups that never come, if it hears none.
+    silence: Option<watch::Sender<u64>>,
     // As the settings make it of a lease.
     deadline: Duration,
 }
@@ -114,8 +118,23 @@ impl Line {
             database,
             is_cut: AtomicBool::new(false),
             is_feed_cut: AtomicBool::new(false),
+            readings: AtomicUsize::new(0),
+            silence: None,
             deadline: Duration::from_millis((lease_ms / 5).min(1_000)),
         }
+    }
+
+    /// One that no wake-up passes.
+    pub(crate) fn deaf(self) -> Self {
+        Self {
+            silence: Some(watch::Sender::new(0)),
+            ..self
+        }
+    }
+
+    /// How often the keeper has read the log.
+    pub(crate) fn readings(&self) -> usize {
+        self.readings.load(Ordering::SeqCst)
     }
 
     pub(crate) fn cut(&self, is_cut: bool) {
@@ -282,10 +301,12 @@ impl Cluster for Line {
         revision: RevisionNumber,
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
+        self.readings.fetch_add(1, Ordering::SeqCst);
         self.changes_after(revision, limit).await
     }
 
     fn wakes(&self) -> watch::Receiver<u64> {
-        self.database.wakes.subscribe()
+        let wakes = self.silence.as_ref().unwrap_or(&self.database.wakes);
+        wakes.subscribe()
     }
 }
