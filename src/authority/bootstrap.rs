@@ -1,21 +1,28 @@
 //! The first administrator, and another one for whoever lost the first.
 //!
 //! Both come from local access to the store and stand in the log as such: actor `local`. What is
-//! there already is used, so a bootstrap that was interrupted can be run again.
+//! there already is used, so a bootstrap that was interrupted can be run again; of several at once
+//! one gets the token.
 
 use crate::domain::change::Display;
 use crate::domain::permission::{ActionPattern, ResourcePattern};
 use crate::domain::principal::{PrincipalKind, PrincipalName, RoleName};
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, Secret, TokenId, TokenKind};
-use crate::state::decide::{Caller, Command, Envelope};
+use crate::state::decide::{Caller, Command, Envelope, Outcome};
 use crate::state::home;
 
-use super::{Authority, IssueToken, LimitsAsked, ScopesAsked};
+use super::{Authority, IssueToken, LimitsAsked, RequestId, ScopesAsked};
 
 const ADMIN: &str = "admin";
 /// Role, user, grant and token: a log of as many entries has had its first administrator.
 const BOOTSTRAP_ENTRIES: u64 = 4;
+/// The token of the first administrator is one request, whoever makes it.
+const FIRST_TOKEN: RequestId<'static> = RequestId {
+    method: "bootstrap",
+    id: "first-token",
+    content: b"",
+};
 
 impl Authority {
     /// Makes the first administrator and its token; with `recover`, another token, and another
@@ -66,16 +73,20 @@ impl Authority {
             },
         ];
         for command in commands {
-            match self.local(command, reason).await {
-                Ok(()) | Err(Refusal::AlreadyExists(_)) => {}
+            match self.local(command, reason, None).await {
+                Ok(_) | Err(Refusal::AlreadyExists(_)) => {}
                 Err(refusal) => return Err(refusal),
             }
         }
         let secret = Secret::generate(TokenKind::User, &*self.entropy);
         let token = self.with_secret(admin_token(admin), TokenKind::User, &secret);
-        self.local(Command::IssueToken(Box::new(token)), reason)
-            .await?;
-        Ok(Some(secret))
+        let issue = Command::IssueToken(Box::new(token));
+        let once = (!recover).then_some(FIRST_TOKEN);
+        match self.local(issue, reason, once).await? {
+            // Another server has been quicker.
+            Outcome::Repeated(_) => Ok(None),
+            _ => Ok(Some(secret)),
+        }
     }
 
     // `admin`, or the first of `admin-2`, `admin-3`, … that is free or enabled: a disabled one can
@@ -98,14 +109,20 @@ impl Authority {
             .ok_or(Refusal::AlreadyExists("user"))
     }
 
-    async fn local(&self, command: Command, reason: &str) -> Result<(), Refusal> {
+    async fn local(
+        &self,
+        command: Command,
+        reason: &str,
+        once: Option<RequestId<'_>>,
+    ) -> Result<Outcome, Refusal> {
         let envelope = Envelope {
+            request: self.request_of(&Caller::Local, once, &command)?,
             caller: Caller::Local,
             reason: reason.to_owned(),
-            request: None,
             command,
         };
-        self.replica.submit(envelope).await.map(|_| ())
+        let done = self.replica.submit(envelope).await?;
+        Ok(done.decided.outcome)
     }
 }
 
