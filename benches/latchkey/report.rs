@@ -39,7 +39,7 @@ pub(crate) fn nanoseconds(elapsed: Duration, repeats: usize) -> f64 {
 /// The median and the 99th percentile of latencies.
 pub(crate) struct Percentiles {
     p50: Duration,
-    p99: Duration,
+    pub(crate) p99: Duration,
 }
 
 pub(crate) fn percentiles(taken: &mut [Duration]) -> Percentiles {
