@@ -77,11 +77,23 @@ impl Replica {
         chain: Option<[u8; 8]>,
     ) -> Result<(), Refusal> {
         let is_here = || *self.shared.revision.borrow() >= number;
-        if !is_here() && !self.is_alone() && self.look().await.is_ok() && !is_here() {
-            let chain = chain.unwrap_or_default();
-            return Err(Refusal::NotReached(Revision { number, chain }));
+        if is_here() || self.is_alone() {
+            return self.reach(number, chain).await;
         }
-        self.reach(number, chain).await
+        let not_in_the_log = async {
+            match self.look().await {
+                Ok(()) if !is_here() => {}
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reached = self.reach(number, chain) => reached,
+            () = not_in_the_log => {
+                let chain = chain.unwrap_or_default();
+                Err(Refusal::NotReached(Revision { number, chain }))
+            }
+        }
     }
 
     /// Waits until the published State is at `number` or beyond, and, where a chain is given,
