@@ -2,8 +2,9 @@
 //!
 //! Started from the system's binaries, as an unprivileged user, with its files in a folder that
 //! goes when the test process does, however that ends. `LATCHKEY_TEST_DATABASE_URL` names another
-//! server to use instead, by a role that may make databases and roles. The program connects as the
-//! role and with the grants that the README gives it, and no more.
+//! server of this machine to use instead, by a role that may do everything there; the program's
+//! role gets the same password. The program connects as the role and with the grants that the
+//! README gives it, and no more.
 
 pub(crate) mod bouncer;
 pub(crate) mod control;
@@ -21,6 +22,8 @@ use watched::{Watched, free_port, in_folder};
 
 /// The role that the program runs as.
 const SERVER_ROLE: &str = "latchkey_server";
+/// Whom a private server has to do everything; elsewhere that is whoever the URL names.
+const ADMIN: &str = "postgres";
 const TEMPLATE: &str = "latchkey_template";
 
 const INIT: &str = r#"
@@ -47,6 +50,8 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     host: String,
     admin: String,
+    /// Of both roles; empty where nobody asks for one.
+    password: String,
     prepared: OnceCell<()>,
     watched: Option<Watched>,
 }
@@ -76,6 +81,7 @@ impl Server {
             port: config.get_ports().first().copied().unwrap_or(5432),
             host: host.clone(),
             admin: config.get_user().expect("a user").to_owned(),
+            password: String::from_utf8_lossy(config.get_password().unwrap_or_default()).into(),
             prepared: OnceCell::new(),
             watched: None,
         }
@@ -105,7 +111,8 @@ impl Server {
         Self {
             port,
             host: "127.0.0.1".to_owned(),
-            admin: "postgres".to_owned(),
+            admin: ADMIN.to_owned(),
+            password: String::new(),
             prepared: OnceCell::new(),
             watched: Some(watched),
         }
@@ -114,7 +121,15 @@ impl Server {
     /// A URL of a database here, for a role.
     pub(crate) fn url(&self, role: &str, database: &str) -> String {
         let Self { host, port, .. } = self;
-        format!("postgres://{role}@{host}:{port}/{database}?sslmode=disable")
+        let role = match role {
+            ADMIN => self.admin.as_str(),
+            role => role,
+        };
+        let password = match self.password.as_str() {
+            "" => String::new(),
+            password => format!(":{}", percent_encoded(password)),
+        };
+        format!("postgres://{role}{password}@{host}:{port}/{database}?sslmode=disable")
     }
 
     /// Runs statements as the one who may do everything.
@@ -165,6 +180,14 @@ impl Server {
                CREATE ROLE {SERVER_ROLE} LOGIN; END IF; END $$"
         );
         client.batch_execute(&sql).await.expect("the role");
+        if !self.password.is_empty() {
+            let password = self.password.replace('\'', "''");
+            let sql = format!(
+                "ALTER ROLE {SERVER_ROLE} PASSWORD E'{}'",
+                password.replace('\\', "\\\\")
+            );
+            client.batch_execute(&sql).await.expect("its password");
+        }
         let sql = format!("DROP DATABASE IF EXISTS {TEMPLATE}");
         client.batch_execute(&sql).await.expect("dropped");
         let sql = format!("CREATE DATABASE {TEMPLATE}");
@@ -176,6 +199,10 @@ impl Server {
         up(&settings).await.expect("migrated");
         self.admin(TEMPLATE, &grants()).await;
     }
+}
+
+fn percent_encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 /// What the README grants to the program's role.

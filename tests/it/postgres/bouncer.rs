@@ -39,12 +39,13 @@ pub(crate) struct Bouncer {
 impl Bouncer {
     /// In front of the server on that port.
     pub(crate) fn start(server: u16) -> Self {
+        let password = super::server().password.replace('"', "\"\"");
         let (watched, port) = in_folder("pgbouncer", |folder| {
             let port = free_port();
             write(&folder.path.join(SETTINGS), &settings(port, server));
             write(
                 &folder.path.join("users"),
-                &format!("\"{SERVER_ROLE}\" \"\"\n"),
+                &format!("\"{SERVER_ROLE}\" \"{password}\"\n"),
             );
             let mut script = folder.script(START);
             script

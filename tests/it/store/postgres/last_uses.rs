@@ -152,7 +152,7 @@ async fn a_database_that_does_not_answer_is_waited_for_in_bounded_time() {
     );
     let store = open_with(Settings {
         url,
-        statement_timeout: Duration::from_millis(200),
+        statement_timeout: Duration::from_secs(1),
         ..Settings::default()
     })
     .await;

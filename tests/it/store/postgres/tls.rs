@@ -38,9 +38,10 @@ sCHOmyXG6Z6Fj9cCIQCg9B+Apm/RaJG6p4zoCByKQmuZs5sqwD1f/E9yxnmWlQ==
 ";
 
 async fn check(server: &Server, database: &Database, host: &str, query: &str, expected: Comes) {
-    let (port, name) = (server.port, &database.name);
+    let name = &database.name;
+    let url = database.url.replacen("127.0.0.1", host, 1);
     let settings = Settings {
-        url: format!("postgres://latchkey_server@{host}:{port}/{name}?{query}"),
+        url: url.replacen("sslmode=disable", query, 1),
         ..Settings::default()
     };
     let opened = PostgresStore::open(&settings, &OsEntropy).await;
