@@ -11,8 +11,7 @@
 //! connection lost, a warning (a wait for a standby was cancelled) or a deadline tells nothing.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -42,6 +41,8 @@ const RETRIES_MAX: usize = 3;
 /// longer to decide again; a turn ends with its append, so only one that stands still costs others.
 const TURN_MS: u64 = 20;
 const TURN_DOUBLES_MAX: u32 = 3;
+/// After so long without a refusal the earlier ones say nothing any more.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(5);
 /// Statements of the message up to and with the commit.
 const STATEMENTS_COMMITTED: usize = 5;
 /// The outcome of a batch that is written.
@@ -52,10 +53,17 @@ pub(super) struct Appender {
     line: Line,
     /// Of this store, for turns.
     owner: [u8; 16],
-    // How often it was refused since its last append.
-    refused: AtomicU32,
+    // Locked for a few instructions, across no await.
+    refusals: Mutex<Refusals>,
     statement_timeout: Duration,
     lock_timeout: Duration,
+}
+
+/// How often a batch was refused since the last one that was written, and when the last time was.
+#[derive(Default)]
+struct Refusals {
+    count: u32,
+    last: Option<Instant>,
 }
 
 /// What one message came to.
@@ -93,7 +101,7 @@ impl Appender {
         Self {
             line,
             owner,
-            refused: AtomicU32::new(0),
+            refusals: Mutex::default(),
             statement_timeout: settings.statement_timeout,
             lock_timeout: settings.lock_timeout,
         }
@@ -104,8 +112,21 @@ impl Appender {
         let operations = operations(&batch.entries)?;
         let verbs = operations.iter().map(|one| literal::text(one.verb));
         let verbs = verbs.collect::<Vec<_>>().join(",");
-        self.carried(batch, &self.message(batch, &operations, &verbs)?)
-            .await
+        let message = self.message(batch, &operations, &verbs)?;
+        let appended = self.carried(batch, &message).await;
+        match appended {
+            // What only compares, as settling does, took no time to decide.
+            _ if batch.entries.is_empty() => {}
+            Ok(Appended::Committed) => self.refusals(|refusals| *refusals = Refusals::default()),
+            Ok(Appended::Conflict(_)) => self.refusals(|refusals| refusals.add(Instant::now())),
+            Err(_) => {}
+        }
+        appended
+    }
+
+    fn refusals<T>(&self, with: impl FnOnce(&mut Refusals) -> T) -> T {
+        let refusals = self.refusals.lock();
+        with(&mut refusals.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Gives a batch up if the head is its base.
@@ -179,7 +200,7 @@ impl Appender {
             owner = literal::bytes(&self.owner),
             chain = literal::bytes(&batch.base.chain),
             rows = rows.collect::<Vec<_>>().join(","),
-            turn = turn_ms(self.refused.load(Ordering::Relaxed)),
+            turn = self.refusals(|refusals| refusals.turn_ms(Instant::now())),
         ))
     }
 
@@ -238,7 +259,6 @@ impl Appender {
         let base = &batch.base;
         match answer.outcome.as_str() {
             COMMITTED => {
-                self.refused.store(0, Ordering::Relaxed);
                 if answer.crowded
                     && let Err(error) = self.extend(answer.revision).await
                 {
@@ -247,10 +267,7 @@ impl Appender {
                 }
                 Ok(Appended::Committed)
             }
-            "moved" => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                Ok(Appended::Conflict(read_missed(base, answer.missed)?))
-            }
+            "moved" => Ok(Appended::Conflict(read_missed(base, answer.missed)?)),
             "diverged" => Err(StoreError::Damaged {
                 revision: base.revision.min(answer.revision),
                 what: "the base is not in this log's history".to_owned(),
@@ -281,9 +298,23 @@ impl Appender {
     }
 }
 
-/// The turn that is asked for after so many refusals: the first may have been another's luck.
-fn turn_ms(refused: u32) -> u64 {
-    TURN_MS << (refused / 2).min(TURN_DOUBLES_MAX)
+impl Refusals {
+    fn count(&self, now: Instant) -> u32 {
+        match self.last {
+            Some(last) if now.saturating_duration_since(last) < REFUSAL_TIME_MAX => self.count,
+            _ => 0,
+        }
+    }
+
+    fn add(&mut self, now: Instant) {
+        self.count = self.count(now).saturating_add(1);
+        self.last = Some(now);
+    }
+
+    /// The turn that is asked for: the first refusal may have been another's luck.
+    fn turn_ms(&self, now: Instant) -> u64 {
+        TURN_MS << (self.count(now) / 2).min(TURN_DOUBLES_MAX)
+    }
 }
 
 /// The rows of the log and the head after them; both NULL for an empty batch.
@@ -417,10 +448,28 @@ mod tests {
 
     #[test]
     fn a_turn_gets_longer_with_refusals_but_not_without_end() {
-        let turns: Vec<u64> = [0, 1, 2, 3, 4, 6, 7, 1_000, u32::MAX]
-            .into_iter()
-            .map(turn_ms)
-            .collect();
-        assert_eq!(turns, [20, 20, 40, 40, 80, 160, 160, 160, 160]);
+        let now = Instant::now();
+        let mut refusals = Refusals::default();
+        let mut turns = vec![refusals.turn_ms(now)];
+        for _ in 0..9 {
+            refusals.add(now);
+            turns.push(refusals.turn_ms(now));
+        }
+        assert_eq!(turns, [20, 20, 40, 40, 80, 80, 160, 160, 160, 160]);
+    }
+
+    #[test]
+    fn refusals_of_long_ago_make_no_turn_longer() {
+        let then = Instant::now();
+        let mut refusals = Refusals::default();
+        for _ in 0..9 {
+            refusals.add(then);
+        }
+        let soon = then + REFUSAL_TIME_MAX / 2;
+        assert_eq!(refusals.turn_ms(soon), 160);
+        let late = then + REFUSAL_TIME_MAX;
+        assert_eq!(refusals.turn_ms(late), 20);
+        refusals.add(late);
+        assert_eq!(refusals.turn_ms(late), 20, "the first again");
     }
 }
