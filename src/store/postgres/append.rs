@@ -285,7 +285,10 @@ impl Appender {
     /// Makes the partitions that the log needs up to a revision.
     async fn extend(&self, revision: u64) -> Result<(), StoreError> {
         let connection = self.line.connection(self.statement_timeout).await?;
-        let sql = format!("-- extend_log\nSELECT latchkey.extend_log({revision})");
+        let sql = format!(
+            "-- extend_log
+            BEGIN ISOLATION LEVEL READ COMMITTED; SELECT latchkey.extend_log({revision}); COMMIT"
+        );
         let made = connection.client.simple_query(&sql);
         let made = match timeout_at(Instant::now() + self.statement_timeout, made).await {
             Ok(made) => made.map_err(|error| Fault::from(error).at(revision)),

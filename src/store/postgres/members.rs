@@ -125,7 +125,10 @@ impl Members {
         sql: &str,
     ) -> Result<Vec<SimpleQueryRow>, StoreError> {
         let limit = self.limit.as_millis();
-        let sql = format!("-- {name}\nBEGIN; SET LOCAL lock_timeout = {limit}; {sql};\nCOMMIT");
+        let sql = format!(
+            "-- {name}
+            BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {limit}; {sql};\nCOMMIT"
+        );
         self.ask(line, &sql).await.map_err(Lost::written)
     }
 

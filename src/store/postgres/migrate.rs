@@ -99,7 +99,7 @@ pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
             },
         };
         client
-            .batch_execute("-- migrate\nBEGIN")
+            .batch_execute("-- migrate\nBEGIN ISOLATION LEVEL READ COMMITTED")
             .await
             .map_err(failed)?;
         let lock = "-- migrate\nSELECT pg_advisory_xact_lock(1818979961, 0)";

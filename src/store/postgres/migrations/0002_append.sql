@@ -44,11 +44,13 @@ BEGIN
 END $$;
 SELECT latchkey.extend_log(1);
 
--- Makes the commit of this transaction durable, and lets a cancelled wait for a standby be seen.
+-- Makes the commit of this transaction durable, also on a standby that is waited for, whatever the
+-- session, the role or the database was set to do with less, and lets a cancelled wait for one be
+-- seen.
 CREATE FUNCTION latchkey.durably() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF current_setting('synchronous_commit') = 'off' THEN
+  IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
     PERFORM set_config('synchronous_commit', 'on', true);
   END IF;
   PERFORM set_config('client_min_messages', 'warning', true);

@@ -10,6 +10,7 @@ use latchkey::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed};
 use latchkey::store::postgres::{PostgresStore, Settings};
 use latchkey::store::{Appended, Store as _, StoreError};
 
+use super::faults::at_every_write;
 use super::{fresh, open, open_with};
 use crate::postgres::server;
 use crate::store::scribe::{Scribe, put_principal};
@@ -345,4 +346,41 @@ async fn while_it_is_anothers_turn_nobody_else_appends() {
     scribe
         .append(&fresh.store, [put_principal(1, "user:alice")])
         .await;
+}
+
+#[tokio::test]
+async fn who_joins_or_renews_reads_what_others_have_committed() {
+    let fresh = fresh().await;
+    let name = &fresh.database.name;
+    let sql = format!("ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'");
+    server().admin(name, &sql).await;
+    let body = "IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'by an older snapshot'; END IF;";
+    at_every_write(name, body).await;
+    let store = open(&fresh.database.url).await;
+    store.join(&joining(1, 900)).await.expect("joined");
+    let renewed = store.renew(&renewal(1, 900, Head::EMPTY)).await;
+    assert!(matches!(renewed, Ok(Renewed::Held { .. })), "{renewed:?}");
+    store.leave(Incarnation([1; 16])).await.expect("left");
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_the_standby_whatever_the_role_was_set_to() {
+    let fresh = fresh().await;
+    let client = server()
+        .client("latchkey_server", &fresh.database.name)
+        .await;
+    for (set, expected) in [
+        ("off", "on"),
+        ("local", "on"),
+        ("remote_write", "on"),
+        ("on", "on"),
+        ("remote_apply", "remote_apply"),
+    ] {
+        let sql = format!("BEGIN; SET LOCAL synchronous_commit = {set}; SELECT latchkey.durably()");
+        client.batch_execute(&sql).await.expect("set");
+        let shown = client.query_one("SHOW synchronous_commit", &[]).await;
+        assert_eq!(shown.expect("one").get::<_, &str>(0), expected, "{set}");
+        client.batch_execute("ROLLBACK").await.expect("rolled back");
+    }
 }

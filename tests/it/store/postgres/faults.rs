@@ -180,8 +180,8 @@ pub(super) async fn settled_append(scribe: &mut Scribe, store: &dyn Store, numbe
     panic!("the store does not come back: {said}");
 }
 
-/// Makes the first thing that every append does something else.
-async fn at_every_append(name: &str, body: &str) {
+/// Makes the first thing that every durable write does something else.
+pub(super) async fn at_every_write(name: &str, body: &str) {
     let sql = format!(
         "CREATE SEQUENCE IF NOT EXISTS latchkey.tries;
          GRANT USAGE ON latchkey.tries TO latchkey_server;
@@ -194,7 +194,7 @@ async fn at_every_append(name: &str, body: &str) {
 #[tokio::test]
 async fn a_warning_makes_the_outcome_unknown() {
     let fresh = fresh().await;
-    at_every_append(
+    at_every_write(
         &fresh.database.name,
         "RAISE WARNING 'the wait was cancelled';",
     )
@@ -217,7 +217,7 @@ async fn only_what_may_succeed_again_is_tried_again_and_not_for_ever() {
             "IF nextval('latchkey.tries') <= {failures} THEN
                RAISE EXCEPTION USING ERRCODE = '{code}'; END IF;"
         );
-        at_every_append(name, &body).await;
+        at_every_write(name, &body).await;
         let batch = Scribe::new().batch([put_principal(1, "user:alice")]);
         let appended = fresh.store.append(batch).await;
         assert_eq!(appended.is_ok(), succeeds, "{code}: {appended:?}");
