@@ -42,6 +42,7 @@ BEGIN
   END LOOP;
   RETURN newest.past;
 END $$;
+REVOKE EXECUTE ON FUNCTION latchkey.extend_log FROM PUBLIC;
 SELECT latchkey.extend_log(1);
 
 -- Makes the commit of this transaction durable, also on a standby that is waited for, whatever the
@@ -441,6 +442,7 @@ BEGIN
   END IF;
   UPDATE latchkey.log_cut SET revision = cut_revision, chain = cut_chain;
 END $$;
+REVOKE EXECUTE ON FUNCTION latchkey.begin_log FROM PUBLIC;
 
 -- Detaches the partitions that hold nothing but entries before an instant, up to a revision, and
 -- moves the cut behind them. What a member has not applied, what a remembered request id was

@@ -172,3 +172,21 @@ async fn the_programs_role_may_not_change_the_log() {
         assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{sql}");
     }
 }
+
+#[tokio::test]
+async fn what_runs_with_its_owners_rights_is_nobodys_but_the_programs() {
+    let fresh = fresh().await;
+    let client = server().client("postgres", &fresh.database.name).await;
+    let sql = "SELECT p.proname::text,
+          has_function_privilege('latchkey_server', p.oid, 'EXECUTE'),
+          EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner)))
+            WHERE grantee = 0)
+        FROM pg_proc p WHERE p.pronamespace = 'latchkey'::regnamespace AND p.prosecdef ORDER BY 1";
+    let found = client.query(sql, &[]).await.expect("functions");
+    let found: Vec<(String, bool, bool)> = found
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect();
+    let expected = ["begin_log", "extend_log"].map(|name| (name.to_owned(), true, false));
+    assert_eq!(found, expected);
+}
