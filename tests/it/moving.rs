@@ -9,6 +9,7 @@ mod same;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use latchkey::domain::chain::Head;
 use latchkey::domain::clock::Now;
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::permission::Need;
@@ -18,8 +19,8 @@ use latchkey::state::explain::{Target, explain};
 use latchkey::state::{Loader, State};
 use latchkey::store::embedded::{EmbeddedStore, OpenOptions};
 use latchkey::store::list::{LastUsed, TokenQuery};
-use latchkey::store::postgres::{PostgresStore, Settings};
-use latchkey::store::transfer::TABLES;
+use latchkey::store::postgres::{self, PostgresStore, Settings};
+use latchkey::store::transfer::{Last, TABLES};
 use latchkey::store::{Store, StoreError, Trim};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -27,6 +28,7 @@ use tempfile::TempDir;
 use crate::model::recorded::{Recorded, record};
 use crate::postgres::{Database, bare_database, database, server};
 use crate::program::{Ran, Server, fresh, latchkey, run, words};
+use crate::store::postgres::SMALL_PARTS;
 use crate::store::scribe::{Scribe, put_principal, rows, whole_log};
 
 /// A closed directory with a random history.
@@ -189,6 +191,76 @@ async fn a_trimmed_log_is_moved_with_its_cut_postgres() {
     let verified = run(verify, "").json();
     assert_eq!(verified["after"], cut.revision().to_string());
     assert_eq!(verified["changes"], log.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trimmed_log_that_was_moved_is_trimmed_again_postgres() {
+    let (folder, _) = recorded(5).await;
+    let store = EmbeddedStore::open(folder.path(), OpenOptions::default()).expect("opened");
+    let all = |upto| Trim {
+        before_ms: u64::MAX,
+        upto,
+        now_ms: 1 << 45,
+    };
+    // In the middle of a partition, of four revisions there.
+    assert_eq!(store.trim(all(18)).await.expect("trimmed").revision, 18);
+    store.close().await.expect("closed");
+    let database = database().await;
+    server().admin(&database.name, SMALL_PARTS).await;
+    copy_to(folder.path(), &database.url).json();
+    let client = server().client("postgres", &database.name).await;
+    let first = async || {
+        let sql = "SELECT min(first) FROM latchkey.log_parts";
+        let row = client.query_one(sql, &[]).await;
+        row.expect("parts").get::<_, i64>(0)
+    };
+    let owner = Settings {
+        url: server().url("postgres", &database.name),
+        ..Settings::default()
+    };
+    assert_eq!(first().await, 1);
+    for (upto, cut, begins) in [(19, 18, 17), (20, 20, 21), (27, 24, 25)] {
+        let trimmed = postgres::trim(&owner, &all(upto)).await.expect("trimmed");
+        assert_eq!(trimmed.revision, cut);
+        assert_eq!(first().await, begins);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_begins_far_up_needs_no_room_below_postgres() {
+    let database = database().await;
+    let settings = Settings {
+        url: database.url.clone(),
+        ..Settings::default()
+    };
+    let cut = Head {
+        revision: 4_000_000_000,
+        chain: [7; 32],
+    };
+    let last = Last {
+        cut,
+        head: cut,
+        instant_ms: 1,
+        state_digest: None,
+        principal_max: 1,
+        grant_max: 0,
+        requests: 0,
+        format: 1,
+    };
+    let target = postgres::Target::open(&settings).await.expect("opened");
+    let (_, nothing) = tokio::sync::mpsc::channel(1);
+    target.take(&last, nothing).await.expect("taken");
+    target.commit().await.expect("committed");
+    let client = server().client("postgres", &database.name).await;
+    let sql = "SELECT first FROM latchkey.log_parts ORDER BY first";
+    let parts = client.query(sql, &[]).await.expect("parts");
+    let parts: Vec<i64> = parts.iter().map(|row| row.get(0)).collect();
+    assert_eq!(parts, [1, 4_000_000_001]);
+    let mut scribe = Scribe::new();
+    scribe.head = cut;
+    let copy = open_copy(&database).await;
+    scribe.append(&copy, [put_principal(2, "user:bob")]).await;
+    assert_eq!(rows(&copy).await.0, scribe.head);
 }
 
 /// Refused until somebody says that the directory is the authority again.

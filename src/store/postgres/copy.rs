@@ -121,11 +121,6 @@ impl Target {
     /// # Errors
     /// What arrived as an error, or [`StoreError`] of the database; nothing will be there.
     pub async fn take(&self, last: &Last, mut chunks: Chunks) -> Result<(), StoreError> {
-        let room = format!(
-            "-- extend_log\nSELECT latchkey.extend_log({})",
-            last.head.revision
-        );
-        self.run(&room).await?;
         if last.cut.revision > 0 {
             let begin = format!(
                 "-- begin_log\nSELECT latchkey.begin_log({}, {})",
@@ -134,6 +129,14 @@ impl Target {
             );
             self.run(&begin).await?;
         }
+        // Behind the cut, and as far as a head says that is on its way here.
+        let revision = last.head.revision;
+        let room = format!(
+            "-- extend_log
+            UPDATE latchkey.head SET revision = {revision};
+            SELECT latchkey.extend_log({revision})"
+        );
+        self.run(&room).await?;
         let mut incoming: Option<Incoming> = None;
         while let Some(chunk) = chunks.recv().await {
             let chunk = chunk?;

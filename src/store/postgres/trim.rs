@@ -2,8 +2,8 @@
 //!
 //! Partitions are detached first, in one message whose locks are waited for but a moment: whoever
 //! reads or writes the log meanwhile waits as long, and a trim that meets a long reader gives way
-//! and tries again. Then they are dropped, which nobody waits for. A trim that was cut off between
-//! the two is finished by the next.
+//! and tries again. Then they are dropped in the same way, which no server waits for. A trim that
+//! was cut off between the two is finished by the next.
 
 use std::time::Duration;
 
@@ -34,12 +34,23 @@ pub async fn trim(settings: &Settings, trim: &Trim) -> Result<Head, OpenError> {
     let connection = connect::once(&settings.url, settings).await?;
     let client = &connection.client;
     migrate::check(client).await?;
-    detach(client, trim).await?;
-    let failed = |error| OpenError::Store(Fault::Sql(error).at(0));
-    let sql = "-- drop_trimmed\nSELECT latchkey.drop_trimmed()";
-    client.simple_query(sql).await.map_err(failed)?;
+    let past = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let detach = format!(
+        "latchkey.trim_log({}, {}, {})",
+        past(trim.before_ms),
+        past(trim.upto),
+        past(trim.requests_from_ms()),
+    );
+    if !gently(client, &detach).await? {
+        let what = "the log was in use all the time; nothing was trimmed".to_owned();
+        return Err(StoreError::Unavailable(what).into());
+    }
+    if !gently(client, "latchkey.drop_trimmed()").await? {
+        tracing::warn!("somebody reads what was trimmed; the next trim drops it");
+    }
     let sql = "-- trim\nSELECT revision, chain FROM latchkey.log_cut";
-    let row = client.query_typed_one(sql, &[]).await.map_err(failed)?;
+    let row = client.query_typed_one(sql, &[]).await;
+    let row = row.map_err(|error| OpenError::Store(Fault::Sql(error).at(0)))?;
     let cut = || {
         Ok(Head {
             revision: number(&row, 0)?,
@@ -49,31 +60,29 @@ pub async fn trim(settings: &Settings, trim: &Trim) -> Result<Head, OpenError> {
     cut().map_err(|fault: Fault| OpenError::Store(fault.at(0)))
 }
 
-async fn detach(client: &Client, trim: &Trim) -> Result<(), OpenError> {
-    let past = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+/// Calls a function whose locks are waited for but a moment, again while somebody has them; false
+/// if that went on all the time.
+async fn gently(client: &Client, call: &str) -> Result<bool, OpenError> {
     // A trim that a failover loses is made again: locks are not held while a standby is awaited.
     let sql = format!(
-        "-- trim_log
-        BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = local;
-        SELECT latchkey.trim_log({}, {}, {});
+        "-- trim
+        BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {};
+        SET LOCAL synchronous_commit = local;
+        SELECT {call};
         COMMIT",
         LOCK_TIME_MAX.as_millis(),
-        past(trim.before_ms),
-        past(trim.upto),
-        past(trim.requests_from_ms()),
     );
     for _ in 0..TRIES_MAX {
         let Err(error) = client.simple_query(&sql).await else {
-            return Ok(());
+            return Ok(true);
         };
         if !fault::is_locked(&error) && !fault::is_retried(&error) {
             return Err(OpenError::Store(Fault::Sql(error).at(0)));
         }
-        let rolled_back = client.simple_query("-- trim_log\nROLLBACK").await;
+        let rolled_back = client.simple_query("-- trim\nROLLBACK").await;
         rolled_back.map_err(|error| OpenError::Store(Fault::Sql(error).at(0)))?;
         tracing::info!("somebody reads the log for long; trying again");
         sleep(PAUSE).await;
     }
-    let what = "the log was in use all the time; nothing was trimmed".to_owned();
-    Err(StoreError::Unavailable(what).into())
+    Ok(false)
 }

@@ -6,18 +6,22 @@
 -- compiler of plans, which the price put on them would call in.
 
 -- Makes partitions until `upto` has one, and the next when the last is half full. A partition
--- holds about a month at the rate of the one before. Runs with its owner's rights: the server's
--- role makes no tables, and none are made that are far ahead. Attaching takes no lock that readers
--- or writers of the log wait for.
+-- holds about a month at the rate of the one before, by the instants of its entries, but at most
+-- four times as much as that: an hour's burst or a copy is no month. A log that begins after a cut
+-- needs none before it. Runs with its owner's rights: the server's role makes no tables, and none
+-- are made that are far ahead. Attaching takes no lock that readers or writers of the log wait for.
 CREATE FUNCTION latchkey.extend_log(upto bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   parts_min  CONSTANT bigint := 65536;
   parts_max  CONSTANT bigint := 16777216;
+  growth_max CONSTANT bigint := 4;
   month_ms   CONSTANT numeric := 30 * 86400000.0;
   now_ms     CONSTANT bigint := extract(epoch FROM clock_timestamp()) * 1000;
   newest     latchkey.log_parts;
+  began_ms   bigint;
   size       bigint;
+  low        bigint;
   name       text;
 BEGIN
   PERFORM pg_advisory_xact_lock(1818979961, 2);
@@ -31,14 +35,18 @@ BEGIN
       IF newest.first > (SELECT h.revision + parts_max FROM latchkey.head h) THEN
         RAISE EXCEPTION 'the log has room for far more' USING ERRCODE = 'LK001';
       END IF;
-      size := least(parts_max, greatest(parts_min, (month_ms * (upto - newest.first)
-        / greatest(now_ms - newest.made_ms, 1))::numeric(30)))::bigint;
+      SELECT l.instant_ms INTO began_ms FROM latchkey.log l WHERE l.revision >= newest.first
+      ORDER BY l.revision LIMIT 1;
+      size := least(parts_max, greatest(parts_min, least(growth_max * (newest.past - newest.first),
+        (month_ms * (upto - newest.first)
+          / greatest(now_ms - coalesce(began_ms, newest.made_ms), 1))::numeric(30))))::bigint;
     END IF;
-    name := 'log_' || lpad(newest.past::text, 19, '0');
+    low := greatest(newest.past, (SELECT c.revision + 1 FROM latchkey.log_cut c));
+    name := 'log_' || lpad(low::text, 19, '0');
     EXECUTE format('CREATE TABLE latchkey.%I (LIKE latchkey.log INCLUDING ALL)', name);
     EXECUTE format('ALTER TABLE latchkey.log ATTACH PARTITION latchkey.%I FOR VALUES FROM (%s) TO (%s)',
-      name, newest.past, newest.past + size);
-    INSERT INTO latchkey.log_parts VALUES (newest.past, newest.past + size, now_ms);
+      name, low, low + size);
+    INSERT INTO latchkey.log_parts VALUES (low, low + size, now_ms);
   END LOOP;
   RETURN newest.past;
 END $$;
@@ -444,11 +452,19 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION latchkey.begin_log FROM PUBLIC;
 
+-- Whether a partition of the log is attached to it: one that was trimmed is not.
+CREATE FUNCTION latchkey.is_attached(first bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT c.relispartition FROM pg_class c
+  WHERE c.oid = to_regclass('latchkey.log_' || lpad(first::text, 19, '0'))
+$$;
+
 -- Detaches the partitions that hold nothing but entries before an instant, up to a revision, and
 -- moves the cut behind them. What a member has not applied, what a remembered request id was
--- answered with, and the head stay. Only the owner of the tables trims: the server's role may
--- neither detach nor drop. Those that read or write the log wait for it, and it for them: the
--- caller sets a short lock_timeout.
+-- answered with, and the head stay. The cut may be inside of a partition, or behind some that hold
+-- nothing, when the log was copied from one that was trimmed. Only the owner of the tables trims:
+-- the server's role may neither detach nor drop. Those that read or write the log wait for it, and
+-- it for them: the caller sets a short lock_timeout.
 CREATE FUNCTION latchkey.trim_log(before_ms bigint, upto bigint, requests_from_ms bigint)
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -463,26 +479,30 @@ BEGIN
       (SELECT min(r.revision) - 1 FROM latchkey.requests r WHERE r.instant_ms >= requests_from_ms))
     INTO upto FROM latchkey.head h;
   FOR part IN SELECT * FROM latchkey.log_parts p
-    WHERE p.first > cut.revision AND p.past - 1 <= upto ORDER BY p.first
+    WHERE p.past - 1 <= greatest(upto, cut.revision) AND latchkey.is_attached(p.first)
+    ORDER BY p.first
   LOOP
-    SELECT * INTO STRICT last FROM latchkey.log l WHERE l.revision = part.past - 1;
-    EXIT WHEN last.instant_ms >= before_ms;
+    IF part.past - 1 > cut.revision THEN
+      SELECT * INTO STRICT last FROM latchkey.log l WHERE l.revision = part.past - 1;
+      EXIT WHEN last.instant_ms >= before_ms;
+      UPDATE latchkey.log_cut SET revision = last.revision, chain = last.chain,
+        trimmed_ms = latchkey.now_ms();
+    END IF;
     EXECUTE format('ALTER TABLE latchkey.log DETACH PARTITION latchkey.%I',
       'log_' || lpad(part.first::text, 19, '0'));
-    UPDATE latchkey.log_cut SET revision = last.revision, chain = last.chain,
-      trimmed_ms = latchkey.now_ms();
   END LOOP;
 END $$;
 REVOKE EXECUTE ON FUNCTION latchkey.trim_log FROM PUBLIC;
 
--- Drops the partitions that were detached; nobody waits for it.
+-- Drops the partitions that were detached, and no others; no server waits for it.
 CREATE FUNCTION latchkey.drop_trimmed() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   part latchkey.log_parts;
 BEGIN
   PERFORM pg_advisory_xact_lock(1818979961, 2);
-  FOR part IN SELECT p.* FROM latchkey.log_parts p, latchkey.log_cut c WHERE p.past - 1 <= c.revision
+  FOR part IN SELECT p.* FROM latchkey.log_parts p, latchkey.log_cut c
+    WHERE p.past - 1 <= c.revision AND NOT latchkey.is_attached(p.first)
   LOOP
     EXECUTE format('DROP TABLE latchkey.%I', 'log_' || lpad(part.first::text, 19, '0'));
     DELETE FROM latchkey.log_parts p WHERE p.first = part.first;

@@ -94,6 +94,56 @@ async fn trimmed_partitions_are_dropped_also_by_the_next_trim() {
     assert_eq!(parts(&fresh).await, before - 2);
 }
 
+#[tokio::test]
+async fn what_is_attached_to_the_log_is_not_dropped() {
+    let (fresh, scribe) = ten().await;
+    let before = parts(&fresh).await;
+    // As a copy of a trimmed log leaves it: no entry up to the cut, which is inside of a partition.
+    let cut = "DELETE FROM latchkey.log WHERE revision <= 6;
+        UPDATE latchkey.log_cut SET revision = 6";
+    server().admin(&fresh.database.name, cut).await;
+    let client = server().client("postgres", &fresh.database.name).await;
+    let reading = "BEGIN; SELECT count(*) FROM latchkey.log";
+    client.batch_execute(reading).await.expect("reading");
+    let drop = "SET lock_timeout = 5000; SELECT latchkey.drop_trimmed()";
+    server().admin(&fresh.database.name, drop).await;
+    client.batch_execute("COMMIT").await.expect("read");
+    assert_eq!(parts(&fresh).await, before);
+    // Nothing may go but what holds nothing.
+    let nothing = Trim {
+        before_ms: 1,
+        ..ALL
+    };
+    assert_eq!(fresh.trim(nothing).await.revision, 6);
+    assert_eq!(parts(&fresh).await, before - 1);
+    assert_eq!(fresh.trim(ALL).await.revision, 8);
+    assert_eq!(parts(&fresh).await, before - 2);
+    let left = fresh.store.changes_after(8, 100).await.expect("the log");
+    assert_eq!(left.last().map(|last| last.head), Some(scribe.head));
+}
+
+#[tokio::test]
+async fn a_partition_is_of_a_month_but_grows_fourfold_at_most() {
+    let check = async |entries: u32, expected: i64| {
+        let fresh = fresh().await;
+        let mut scribe = Scribe::new();
+        for number in 1..=entries {
+            let put = put_principal(number, &format!("user:u{number}"));
+            scribe.append(&fresh.store, [put]).await;
+        }
+        let client = server().client("postgres", &fresh.database.name).await;
+        let extend = "SELECT latchkey.extend_log(40000)";
+        client.batch_execute(extend).await.expect("extended");
+        let sql = "SELECT past - first FROM latchkey.log_parts ORDER BY first DESC LIMIT 1";
+        let size: i64 = client.query_one(sql, &[]).await.expect("a size").get(0);
+        assert_eq!(size, expected, "after {entries}");
+    };
+    // So many in the moment since the database was made.
+    check(0, 4 * 65_536).await;
+    // So many since the first of them, which is years old.
+    check(1, 65_536).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_reader_holds_up_the_trim_and_nobody_else() {
     let (fresh, mut scribe) = ten().await;
