@@ -76,6 +76,14 @@ fn stale_answers_bridge_an_outage_and_not_a_state_that_is_known_to_be_wrong() {
     assert!(!strict.may_answer() && stale.may_answer());
     stale.shared.diverged();
     assert!(!stale.may_answer());
+    // What was loaded anew may lack what was acknowledged here: only a renewal tells.
     stale.shared.lease.lift();
+    assert!(!stale.may_answer());
+    stale.shared.lease.extend(stale.shared.lease.term(), 300);
     assert!(stale.may_answer());
+    clock.set(300);
+    assert!(stale.may_answer());
+    // It leaves.
+    stale.shared.lease.end();
+    assert!(!stale.may_answer());
 }

@@ -321,7 +321,7 @@ impl Keeper {
     }
 
     fn begin_anew(&mut self) {
-        self.shared.lease.end();
+        self.shared.lease.run_out();
         tracing::warn!("wall and boot time have parted; the lease begins anew");
         self.renew_at = Instant::now();
     }

@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::domain::clock::Clock;
 
 const FOREVER: u64 = u64::MAX;
+const ENDED: u64 = 0;
+// Before any server was up.
+const RAN_OUT: u64 = 1;
 
 /// The lease.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ impl Lease {
 
     /// Not held yet.
     pub(super) fn none() -> Self {
-        Self::until(0)
+        Self::until(ENDED)
     }
 
     fn until(until_ms: u64) -> Self {
@@ -78,7 +81,7 @@ impl Lease {
     pub(super) fn end(&self) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         *ended += 1;
-        self.until_ms.store(0, Ordering::Release);
+        self.until_ms.store(ENDED, Ordering::Release);
     }
 
     /// Ends it, and keeps it from being held until [`Lease::lift`].
@@ -92,8 +95,20 @@ impl Lease {
         self.barred.store(false, Ordering::Release);
     }
 
-    /// Whether State is known to be another than the log's.
-    pub(super) fn is_barred(&self) -> bool {
+    /// Lets it run out now: begun anew by the next renewal, and until then as if that were late.
+    pub(super) fn run_out(&self) {
+        self.end();
+        self.until_ms.store(RAN_OUT, Ordering::Release);
+    }
+
+    /// Whether there was one, and it ran out by itself: what is published was vouched for then,
+    /// and nobody was told that nothing is answered here any more.
+    pub(super) fn has_run_out(&self, clock: &dyn Clock) -> bool {
+        let until_ms = self.until_ms.load(Ordering::Acquire);
+        until_ms != ENDED && until_ms <= clock.boot_ms()
+    }
+
+    fn is_barred(&self) -> bool {
         self.barred.load(Ordering::Acquire)
     }
 }
@@ -138,6 +153,27 @@ mod tests {
         assert!(!lease.is_held(&clock));
         lease.extend(lease.term(), 200);
         assert!(lease.is_held(&clock));
+    }
+
+    #[test]
+    fn it_has_run_out_only_where_nobody_ended_it() {
+        let (lease, clock) = (Lease::none(), ManualClock::at(100));
+        assert!(!lease.has_run_out(&clock), "there was none");
+        lease.extend(lease.term(), 110);
+        assert!(!lease.has_run_out(&clock));
+        clock.set(110);
+        assert!(lease.has_run_out(&clock));
+        lease.bar();
+        lease.lift();
+        assert!(
+            !lease.has_run_out(&clock),
+            "nothing of this State was vouched for"
+        );
+        lease.extend(lease.term(), 120);
+        lease.run_out();
+        assert!(lease.has_run_out(&clock) && !lease.is_held(&clock));
+        lease.end();
+        assert!(!lease.has_run_out(&clock));
     }
 
     #[test]

@@ -259,8 +259,9 @@ impl Shared {
                 "the lease has ended; what others revoke is not known here"
             );
         }
-        // An outage may be bridged so; a State that is known to be wrong may not.
-        self.serve_stale && !self.lease.is_barred()
+        // An outage may be bridged so: by what was vouched for, and not once others hear that
+        // nothing is answered here, for then they do not wait for us.
+        self.serve_stale && self.lease.has_run_out(&*self.clock)
     }
 
     /// The lease was extended.
