@@ -38,6 +38,8 @@ const FOLLOW_MAX: usize = if cfg!(test) { 64 } else { 1_000 };
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// After a State that could not be loaded anew.
 const LOAD_PAUSE: Duration = Duration::from_millis(1_000);
+/// A member that loads for longer is held for dead.
+const LOAD_MS_MAX: u64 = 30 * 60 * 1_000;
 /// A report of what nobody waits for may be so late.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -284,7 +286,8 @@ impl Keeper {
                 .extend(term, begun_ms + self.lease.length_ms);
         }
         self.reported = self.reported.max(head.revision);
-        if !std::mem::replace(&mut self.is_awaited, true) {
+        let awaited = std::mem::replace(&mut self.is_awaited, true);
+        if !awaited && !mutated!(self.shared, LeaseFromFirstRenewal) {
             // Barriers whose members were read before this write was committed do not wait for
             // us, and the head that it read may lack what they are about. The next one's has it.
             self.renew_at = Instant::now();
@@ -297,10 +300,7 @@ impl Keeper {
             self.renew_at = Instant::now();
             return Ok(());
         }
-        if !self.has_followed(&log_head)? {
-            self.renew_at = Instant::now();
-            return Ok(());
-        }
+        self.has_followed(&log_head).await?;
         if self.clocks_parted() {
             self.begin_anew();
             return Ok(());
@@ -341,24 +341,38 @@ impl Keeper {
             && former != history
         {
             tracing::warn!(?former, ?history, "another server of the database answers");
-            // It may have lost heartbeats that were seen before.
+            // It may have lost heartbeats that were seen before, and that we have a lease: who
+            // does not see that in our row does not wait for us.
             self.observed.clear();
+            self.is_awaited = false;
+            self.shared.lease.end();
         }
         Ok(())
     }
 
-    /// Whether what was followed leads to the head of the renewal. A failover between the two may
-    /// have put something else under its number; not if so much has come since that it cannot be
-    /// told.
-    fn has_followed(&self, log_head: &Head) -> Result<bool, Trouble> {
+    /// That what was followed leads to the head of the renewal: a failover between the two may
+    /// have put something else under its number. If so much has come since that it is not
+    /// remembered, the log has both, ours read first: what it still has is of its own history.
+    async fn has_followed(&self, log_head: &Head) -> Result<(), Trouble> {
         let wanted = log_head.revision();
-        match self.shared.chain(wanted.number) {
-            Some(chain) if chain != wanted.chain => {
-                let what = format!("what was followed is another revision {}", wanted.number);
-                Err(Trouble::Diverged(what))
+        let follows = match self.shared.chain(wanted.number) {
+            Some(chain) => chain == wanted.chain,
+            None => {
+                let ours = self.shared.published.load().head();
+                self.is_in_log(&ours).await? && self.is_in_log(log_head).await?
             }
-            chain => Ok(chain.is_some()),
+        };
+        if follows {
+            return Ok(());
         }
+        let what = format!("what was followed is another revision {}", wanted.number);
+        Err(Trouble::Diverged(what))
+    }
+
+    async fn is_in_log(&self, head: &Head) -> Result<bool, Trouble> {
+        let before = head.revision.saturating_sub(1);
+        let read = self.cluster().feed(before, 1).await?;
+        Ok(read.first().is_some_and(|entry| entry.head == *head))
     }
 
     /// Whether wall and boot time have parted since the last look by more than the slack: a
@@ -468,16 +482,17 @@ impl Keeper {
         load::load(&*self.shared.store, self.identity.format_max).await
     }
 
-    /// Removes members whose leases have surely ended: their heartbeat has stood still for that
-    /// long on our clock.
-    async fn remove_dead(&mut self, roster: &Roster) {
+    /// Removes a member whose lease has surely ended: its heartbeat has stood still for that long
+    /// on our clock. One at a time: the next renewal must not wait for many of them.
+    pub(super) async fn remove_dead(&mut self, roster: &Roster) {
         let now_ms = self.shared.clock.boot_ms();
-        for (incarnation, heartbeat) in self.dead(roster, now_ms) {
-            match self.cluster().remove(incarnation, heartbeat).await {
-                Ok(true) => tracing::info!("a member that is gone was removed"),
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "a member could not be removed"),
-            }
+        let Some((incarnation, heartbeat)) = self.dead(roster, now_ms).into_iter().next() else {
+            return;
+        };
+        match self.cluster().remove(incarnation, heartbeat).await {
+            Ok(true) => tracing::info!("a member that is gone was removed"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "a member could not be removed"),
         }
     }
 
@@ -513,7 +528,11 @@ impl Keeper {
                     since_ms: now_ms,
                 };
             }
-            let longest_ms = member.lease_ms.max(roster.lease_ms);
+            let longest_ms = match member.lease_ms {
+                // Without a lease yet: it loads, and nobody waits for it but the log's format.
+                0 => LOAD_MS_MAX,
+                lease_ms => lease_ms.max(roster.lease_ms),
+            };
             let over_ms = observed.since_ms + self.lease.with_slack(longest_ms);
             if member.incarnation != self.incarnation && now_ms >= over_ms {
                 dead.push((member.incarnation, member.heartbeat));

@@ -4,7 +4,7 @@
 //! The rest of the keeper is the affair of the simulation.
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU32};
 
 use async_trait::async_trait;
 
@@ -12,8 +12,10 @@ use super::keeper::Trouble;
 use super::tests::{ScriptedStore, publish, shared};
 use super::*;
 use crate::domain::chain::Head;
+use crate::domain::change::Change;
 use crate::domain::clock::{ManualClock, Now};
 use crate::domain::entropy::SeededEntropy;
+use crate::domain::entry::{Actor, Entry, EntryKind};
 use crate::store::cluster::{Cluster, History, Joining, Member, Renewal, Renewed, Roster};
 
 /// 5,000 ms of lease with the slack.
@@ -154,6 +156,36 @@ fn a_keeper_does_not_remove_itself_nor_goes_by_the_shorter_lease() {
 }
 
 #[test]
+fn who_loads_is_not_dead_before_the_load_is_given_up() {
+    const LOAD_MS_MAX: u64 = 30 * 60 * 1_000;
+    let mut keeper = keeper();
+    let mut loading = roster(&[(1, 0)]);
+    loading.members[0].lease_ms = 0;
+    assert!(keeper.dead(&loading, 100).is_empty());
+    assert!(keeper.dead(&loading, 100 + LOAD_MS_MAX).is_empty());
+    let over_ms = 100 + LOAD_MS_MAX + LOAD_MS_MAX / 20 + 1;
+    assert!(keeper.dead(&loading, over_ms - 1).is_empty());
+    let loaded = Incarnation([1; 16]);
+    assert_eq!(keeper.dead(&loading, over_ms), [(loaded, 0)]);
+    // Then it has a lease.
+    loading.members[0] = roster(&[(1, 1)]).members[0].clone();
+    assert!(keeper.dead(&loading, over_ms).is_empty());
+    assert_eq!(keeper.dead(&loading, over_ms + OVER_MS), [(loaded, 1)]);
+}
+
+#[tokio::test]
+async fn one_member_is_removed_at_a_time() {
+    let (mut keeper, renewing, clock) = keeper_on(head(8, 8), &[]);
+    let gone = roster(&[(1, 7), (2, 7), (3, 7)]);
+    keeper.remove_dead(&gone).await;
+    clock.set(100 + OVER_MS);
+    for expected in 1..=3 {
+        keeper.remove_dead(&gone).await;
+        assert_eq!(renewing.removals.load(Ordering::Relaxed), expected);
+    }
+}
+
+#[test]
 fn whoever_is_behind_the_cut_loads_anew() {
     let cut = Head {
         revision: 9,
@@ -176,6 +208,10 @@ fn head(revision: u64, chain: u8) -> Head {
 struct Renewing {
     head: Head,
     meanwhile: Vec<Head>,
+    // What its log has.
+    log: Mutex<Vec<Head>>,
+    timeline: AtomicU32,
+    removals: AtomicU32,
     shared: OnceLock<Arc<Shared>>,
 }
 
@@ -200,7 +236,7 @@ impl Cluster for Renewing {
             database_ms: 0,
             history: History {
                 system: 1,
-                timeline: 1,
+                timeline: self.timeline.load(Ordering::Relaxed),
             },
         })
     }
@@ -218,11 +254,14 @@ impl Cluster for Renewing {
     }
 
     async fn remove(&self, _: Incarnation, _: u64) -> Result<bool, StoreError> {
-        unused()
+        self.removals.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
     }
 
-    async fn feed(&self, _: RevisionNumber, _: usize) -> Result<Vec<LogEntry>, StoreError> {
-        unused()
+    async fn feed(&self, behind: RevisionNumber, most: usize) -> Result<Vec<LogEntry>, StoreError> {
+        let log = self.log.lock().expect("no panic");
+        let next = log.iter().filter(|head| head.revision > behind);
+        Ok(next.take(most).map(|head| entry_at(*head)).collect())
     }
 
     fn wakes(&self) -> watch::Receiver<u64> {
@@ -230,37 +269,66 @@ impl Cluster for Renewing {
     }
 }
 
+fn entry_at(head: Head) -> LogEntry {
+    let entry = Entry {
+        revision: head.revision,
+        instant_ms: 1,
+        actor: Actor {
+            principal: None,
+            token: None,
+            name: "system".to_owned(),
+        },
+        kind: EntryKind::Forget,
+        target: String::new(),
+        reason: String::new(),
+        batch_id: [0; 16],
+        request: None,
+        state_digest: None,
+        change: Change::RaiseFormat(1),
+    };
+    LogEntry {
+        entry,
+        body: Vec::new(),
+        head,
+    }
+}
+
 /// A keeper at revision 8 whose renewals are answered so, while these heads are published.
-fn keeper_on(log_head: Head, meanwhile: &[Head]) -> (Keeper, Arc<Shared>) {
+fn keeper_on(log_head: Head, meanwhile: &[Head]) -> (Keeper, Arc<Renewing>, Arc<ManualClock>) {
     let renewing = Arc::new(Renewing {
         head: log_head,
         meanwhile: meanwhile.to_vec(),
+        log: Mutex::default(),
+        timeline: AtomicU32::new(1),
+        removals: AtomicU32::new(0),
         shared: OnceLock::new(),
     });
     let members = Arc::clone(&renewing) as Arc<dyn Cluster>;
     let store = Arc::new(ScriptedStore::of(members));
     let clock = Arc::new(ManualClock::at(100));
-    let shared = Arc::new(Shared::new(store, clock, &Settings::default(), None));
+    let timed = Arc::clone(&clock) as Arc<dyn Clock>;
+    let shared = Arc::new(Shared::new(store, timed, &Settings::default(), None));
     publish(&shared, 8, [8; 32]);
     let _ = renewing.shared.set(Arc::clone(&shared));
-    (keeper_of(Arc::clone(&shared)), shared)
+    (keeper_of(shared), renewing, clock)
 }
 
-/// The second renewal of such a keeper: whether State is the log's by that, and whether the lease
-/// is held then.
-async fn renewed(log_head: Head, meanwhile: &[Head]) -> (bool, bool) {
-    let (mut keeper, shared) = keeper_on(log_head, meanwhile);
+/// The second renewal of such a keeper, with this log behind it: whether State is the log's by
+/// that, and whether the lease is held then.
+async fn renewed(log_head: Head, meanwhile: &[Head], log: &[Head]) -> (bool, bool) {
+    let (mut keeper, renewing, _) = keeper_on(log_head, meanwhile);
+    *renewing.log.lock().expect("no panic") = log.to_vec();
     keeper.is_awaited = true;
-    renewed_by(&mut keeper, &shared).await
+    renewed_by(&mut keeper, &renewing).await
 }
 
-async fn renewed_by(keeper: &mut Keeper, shared: &Shared) -> (bool, bool) {
+async fn renewed_by(keeper: &mut Keeper, renewing: &Renewing) -> (bool, bool) {
     let agrees = match keeper.renew().await {
         Ok(()) => true,
         Err(Trouble::Diverged(_)) => false,
         Err(other) => panic!("{other:?}"),
     };
-    (agrees, shared.may_answer())
+    (agrees, renewing.shared.get().expect("set").may_answer())
 }
 
 #[tokio::test]
@@ -268,19 +336,29 @@ async fn what_was_followed_must_lead_to_the_head_of_the_renewal() {
     let (same, other) = (head(9, 9), head(9, 7));
     // The writer has heard of revision 9 from the former primary, the renewal of another from
     // the next one: a failover between the two.
-    assert_eq!(renewed(same, &[same]).await, (true, true));
-    assert_eq!(renewed(other, &[same]).await, (false, false));
+    assert_eq!(renewed(same, &[same], &[]).await, (true, true));
+    assert_eq!(renewed(other, &[same], &[]).await, (false, false));
     let beyond = [same, head(10, 10)];
-    assert_eq!(renewed(same, &beyond).await, (true, true));
-    assert_eq!(renewed(other, &beyond).await, (false, false));
-    // So much has come meanwhile that nobody remembers: the next renewal tells.
-    let far = [same, head(9 + 4_096, 10)];
-    assert_eq!(renewed(same, &far).await, (true, false));
+    assert_eq!(renewed(same, &beyond, &[]).await, (true, true));
+    assert_eq!(renewed(other, &beyond, &[]).await, (false, false));
+    // So much has come meanwhile that nobody remembers: the log tells.
+    let last = head(9 + 4_096, 10);
+    let far = [same, last];
+    assert_eq!(renewed(same, &far, &far).await, (true, true));
+    assert_eq!(renewed(other, &far, &far).await, (false, false));
+    assert_eq!(renewed(other, &far, &[other, last]).await, (true, true));
+    let lost = [same, head(9 + 4_096, 11)];
+    assert_eq!(renewed(same, &far, &lost).await, (false, false));
+    assert_eq!(renewed(same, &far, &[same]).await, (false, false));
 }
 
 #[tokio::test]
 async fn the_first_renewal_of_a_member_gives_no_lease() {
-    let (mut keeper, shared) = keeper_on(head(8, 8), &[]);
-    assert_eq!(renewed_by(&mut keeper, &shared).await, (true, false));
-    assert_eq!(renewed_by(&mut keeper, &shared).await, (true, true));
+    let (mut keeper, renewing, _) = keeper_on(head(8, 8), &[]);
+    assert_eq!(renewed_by(&mut keeper, &renewing).await, (true, false));
+    assert_eq!(renewed_by(&mut keeper, &renewing).await, (true, true));
+    // A failover may have lost what the row said of a lease.
+    renewing.timeline.store(2, Ordering::Relaxed);
+    assert_eq!(renewed_by(&mut keeper, &renewing).await, (true, false));
+    assert_eq!(renewed_by(&mut keeper, &renewing).await, (true, true));
 }

@@ -26,6 +26,8 @@ pub(crate) enum Mutation {
     StateBeforeLease,
     /// What is promised of a committed change counts with half of the wait.
     CommittedTooSoon,
+    /// The renewal that says that there will be a lease gives one.
+    LeaseFromFirstRenewal,
     /// A report is taken although it is of another history of the log.
     ReportOfAnyHistory,
 }
