@@ -41,6 +41,10 @@ pub(super) struct Database {
     standby: Checkpoint,
     /// Reports are taken whatever history they are of: a rule that is broken.
     pub(super) takes_any_report: bool,
+    /// Renewals are committed so long after they have read the head.
+    pub(super) commits_late_ms: u64,
+    // Those that are not yet, and when they will be.
+    uncommitted: Vec<(UnixMs, Renewal)>,
     /// Whether anything was written that a commit waits for the standby with.
     pub(super) wrote: bool,
     /// Moves with every commit that others must hear of.
@@ -65,6 +69,8 @@ impl Database {
             tail: Vec::new(),
             standby: Checkpoint::default(),
             takes_any_report: false,
+            commits_late_ms: 0,
+            uncommitted: Vec::new(),
             wrote: false,
             commits: 0,
             joins: 0,
@@ -200,14 +206,14 @@ impl Database {
     }
 
     pub(super) fn renew(&mut self, renewal: Renewal) -> Renewed {
-        let Some(member) = self.members.get_mut(&renewal.incarnation) else {
+        if !self.members.contains_key(&renewal.incarnation) {
             return Renewed::Unknown;
-        };
+        }
         self.wrote = true;
-        member.heartbeat += 1;
-        member.lease_ms = renewal.lease_ms;
-        self.lease_ms = self.lease_ms.max(renewal.lease_ms);
-        self.report(renewal.incarnation, renewal.applied);
+        match self.commits_late_ms {
+            0 => self.commit_renewal(renewal),
+            late_ms => self.uncommitted.push((self.now_ms + late_ms, renewal)),
+        }
         Renewed::Held {
             head: self.head(),
             chain_at_applied: self.chain_at(renewal.applied.revision),
@@ -216,6 +222,27 @@ impl Database {
                 system: 1,
                 timeline: self.timeline,
             },
+        }
+    }
+
+    fn commit_renewal(&mut self, renewal: Renewal) {
+        if let Some(member) = self.members.get_mut(&renewal.incarnation) {
+            member.heartbeat += 1;
+            member.lease_ms = renewal.lease_ms;
+            self.lease_ms = self.lease_ms.max(renewal.lease_ms);
+            self.report(renewal.incarnation, renewal.applied);
+        }
+    }
+
+    /// Commits the renewals whose time has come.
+    pub(super) fn commit_renewals(&mut self) {
+        let now_ms = self.now_ms;
+        let due: Vec<_> = self
+            .uncommitted
+            .extract_if(.., |one| one.0 <= now_ms)
+            .collect();
+        for (_, renewal) in due {
+            self.commit_renewal(renewal);
         }
     }
 

@@ -156,11 +156,6 @@ fn assert_caught(mutation: Mutation) {
 }
 
 #[test]
-fn a_lease_from_the_reply_is_caught() {
-    assert_caught(Mutation::LeaseFromReply);
-}
-
-#[test]
 fn a_lease_before_applying_is_caught() {
     assert_caught(Mutation::LeaseBeforeApply);
 }

@@ -175,19 +175,86 @@ fn is_confirmed_beside_a_lost_future(seed: u64, mutation: Option<Mutation>) -> O
 
 #[test]
 fn a_report_of_another_history_is_caught() {
+    assert_caught(
+        Mutation::ReportOfAnyHistory,
+        is_confirmed_beside_a_lost_future,
+    );
+}
+
+/// A server starts while another writes: the write that says that it has a lease is committed long
+/// after it has read the head. Whether it answers without what was confirmed meanwhile.
+fn is_confirmed_beside_who_starts(seed: u64, mutation: Option<Mutation>) -> Option<u64> {
+    let mut scene = Scene::broken(2, seed, mutation);
+    let since = scene.world.lock().effects.len();
+    assert!(scene.servers[1].stop());
+    scene.until(|scene| scene.effects(1, since).contains(&"leave"));
+    let since = {
+        let mut world = scene.world.lock();
+        world.database.commits_late_ms = LEASE_MS / 10;
+        world.effects.len()
+    };
+    scene.until(|scene| scene.effects(1, since).contains(&"renew"));
+    let told = scene.enforce(0, 1);
+    scene.until(|_| told.lock().expect("no panic").is_some());
+    let told = told.lock().expect("no panic").clone();
+    assert!(matches!(told, Some(Enforced::Confirmed { .. })), "{told:?}");
+    for _ in 0..LEASE_MS {
+        if scene.answers(1) && scene.revision(1) < scene.head() {
+            return Some(scene.world.now_ms());
+        }
+        scene.step();
+    }
+    assert!(scene.answers(1));
+    None
+}
+
+/// The reply of a renewal is long under way, and its server cut off before it comes. Whether it
+/// answers without what was confirmed meanwhile.
+fn is_confirmed_beside_a_slow_reply(seed: u64, mutation: Option<Mutation>) -> Option<u64> {
+    let mut scene = Scene::broken(2, seed, mutation);
+    let since = scene.world.lock().effects.len();
+    scene.world.lock().links[1].slow_until_ms = u64::MAX;
+    scene.until(|scene| scene.effects(1, since).contains(&"renew"));
+    let now_ms = scene.world.now_ms();
+    {
+        let second = &mut scene.world.lock().links[1];
+        (second.cut_from_ms, second.cut_until_ms) = (now_ms, u64::MAX);
+    }
+    let told = scene.enforce(0, 1);
+    scene.until(|_| told.lock().expect("no panic").is_some());
+    let told = told.lock().expect("no panic").clone();
+    assert!(matches!(told, Some(Enforced::Confirmed { .. })), "{told:?}");
+    for _ in 0..LEASE_MS {
+        if scene.answers(1) && scene.revision(1) < scene.head() {
+            return Some(scene.world.now_ms());
+        }
+        scene.step();
+    }
+    None
+}
+
+/// Finds the first seed in which a broken rule breaks a promise, and none in which it holds.
+fn assert_caught(mutation: Mutation, run: fn(u64, Option<Mutation>) -> Option<u64>) {
     const SEEDS: u64 = 20;
-    let mutation = Mutation::ReportOfAnyHistory;
-    let run = |seed| is_confirmed_beside_a_lost_future(seed, Some(mutation));
-    let caught = (1..=SEEDS).find_map(|seed| Some((seed, run(seed)?)));
+    let caught = (1..=SEEDS).find_map(|seed| Some((seed, run(seed, Some(mutation))?)));
     let (seed, step) = caught.expect("a broken promise");
     println!("mutation {mutation:?}: caught at seed {seed}, step {step}");
     for seed in 1..=SEEDS {
-        assert_eq!(
-            is_confirmed_beside_a_lost_future(seed, None),
-            None,
-            "{seed}"
-        );
+        assert_eq!(run(seed, None), None, "{seed}");
     }
+}
+
+#[test]
+fn a_lease_from_the_first_renewal_is_caught() {
+    assert_caught(
+        Mutation::LeaseFromFirstRenewal,
+        is_confirmed_beside_who_starts,
+    );
+}
+
+#[test]
+fn a_lease_from_the_reply_is_caught() {
+    assert_caught(Mutation::LeaseFromReply, is_confirmed_beside_a_slow_reply);
 }
 
 #[test]

@@ -168,6 +168,7 @@ impl World {
         let now_ms = self.now_ms.fetch_add(1, Ordering::Relaxed) + 1;
         let mut inner = self.lock();
         inner.database.now_ms = BEGUN_MS + now_ms;
+        inner.database.commit_renewals();
         while let Some(entry) = inner.events.first_entry()
             && entry.key().0 <= now_ms
         {
@@ -303,7 +304,12 @@ impl Inner {
                 } else if self.database.wrote {
                     self.database.replicated();
                 }
-                if let Some(back_ms) = back_ms {
+                // Nobody hears of a write before it is committed.
+                let late_ms = match what {
+                    "renew" => self.database.commits_late_ms,
+                    _ => 0,
+                };
+                if let Some(back_ms) = back_ms.map(|back_ms| back_ms + late_ms) {
                     self.plan(now_ms + back_ms, Event::Reply(reply, warned));
                 }
                 if self.database.commits != commits {
