@@ -3,7 +3,7 @@
 //! One more durable write on the same base, which gives the lost batch up, tells: if it is
 //! committed, the lost one is not in the log and never will be; if the head has moved, the log
 //! says whether the batch is in it. That takes as long as the database is away: commands that come
-//! meanwhile are refused, and a stop does not wait for it. Part of the writer, which alone calls it.
+//! meanwhile are refused, and a stop does not wait for it. Part of the writer, its only caller.
 
 use std::pin::pin;
 use std::sync::Arc;

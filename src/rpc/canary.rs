@@ -116,7 +116,8 @@ impl Running<'_> {
                 drill.enforced(Duration::from_millis(everywhere_after_ms));
                 None
             }
-            Enforced::Confirmed { .. } | Enforced::Lost => {
+            Enforced::Lost => return Err(Refusal::OutcomeUnknown),
+            Enforced::Confirmed { .. } => {
                 drill.enforced(Duration::ZERO);
                 Some(took)
             }
