@@ -16,9 +16,10 @@ pub enum Enforced {
         /// The replicas that have applied it, by name; all others have lost their leases.
         replicas: Vec<String>,
     },
-    /// Durable, and enforced everywhere after so long at the most.
+    /// Durable, and not yet enforced everywhere.
     Committed {
-        /// From when the answer was made; none if the server did not say.
+        /// In how long it is at the most, from when the answer was made; none if that is not
+        /// known: a replica that has not reported it may answer without its lease.
         everywhere_after: Option<Duration>,
         /// The replicas that have applied it, by name.
         replicas: Vec<String>,

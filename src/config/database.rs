@@ -93,7 +93,7 @@ fn masked(url: &str) -> String {
 pub struct Database {
     /// Where it is.
     pub url: DatabaseUrl,
-    /// The same database past a pooler, for the feed, the heartbeat and LISTEN.
+    /// The same database past a pooler, for the feed, the heartbeat, the barrier and LISTEN.
     pub listen_url: DatabaseUrl,
     /// What the server's certificate must be signed by.
     pub ca_file: PathBuf,
@@ -124,7 +124,7 @@ pub struct Lease {
     /// How often the log is read without a wake-up.
     #[serde(with = "text_duration")]
     pub poll: Duration,
-    /// Whether checks are answered after the lease has ended.
+    /// Whether checks are answered after the lease has run out.
     pub serve_stale: bool,
 }
 

@@ -39,7 +39,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "database.listen_url",
-        "the same database past a pooler, for the feed, the heartbeat and LISTEN; empty is `database.url`",
+        "the same database past a pooler, for the feed, the heartbeat, the barrier and LISTEN; empty is `database.url`",
     ),
     key(
         "database.ca_file",
@@ -76,7 +76,7 @@ pub const KEYS: &[Key] = &[
     key("lease.poll", "how often the log is read without a wake-up"),
     key(
         "lease.serve_stale",
-        "whether checks are answered after the lease has ended: what was revoked may then be allowed",
+        "whether checks are answered after the lease has run out: what was revoked may then be allowed, and the others confirm nothing without this replica",
     ),
     key(
         "replica.name",

@@ -4,9 +4,10 @@
 //! without it has ended: the longest lease among the members read after the commit, and never
 //! less than the cluster's own, plus the slack, on this server's clock since the commit was
 //! acknowledged. A member that is silent is waited for, never presumed dead. The first way is
-//! quick, the second is the one that the promise stands on. Nobody waits for a member that has only
-//! joined: its lease begins with a later write, which knows the revision. Reports are believed once our own State
-//! has come to the head that was read with them: a failover may have lost the change since.
+//! quick, the second is the one that the promise stands on; of a member that answers without its
+//! lease it says nothing. Nobody waits for a member that has only joined: its lease begins with a
+//! later write, which knows the revision. Reports are believed once our own State has come to the
+//! head that was read with them: a failover may have lost the change since.
 //!
 //! One reading of the members serves all barriers that began before it.
 
@@ -38,10 +39,11 @@ pub enum Enforced {
         /// have ended.
         replicas: Vec<String>,
     },
-    /// Durable, and enforced everywhere after so long.
+    /// Durable, and not yet enforced everywhere.
     Committed {
-        /// In milliseconds from now.
-        everywhere_after_ms: u64,
+        /// In how many milliseconds it is; none where a member that has not reported it may answer
+        /// without its lease.
+        everywhere_after_ms: Option<u64>,
         /// The members that have applied it, in order of their names.
         replicas: Vec<String>,
         /// The members that have not reported it, in order of their names; none if they could
@@ -164,7 +166,10 @@ impl Barrier<'_> {
                 let readings = &self.shared.readings;
                 let roster = readings.since(self.cluster, clock, since_ms).await;
                 match roster {
-                    Ok(roster) => *known = Some(roster),
+                    Ok(roster) => {
+                        self.shared.seen(&roster);
+                        *known = Some(roster);
+                    }
                     Err(error) => tracing::debug!(%error, "the members cannot be read"),
                 }
             }
@@ -174,7 +179,8 @@ impl Barrier<'_> {
             let mut left_ms = u64::MAX;
             let mut confirmed = None;
             if let Some(roster) = known {
-                left_ms = self.ended_ms(roster).saturating_sub(since_ms);
+                let ended_ms = self.ended_ms(roster).unwrap_or(u64::MAX);
+                left_ms = ended_ms.saturating_sub(since_ms);
                 reported = self.missing(roster).is_empty();
                 let head = roster.head.revision();
                 let is_here = self.shared.chain(head.number) == Some(head.chain);
@@ -205,14 +211,23 @@ impl Barrier<'_> {
         self.shared.published.load().head().revision
     }
 
-    // When the last lease has ended that could have been taken without the revision.
-    fn ended_ms(&self, roster: &Roster) -> u64 {
+    // When the last lease has ended that could have been taken without the revision; none where
+    // that does not keep a member from answering.
+    fn ended_ms(&self, roster: &Roster) -> Option<u64> {
+        let without = |member: &Member| member.serves_stale && self.is_missing(member);
+        if roster.members.iter().any(without) {
+            return None;
+        }
         let members = roster.members.iter().map(|member| member.lease_ms);
         let mut longest_ms = members.chain([roster.lease_ms]).max().unwrap_or_default();
         if mutated!(self.shared, OwnLeaseOnly) {
             longest_ms = self.lease.length_ms;
         }
-        self.durable.committed_ms + self.lease.with_slack(longest_ms)
+        Some(self.durable.committed_ms + self.lease.with_slack(longest_ms))
+    }
+
+    fn is_missing(&self, member: &Member) -> bool {
+        member.lease_ms > 0 && !self.has_applied(member)
     }
 
     fn has_applied(&self, member: &Member) -> bool {
@@ -232,9 +247,7 @@ impl Barrier<'_> {
     }
 
     fn missing(&self, roster: &Roster) -> Vec<String> {
-        Self::names(roster, |member| {
-            member.lease_ms > 0 && !self.has_applied(member)
-        })
+        Self::names(roster, |member| self.is_missing(member))
     }
 
     fn names(roster: &Roster, wanted: impl Fn(&Member) -> bool) -> Vec<String> {
@@ -255,12 +268,14 @@ impl Barrier<'_> {
             // Somebody may have joined with any lease that there can be.
             None => {
                 let most_ms = self.lease.with_slack(LEASE_MS_MAX);
-                (self.durable.committed_ms + most_ms, Vec::new(), Vec::new())
+                let leases = !self.shared.may_serve_stale.load(Ordering::Relaxed);
+                let ended_ms = leases.then_some(self.durable.committed_ms + most_ms);
+                (ended_ms, Vec::new(), Vec::new())
             }
         };
-        let mut everywhere_after_ms = ended_ms.saturating_sub(now_ms);
+        let mut everywhere_after_ms = ended_ms.map(|ended_ms| ended_ms.saturating_sub(now_ms));
         if mutated!(self.shared, CommittedTooSoon) {
-            everywhere_after_ms /= 2;
+            everywhere_after_ms = everywhere_after_ms.map(|after_ms| after_ms / 2);
         }
         Enforced::Committed {
             everywhere_after_ms,

@@ -37,6 +37,7 @@ fn member(number: u8, applied: u64, lease_ms: u64) -> Member {
         format_max: 1,
         joined_ms: 0,
         reported_ms: 0,
+        serves_stale: false,
     }
 }
 
@@ -114,11 +115,21 @@ async fn wait_at(
     most_ms: u64,
     barriers: usize,
 ) -> (Vec<Enforced>, u64, u64) {
+    let shared = shared(Arc::new(VirtualClock::begun()));
+    wait_on(shared, own_revision, rosters, most_ms, barriers).await
+}
+
+async fn wait_on(
+    shared: Arc<Shared>,
+    own_revision: u64,
+    rosters: &[Option<Roster>],
+    most_ms: u64,
+    barriers: usize,
+) -> (Vec<Enforced>, u64, u64) {
     let members = Members {
         rosters: Mutex::new(rosters.iter().cloned().collect()),
         readings: AtomicU64::new(0),
     };
-    let shared = shared(Arc::new(VirtualClock::begun()));
     // By way of what the members have reported.
     publish(&shared, 9, CHAIN);
     publish(&shared, own_revision, CHAIN);
@@ -187,7 +198,7 @@ async fn at_the_deadline_it_tells_how_long_and_who_is_missing() {
     let (enforced, _, _) = wait(&[silent], 300, 1).await;
     let committed = Enforced::Committed {
         // The deadline began a millisecond after the commit.
-        everywhere_after_ms: WITH_SLACK_MS - 301,
+        everywhere_after_ms: Some(WITH_SLACK_MS - 301),
         replicas: vec!["m2".to_owned()],
         missing: vec!["m3".to_owned()],
     };
@@ -205,14 +216,53 @@ async fn one_reading_of_the_members_serves_all_that_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn members_that_cannot_be_read_may_hold_the_longest_lease_there_is() {
-    let (enforced, _, _) = wait(&[None], 300, 1).await;
     let most_ms = LEASE_MS_MAX + LEASE_MS_MAX / 20 + 1;
+    let mut stale = member(2, 9, 1_000);
+    stale.serves_stale = true;
+    // Unless they may answer without one, by what was seen before.
+    for (before, after_ms) in [
+        (None, None),
+        (roster(&[stale]), None),
+        (roster(&[member(2, 9, 1_000)]), Some(most_ms - 301)),
+    ] {
+        let shared = shared(Arc::new(VirtualClock::begun()));
+        if let Some(before) = before {
+            shared.seen(&before);
+        }
+        let (enforced, _, _) = wait_on(shared, 9, &[None], 300, 1).await;
+        let committed = Enforced::Committed {
+            everywhere_after_ms: after_ms,
+            replicas: Vec::new(),
+            missing: Vec::new(),
+        };
+        assert_eq!(enforced, [committed]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_serves_stale_is_never_waited_out() {
+    let mut stale = member(3, 8, 1_000);
+    stale.serves_stale = true;
+    let silent = roster(&[member(2, 9, 1_000), stale.clone()]);
+    let (enforced, taken_ms, _) = wait(std::slice::from_ref(&silent), 60_000, 1).await;
     let committed = Enforced::Committed {
-        everywhere_after_ms: most_ms - 301,
-        replicas: Vec::new(),
-        missing: Vec::new(),
+        everywhere_after_ms: None,
+        replicas: vec!["m2".to_owned()],
+        missing: vec!["m3".to_owned()],
     };
     assert_eq!(enforced, [committed]);
+    assert_eq!(taken_ms, 60_001);
+    // Another that is silent is not missing it any less.
+    let both = roster(&[member(2, 8, 1_000), stale.clone()]);
+    stale.applied = 9;
+    let reported = roster(&[member(2, 8, 1_000), stale]);
+    let (enforced, taken_ms, _) = wait(&[both, reported], 60_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m3"])]);
+    assert_eq!(taken_ms, WITH_SLACK_MS);
+    // And it may not be there any more.
+    let left = roster(&[member(2, 9, 1_000)]);
+    let (enforced, _, _) = wait(&[silent, left], 60_000, 1).await;
+    assert_eq!(enforced, [confirmed(&["m2"])]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -289,7 +339,7 @@ async fn nobody_waits_for_who_has_only_joined() {
     let silent = roster(&[member(2, 8, 1_000), member(3, 0, 0)]);
     let (enforced, _, _) = wait(&[silent], 300, 1).await;
     let committed = Enforced::Committed {
-        everywhere_after_ms: WITH_SLACK_MS - 301,
+        everywhere_after_ms: Some(WITH_SLACK_MS - 301),
         replicas: Vec::new(),
         missing: vec!["m2".to_owned()],
     };

@@ -149,6 +149,7 @@ impl Keeper {
             // None yet: nobody waits while it loads.
             lease_ms: 0,
             format_max: self.identity.format_max,
+            serves_stale: self.shared.serve_stale,
         };
         // Also a join whose outcome is not learnt may be one.
         self.shared.joined(self.incarnation);
@@ -315,6 +316,7 @@ impl Keeper {
         if let Ok(roster) = self.cluster().roster().await {
             let (members, counters) = (roster.members.len(), &self.shared.counters);
             counters.members.store(members as u64, Ordering::Relaxed);
+            self.shared.seen(&roster);
             self.remove_dead(&roster).await;
             self.note_readable(&roster);
         }
@@ -534,7 +536,10 @@ impl Keeper {
                 lease_ms => lease_ms.max(roster.lease_ms),
             };
             let over_ms = observed.since_ms + self.lease.with_slack(longest_ms);
-            if member.incarnation != self.incarnation && now_ms >= over_ms {
+            // What answers without its lease may do so for as long as it is cut off: who is
+            // responsible for it takes it away.
+            let may_be_dead = member.incarnation != self.incarnation && !member.serves_stale;
+            if may_be_dead && now_ms >= over_ms {
                 dead.push((member.incarnation, member.heartbeat));
             }
         }

@@ -51,6 +51,7 @@ fn roster(heartbeats: &[(u8, u64)]) -> Roster {
         format_max: 1,
         joined_ms: 0,
         reported_ms: 0,
+        serves_stale: false,
     };
     Roster {
         members: heartbeats.iter().map(member).collect(),
@@ -171,6 +172,16 @@ fn who_loads_is_not_dead_before_the_load_is_given_up() {
     loading.members[0] = roster(&[(1, 1)]).members[0].clone();
     assert!(keeper.dead(&loading, over_ms).is_empty());
     assert_eq!(keeper.dead(&loading, over_ms + OVER_MS), [(loaded, 1)]);
+}
+
+#[test]
+fn who_serves_stale_is_not_dead_however_long_it_is_silent() {
+    let mut keeper = keeper();
+    let mut silent = roster(&[(1, 7), (2, 7)]);
+    silent.members[0].serves_stale = true;
+    assert!(keeper.dead(&silent, 0).is_empty());
+    let day_ms = 86_400_000;
+    assert_eq!(keeper.dead(&silent, day_ms), [(Incarnation([2; 16]), 7)]);
 }
 
 #[tokio::test]

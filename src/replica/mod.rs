@@ -39,7 +39,7 @@ use crate::domain::entry::LogEntry;
 use crate::domain::refusal::Refusal;
 use crate::state::State;
 use crate::state::decide::{Decided, Envelope};
-use crate::store::cluster::Incarnation;
+use crate::store::cluster::{Incarnation, Roster};
 use crate::store::{Store, StoreError};
 
 use barrier::Readings;
@@ -117,6 +117,8 @@ struct Shared {
     // This run as a member, once it has joined.
     membership: Mutex<Option<Incarnation>>,
     readings: Readings,
+    // Whether a member may have answered without its lease when they were last read.
+    may_serve_stale: AtomicBool,
     // The newest revision that a barrier may wait for.
     awaited: AtomicU64,
     // State must be loaded anew.
@@ -167,6 +169,7 @@ impl Shared {
             reachable: AtomicBool::new(true),
             membership: Mutex::new(None),
             readings: Readings::default(),
+            may_serve_stale: AtomicBool::new(true),
             awaited: AtomicU64::new(0),
             reload: Notify::new(),
             readable: AtomicU32::new(0),
@@ -194,6 +197,12 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *membership = Some(incarnation);
+    }
+
+    /// Takes note of what the members are.
+    fn seen(&self, roster: &Roster) {
+        let may = roster.members.iter().any(|member| member.serves_stale);
+        self.may_serve_stale.store(may, Ordering::Relaxed);
     }
 
     fn membership(&self) -> Option<Incarnation> {

@@ -113,7 +113,10 @@ impl Running<'_> {
                 everywhere_after_ms,
                 ..
             } => {
-                drill.enforced(Duration::from_millis(everywhere_after_ms));
+                // Where nobody says from when on it holds, nothing is broken.
+                if let Some(after_ms) = everywhere_after_ms {
+                    drill.enforced(Duration::from_millis(after_ms));
+                }
                 None
             }
             Enforced::Lost => return Err(Refusal::OutcomeUnknown),

@@ -159,7 +159,7 @@ pub(super) fn enforcement(enforced: &Enforced) -> v1::Enforcement {
         } => v1::Enforcement {
             state: State::Committed.into(),
             replicas: replicas.clone(),
-            everywhere_after: Some(milliseconds(*everywhere_after_ms)),
+            everywhere_after: everywhere_after_ms.map(milliseconds),
             missing: missing.clone(),
         },
         // Refused before it could be told.

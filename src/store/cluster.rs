@@ -30,6 +30,8 @@ pub struct Joining {
     pub lease_ms: u64,
     /// The newest format of entries that it reads.
     pub format_max: u32,
+    /// Whether it answers after its lease has ended, too.
+    pub serves_stale: bool,
 }
 
 /// What a member says when it renews its lease.
@@ -91,6 +93,8 @@ pub struct Member {
     pub joined_ms: UnixMs,
     /// When it last reported or renewed, by the database's clock.
     pub reported_ms: UnixMs,
+    /// Whether it answers after its lease has ended, too.
+    pub serves_stale: bool,
 }
 
 /// All members at one moment.

@@ -1,7 +1,7 @@
 //! The drill and the canary on real servers: what is measured, who measures, and what is an alarm.
 //!
 //! Replicas are processes on one database; a promise is broken on purpose by a replica that is set
-//! to answer without a lease and cut off.
+//! to answer without a lease, of which the others are not told, and cut off.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -176,6 +176,7 @@ fn runs(text: &str) -> f64 {
 async fn a_canary_raises_an_alarm_where_the_promise_is_broken_postgres() {
     let database = database().await;
     bootstrap(&database);
+    server().hide_who_serves_stale(&database.name).await;
     let start = |url: &str, name: &str, settings: &[&str]| {
         let lease = ["--set", "lease.length=2s"];
         let started = Server::replica(url, name, &[&lease, settings].concat());
@@ -242,6 +243,7 @@ async fn a_drill_finds_where_the_promise_is_broken_postgres() {
     let mut stale = Options::lease(lease);
     stale.lease.serve_stale = true;
     let ([a, b], _) = fleet([Options::lease(lease), stale]).await;
+    server().hide_who_serves_stale(&a.database).await;
     // Its token must have come to the other before that is cut off.
     let secret = a
         .authority

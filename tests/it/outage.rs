@@ -244,10 +244,16 @@ async fn confirmation(column: Column) -> String {
     let most = Duration::from_secs(600);
     let enforced = one.replica.enforce(&done.durable(), most).await;
     let took = u64::try_from(begun.elapsed().as_millis()).expect("short");
-    assert!(
-        matches!(enforced, Enforced::Confirmed { .. }),
-        "{enforced:?}"
-    );
+    let (confirmed, unbounded) = match &enforced {
+        Enforced::Confirmed { .. } => (true, false),
+        Enforced::Committed {
+            everywhere_after_ms,
+            ..
+        } => (false, everywhere_after_ms.is_none()),
+        Enforced::Lost => (false, false),
+    };
+    let expected = (!column.serve_stale, column.serve_stale);
+    assert_eq!((confirmed, unbounded), expected, "{enforced:?}");
     let holds = !allows(&other.replica);
     assert_ne!(
         holds, column.serve_stale,

@@ -138,6 +138,17 @@ impl Server {
         client.batch_execute(sql).await.expect(sql);
     }
 
+    /// From now on members seem to answer only while they hold a lease, whatever they say: a way
+    /// to break the promise.
+    pub(crate) async fn hide_who_serves_stale(&self, database: &str) {
+        let sql = "CREATE FUNCTION public.hide() RETURNS trigger LANGUAGE plpgsql AS
+              $$ BEGIN NEW.serves_stale := false; RETURN NEW; END $$;
+            CREATE TRIGGER hide BEFORE INSERT OR UPDATE ON latchkey.replicas
+              FOR EACH ROW EXECUTE FUNCTION public.hide();
+            UPDATE latchkey.replicas SET serves_stale = false";
+        self.admin(database, sql).await;
+    }
+
     /// A client of a role.
     pub(crate) async fn client(&self, role: &str, database: &str) -> Client {
         let url = self.url(role, database);

@@ -283,14 +283,21 @@ async fn health_is_told_per_service_while_the_database_is_away_postgres() {
 async fn a_replica_that_may_serve_stale_does_and_counts_it_postgres() {
     let mut stale = Options::lease(SHORT);
     stale.lease.serve_stale = true;
-    let ([a, b], admin) = fleet([Options::lease(SHORT), stale]).await;
+    let soon = Options {
+        confirm_time_max: Duration::from_millis(300),
+        ..Options::lease(SHORT)
+    };
+    let ([a, b], admin) = fleet([soon, stale]).await;
     let secret = issued(&a, &admin).await;
     b.partition();
+    // However long it is silent, nothing is confirmed without it, and nobody knows for how long.
+    while b.authority.lease_left_ms() != Some(0) {
+        tokio::task::yield_now().await;
+    }
     let answer = revoked(&a, &admin, &secret, LONG).await;
-    assert_eq!(
-        answer.enforcement.expect("always").state(),
-        State::Confirmed
-    );
+    let enforcement = answer.enforcement.expect("always");
+    assert_eq!(far(&enforcement), (State::Committed, vec!["a"], vec!["b"]));
+    assert_eq!(enforcement.everywhere_after, None);
     for _ in 0..3 {
         assert_eq!(
             reason(&b, &secret).await,

@@ -85,13 +85,17 @@ impl EnforcementView {
                 all => format!("{state} by {} replicas: {}", all.len(), all.join(", ")),
             };
         };
-        let after = self.everywhere_after_ms.unwrap_or_default();
-        // In tenths of a second, and never less than it is.
-        let tenths = after.div_ceil(100);
         let missing = match &**missing {
             [] => "not known".to_owned(),
             names => names.join(", "),
         };
+        let Some(after_ms) = self.everywhere_after_ms else {
+            return format!(
+                "{state}; nobody knows when it is enforced everywhere; missing: {missing}"
+            );
+        };
+        // In tenths of a second, and never less than it is.
+        let tenths = after_ms.div_ceil(100);
         format!(
             "{state}; enforced everywhere after {}.{} s; missing: {missing}",
             tenths / 10,
@@ -137,6 +141,13 @@ mod tests {
         check(committed, &["a"], 5_200, &["b"], one);
         let nothing = "committed; enforced everywhere after 315.0 s; missing: not known";
         check(committed, &[], 315_000, &[], nothing);
+        let stale = EnforcementView::from(v1::Enforcement {
+            state: committed.into(),
+            missing: vec!["c".to_owned()],
+            ..v1::Enforcement::default()
+        });
+        let unbounded = "committed; nobody knows when it is enforced everywhere; missing: c";
+        assert_eq!(stale.text(), unbounded);
     }
 
     #[test]

@@ -189,6 +189,7 @@ impl Database {
             format_max: joining.format_max,
             joined_ms: self.now_ms,
             reported_ms: self.now_ms,
+            serves_stale: joining.serves_stale,
         };
         self.members.insert(joining.incarnation, member);
         self.fit_lease();

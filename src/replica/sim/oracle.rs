@@ -119,12 +119,13 @@ impl Oracle {
                 now_ms
             }
             Enforced::Committed {
-                everywhere_after_ms,
+                everywhere_after_ms: Some(after_ms),
                 ..
             } => {
                 world.count("committed");
-                now_ms + everywhere_after_ms + 1
+                now_ms + after_ms + 1
             }
+            Enforced::Committed { .. } => return world.count("committed without an end"),
             Enforced::Lost => return world.count("told that it may be lost"),
         };
         if !self.keep(world, now_ms, token, revision) {

@@ -26,12 +26,13 @@ pub(super) struct Members {
 impl Members {
     pub(super) async fn join(&self, joining: &Joining) -> Result<u64, StoreError> {
         let sql = format!(
-            "SELECT latchkey.join_cluster({}, {}, {}, {}, {})",
+            "SELECT latchkey.join_cluster({}, {}, {}, {}, {}, {})",
             literal::bytes(&joining.incarnation.0),
             literal::text(&joining.name),
             literal::text(&joining.address),
             joining.lease_ms,
             joining.format_max,
+            joining.serves_stale,
         );
         let rows = self.write(&self.heartbeat, "join", &sql).await;
         let rows = rows.map_err(|error| match error {
@@ -85,7 +86,7 @@ impl Members {
         let sql = "-- roster
             SELECT c.lease_ms, h.revision, encode(h.chain, 'hex'), latchkey.now_ms(),
               encode(r.incarnation, 'hex'), r.name, r.address, r.lease_ms, r.heartbeat, r.applied,
-              r.format_max, r.joined_ms, r.reported_ms
+              r.format_max, r.joined_ms, r.reported_ms, r.serves_stale
             FROM (SELECT lease_ms FROM latchkey.cluster LIMIT 1) c
             CROSS JOIN (SELECT revision, chain FROM latchkey.head LIMIT 1) h
             LEFT JOIN latchkey.replicas r ON true ORDER BY r.incarnation";
@@ -232,6 +233,7 @@ fn member(row: &SimpleQueryRow) -> Result<Member, Fault> {
         format_max: number(row, 10)?,
         joined_ms: number(row, 11)?,
         reported_ms: number(row, 12)?,
+        serves_stale: text(row, 13)? == "t",
     })
 }
 

@@ -31,7 +31,7 @@ pub struct Settings {
     /// The database; several hosts are tried in turn, and the one that takes writes is used.
     pub url: String,
     /// The database past a pooler, for what a pooler in transaction mode breaks: the feed, the
-    /// heartbeat and LISTEN. The same as `url` if there is none.
+    /// heartbeat, the barrier and LISTEN. The same as `url` if there is none.
     pub listen_url: Option<String>,
     /// The certificates that the server's must be signed by; no public authority is trusted.
     pub ca_file: Option<PathBuf>,

@@ -236,6 +236,7 @@ impl Cluster for Line {
             format_max: joining.format_max,
             joined_ms: now_ms,
             reported_ms: now_ms,
+            serves_stale: joining.serves_stale,
         };
         rows.members.insert(joining.incarnation, member);
         Ok(rows.lease_ms)

@@ -230,7 +230,8 @@ CREATE TABLE latchkey.replicas (
   applied     bigint NOT NULL,
   format_max  bigint NOT NULL,
   joined_ms   bigint NOT NULL,
-  reported_ms bigint NOT NULL
+  reported_ms bigint NOT NULL,
+  serves_stale boolean NOT NULL
 ) WITH (fillfactor = 10);
 
 -- One row: the longest lease that a member may hold by its word.

@@ -15,10 +15,10 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
   RETURNING c.lease_ms
 $$;
 
--- A new member; returns the cluster's lease, which is the longest that any member was given. One
+-- A new member; returns the cluster's lease, which is the longest of those that are there. One
 -- that does not read the log's format is refused with SQLSTATE LK002 and the level as its detail.
 CREATE FUNCTION latchkey.join_cluster(incarnation bytea, name text, address text,
-  lease_ms bigint, format_max bigint) RETURNS bigint
+  lease_ms bigint, format_max bigint, serves_stale boolean) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   level bigint;
@@ -32,7 +32,7 @@ BEGIN
   END IF;
   INSERT INTO latchkey.replicas VALUES (join_cluster.incarnation, join_cluster.name,
     join_cluster.address, join_cluster.lease_ms, 0, 0, join_cluster.format_max,
-    latchkey.now_ms(), latchkey.now_ms());
+    latchkey.now_ms(), latchkey.now_ms(), join_cluster.serves_stale);
   RETURN latchkey.fit_lease();
 END $$;
 

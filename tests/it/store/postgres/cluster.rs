@@ -22,6 +22,7 @@ fn joining(number: u8, lease_ms: u64) -> Joining {
         address: "127.0.0.1:7421".to_owned(),
         lease_ms,
         format_max: 1,
+        serves_stale: false,
     }
 }
 

@@ -26,6 +26,7 @@ async fn join(store: &PostgresStore) {
         address: String::new(),
         lease_ms: 900,
         format_max: 1,
+        serves_stale: false,
     };
     store.join(&joining).await.expect("joined");
 }

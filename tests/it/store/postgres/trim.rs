@@ -46,6 +46,7 @@ async fn what_a_member_has_not_applied_stays() {
         address: String::new(),
         lease_ms: 900,
         format_max: 1,
+        serves_stale: false,
     };
     fresh.store.join(&joining).await.expect("joined");
     assert_eq!(fresh.trim(ALL).await, Head::EMPTY);
