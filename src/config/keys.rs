@@ -51,7 +51,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "database.pool_size",
-        "connections for lists and snapshots; five more have their own work",
+        "connections for lists, snapshots and reading the log; five more have their own work",
     ),
     key(
         "database.connect_timeout",
