@@ -41,7 +41,7 @@ async fn serving(node: &Node, service: &str) -> ServingStatus {
         .status()
 }
 
-async fn until_serving(node: &Node, service: &str, expected: ServingStatus) {
+pub(crate) async fn until_serving(node: &Node, service: &str, expected: ServingStatus) {
     while serving(node, service).await != expected {
         tokio::task::yield_now().await;
     }
@@ -264,6 +264,8 @@ async fn health_is_told_per_service_while_the_database_is_away_postgres() {
     // Renewed every second, so that it is noticed, and long enough to outlast the noticing.
     let ([a], admin) = fleet([Options::lease(Duration::from_secs(20))]).await;
     let secret = issued(&a, &admin).await;
+    // It tells only now and then, at first that it holds no lease yet.
+    until_serving(&a, "latchkey.v1.TokenService", ServingStatus::Serving).await;
     a.partition();
     for service in ["Token", "Directory", "Audit", "Cluster"] {
         let name = format!("latchkey.v1.{service}Service");

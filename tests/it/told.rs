@@ -8,10 +8,12 @@ use std::time::Duration;
 use latchkey::client::{CallError, CallingToken, Client, Enforced};
 use latchkey::proto::v1;
 use serde_json::{Value, json};
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::crash::issue;
 use crate::fleet::{LONG, Node, Options, fleet};
 use crate::program::{Ran, latchkey, run, words};
+use crate::stale::until_serving;
 
 fn by(node: &Node, token: &str, line: &str, input: &str) -> Ran {
     let mut command = latchkey();
@@ -132,6 +134,7 @@ async fn every_directory_command_says_how_far_it_has_come_postgres() {
 async fn status_shows_the_replicas_to_who_may_see_them_postgres() {
     let ([a, b], admin) = fleet([LONG; 2].map(Options::lease)).await;
     let issued = by(&a, &admin, &format!("{ISSUE} --wait --output json"), "").json();
+    until_serving(&a, "latchkey.v1.TokenService", ServingStatus::Serving).await;
     let told = by(&a, &admin, "status --output json", "").json();
     assert_eq!(told["lease_ms"], 300_000);
     let replicas = told["replicas"].as_array().expect("a list");
