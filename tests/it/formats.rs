@@ -90,6 +90,7 @@ pub(crate) async fn unknown(store: &dyn Store) -> Batch {
     let last = store.changes_after(base.revision - 1, 1).await;
     let mut entry = last.expect("the log").remove(0).entry;
     entry.revision += 1;
+    entry.request = None;
     let mut logged = LogEntry::new(entry, &base);
     // A body begins with its format.
     assert_eq!(logged.body[..2], [8, 1]);
