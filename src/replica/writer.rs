@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::chain::Head;
 use crate::domain::clock::Clock as _;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{Entry, EntryKind, LogEntry};
@@ -311,7 +312,8 @@ impl Writer {
         let mut state = (*base).clone();
         let mut id = [0; 16];
         self.entropy.fill(&mut id);
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<LogEntry> = Vec::new();
+        let mut head = base.head();
         let mut results = Vec::new();
         let mut bytes = 0;
         for queued in waiting.iter() {
@@ -324,26 +326,26 @@ impl Writer {
             if let Ok(decided) = &decided
                 && let Some(entry) = entry_of(decided, queued, moment.revision, instant_ms, id)
             {
-                bytes += entry.encode().len();
                 state.advance(&entry);
-                entries.push(entry);
+                let logged = LogEntry::new(entry, &head);
+                bytes += logged.body.len();
+                head = logged.head;
+                entries.push(logged);
             }
             results.push(decided.map(|decided| (decided, entries.len(), instant_ms)));
         }
         let rest = waiting.split_off(results.len());
-        if let Some(last) = entries.last_mut() {
-            last.state_digest = Some(state.digest());
+        // The last entry carries the digest of what all of them make.
+        if let Some(LogEntry { mut entry, .. }) = entries.pop() {
+            let before = entries.last().map_or(base.head(), |one| one.head);
+            entry.state_digest = Some(state.digest());
+            let logged = LogEntry::new(entry, &before);
+            head = logged.head;
+            entries.push(logged);
         }
-        let mut head = base.head();
-        let mut heads = vec![head];
-        let entries: Vec<LogEntry> = entries
+        let heads: Vec<Head> = [base.head()]
             .into_iter()
-            .map(|entry| {
-                let logged = LogEntry::new(entry, &head);
-                head = logged.head;
-                heads.push(head);
-                logged
-            })
+            .chain(entries.iter().map(|one| one.head))
             .collect();
         state.seal(head);
         let loaded = self.loaded();

@@ -48,7 +48,9 @@ pub(super) struct LogRow<'a> {
     instant_ms: i64,
     kind: &'static str,
     actor: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
     actor_principal: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     actor_token: Option<String>,
     target: &'a str,
     reason: &'a str,
@@ -182,34 +184,58 @@ pub(super) struct TokenRow<'a> {
     id: String,
     digest: String,
     kind: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     scopes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ceiling: Option<String>,
     issuers: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     parent: Option<String>,
     made_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     not_before_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     expires_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     expires_max_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ttl_s: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     period_s: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     uses_limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     uses_left: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     networks: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     audience: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     workload: Option<&'a str>,
     rotation: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
     grace_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     grace_until_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     revoked_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     revoked_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     issuer: Option<u32>,
     changed_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     last4: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
     slice: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ended_ms: Option<i64>,
 }
 
