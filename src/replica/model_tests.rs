@@ -16,6 +16,8 @@
 
 use stateright::{Checker, Model, Property};
 
+use super::mutation::tell;
+
 /// How long the lease of each server holds; the first revokes.
 const LEASE: [u8; 2] = [1, 2];
 const LONGEST: u8 = 2;
@@ -429,6 +431,6 @@ fn every_rule_is_needed() {
         let checker = Protocol(Some(broken)).checker().spawn_bfs().join();
         let path = checker.discovery(PROMISE);
         let steps = path.expect("a broken promise").into_actions().len();
-        println!("model {broken:?}: caught after {steps} steps");
+        tell(&format!("model {broken:?}: caught after {steps} steps"));
     }
 }

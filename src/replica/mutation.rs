@@ -32,6 +32,24 @@ pub(crate) enum Mutation {
     ReportOfAnyHistory,
 }
 
+/// Tells what was found, also where the harness keeps what a test prints to itself.
+#[cfg(test)]
+pub(crate) fn tell(text: &str) {
+    use std::io::Write as _;
+    // Who reads no errors misses nothing else.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+impl Mutation {
+    /// Tells by which seed, and when, a promise was found broken.
+    pub(crate) fn is_caught(self, seed: u64, step: u64) {
+        tell(&format!(
+            "mutation {self:?}: caught at seed {seed}, step {step}"
+        ));
+    }
+}
+
 /// Whether a rule is broken in this test.
 #[cfg(test)]
 macro_rules! mutated {

@@ -148,7 +148,7 @@ fn assert_caught(mutation: Mutation) {
             continue;
         };
         let step = violation.at_ms;
-        println!("mutation {mutation:?}: caught at seed {seed}, step {step}");
+        mutation.is_caught(seed, step);
         assert_eq!(run(seed, None).violation, None, "seed {seed}");
         return;
     }
