@@ -118,6 +118,25 @@ impl Scene {
         told
     }
 
+    /// Confirms a change at the first server.
+    fn is_confirmed(&mut self) {
+        let told = self.enforce(0, 1);
+        self.until(|_| told.lock().expect("no panic").is_some());
+        let told = told.lock().expect("no panic").clone();
+        assert!(matches!(told, Some(Enforced::Confirmed { .. })), "{told:?}");
+    }
+
+    /// When, within a lease, the second server answers without the newest revision.
+    fn answers_without_it(&mut self) -> Option<u64> {
+        for _ in 0..LEASE_MS {
+            if self.answers(1) && self.revision(1) < self.head() {
+                return Some(self.world.now_ms());
+            }
+            self.step();
+        }
+        None
+    }
+
     /// Whether a server answers from what is not in the log.
     fn answers_from_a_lost_future(&self, server: usize) -> bool {
         let replica = self.servers[server].replica.as_ref().expect("it runs");
@@ -194,18 +213,10 @@ fn is_confirmed_beside_who_starts(seed: u64, mutation: Option<Mutation>) -> Opti
         world.effects.len()
     };
     scene.until(|scene| scene.effects(1, since).contains(&"renew"));
-    let told = scene.enforce(0, 1);
-    scene.until(|_| told.lock().expect("no panic").is_some());
-    let told = told.lock().expect("no panic").clone();
-    assert!(matches!(told, Some(Enforced::Confirmed { .. })), "{told:?}");
-    for _ in 0..LEASE_MS {
-        if scene.answers(1) && scene.revision(1) < scene.head() {
-            return Some(scene.world.now_ms());
-        }
-        scene.step();
-    }
-    assert!(scene.answers(1));
-    None
+    scene.is_confirmed();
+    let broken = scene.answers_without_it();
+    assert!(broken.is_some() || scene.answers(1));
+    broken
 }
 
 /// The reply of a renewal is long under way, and its server cut off before it comes. Whether it
@@ -220,17 +231,8 @@ fn is_confirmed_beside_a_slow_reply(seed: u64, mutation: Option<Mutation>) -> Op
         let second = &mut scene.world.lock().links[1];
         (second.cut_from_ms, second.cut_until_ms) = (now_ms, u64::MAX);
     }
-    let told = scene.enforce(0, 1);
-    scene.until(|_| told.lock().expect("no panic").is_some());
-    let told = told.lock().expect("no panic").clone();
-    assert!(matches!(told, Some(Enforced::Confirmed { .. })), "{told:?}");
-    for _ in 0..LEASE_MS {
-        if scene.answers(1) && scene.revision(1) < scene.head() {
-            return Some(scene.world.now_ms());
-        }
-        scene.step();
-    }
-    None
+    scene.is_confirmed();
+    scene.answers_without_it()
 }
 
 /// Finds the first seed in which a broken rule breaks a promise, and none in which it holds.
