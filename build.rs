@@ -1,8 +1,9 @@
 //! Compiles every interface definition under `proto/` without an installed protoc.
 //!
-//! Two passes. The first generates Rust code for all packages, public and internal.
-//! The second writes the descriptors that reflection serves: those of the public
-//! packages alone, so that the format of the log stays out of it.
+//! Three passes. The first generates Rust code for Latchkey's packages, public and
+//! internal, and the second for the part of Envoy's API that is served, whose server is
+//! written by hand. The third writes the descriptors that reflection serves: those of the
+//! public packages alone, so that the format of the log stays out of it.
 //!
 //! Absent on purpose: a derived `Debug` for what carries a secret or a digest;
 //! `src/proto.rs` writes those of the public API by hand.
@@ -19,7 +20,9 @@ use protox::Compiler;
 /// The root that imports are resolved against.
 const ROOT: &str = "proto";
 
-/// Where the internal packages are, seen from the root.
+/// Where our own packages are, seen from the root.
+const OURS: &str = "latchkey";
+/// And the internal ones among them.
 const INTERNAL: &str = "latchkey/log";
 
 /// The messages, or whole packages, that get no derived `Debug`.
@@ -40,31 +43,42 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The order of a directory differs between machines; the output must not.
     files.sort();
 
-    let mut all = Compiler::new([ROOT])?;
-    all.include_imports(true)
-        .include_source_info(true)
-        .open_files(&files)?;
+    let ours = Path::new(ROOT).join(OURS);
+    let (ours, foreign): (Vec<&PathBuf>, _) =
+        files.iter().partition(|file| file.starts_with(&ours));
     tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
         .skip_debug(SECRET)
         // Bodies and repeated requests are hashed: a map is written in the order of its keys.
         .btree_map(".latchkey.log.v1")
         .btree_map(".latchkey.v1")
-        .compile_fds(all.file_descriptor_set())?;
+        .compile_fds(described(ours)?.file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .emit_rerun_if_changed(false)
+        .build_server(false)
+        // Headers carry secrets.
+        .skip_debug([".envoy"])
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .compile_fds(described(foreign)?.file_descriptor_set())?;
 
     let internal = Path::new(ROOT).join(INTERNAL);
     let public = files.iter().filter(|file| !file.starts_with(&internal));
-    let mut served = Compiler::new([ROOT])?;
-    served
-        .include_imports(true)
-        .include_source_info(true)
-        .open_files(public)?;
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(
         out_dir.join("latchkey_descriptor.bin"),
-        served.encode_file_descriptor_set(),
+        described(public)?.encode_file_descriptor_set(),
     )?;
     Ok(())
+}
+
+/// These files and what they import, with their comments.
+fn described<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<Compiler, protox::Error> {
+    let mut compiler = Compiler::new([ROOT])?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(files)?;
+    Ok(compiler)
 }
 
 /// Adds every `.proto` file at or below `directory` to `files`.

@@ -1,7 +1,9 @@
 //! The generated code of the interface definitions under `proto/`.
 //!
 //! `v1` is the public gRPC API, used by `rpc`, `cli` and `client`; `log` is the
-//! format of log entries, used by `domain::change` alone. `build.rs` generates both.
+//! format of log entries, used by `domain::change` alone; `envoy` is the part of Envoy's
+//! API that is served, for tests and clients: the server reads and writes its bytes itself.
+//! `build.rs` generates all of them.
 //! Promise: no `Debug` of a public message prints a secret; the messages that carry
 //! one have theirs written here, and those of the log have none.
 //! Absent on purpose: conversions to and from domain types.
@@ -20,6 +22,31 @@ pub mod v1 {
 #[allow(clippy::all, clippy::unwrap_used, clippy::too_many_lines)]
 pub(crate) mod log {
     tonic::include_proto!("latchkey.log.v1");
+}
+
+/// What is used of Envoy's API, by its packages, with a client and without a server.
+#[allow(missing_docs, unreachable_pub, unused_qualifications)]
+#[allow(clippy::all, clippy::unwrap_used, clippy::too_many_lines)]
+pub mod envoy {
+    pub mod service {
+        pub mod auth {
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.auth.v3");
+            }
+        }
+    }
+    pub mod config {
+        pub mod core {
+            pub mod v3 {
+                tonic::include_proto!("envoy.config.core.v3");
+            }
+        }
+    }
+    pub mod r#type {
+        pub mod v3 {
+            tonic::include_proto!("envoy.r#type.v3");
+        }
+    }
 }
 
 /// The descriptors of the public API and of what it imports, an encoded
@@ -240,8 +267,9 @@ mod tests {
             .collect();
         assert!(packages.iter().any(|package| package == "latchkey.v1"));
         for package in packages {
+            let public = ["latchkey.v1", "envoy.", "google."];
             assert!(
-                ["latchkey.v1", "google.protobuf"].contains(&package.as_str()),
+                public.iter().any(|name| package.starts_with(name)),
                 "{package}"
             );
         }
