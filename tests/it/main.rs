@@ -12,6 +12,7 @@ mod crash;
 mod disk;
 mod drill;
 mod enforce;
+mod envoy;
 mod failover;
 mod faults;
 mod fleet;

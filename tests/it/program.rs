@@ -273,7 +273,12 @@ pub(crate) fn latchkey() -> Command {
 }
 
 /// Runs a command to its end with this input.
-pub(crate) fn run(mut command: Command, input: &str) -> Ran {
+pub(crate) fn run(command: Command, input: &str) -> Ran {
+    run_with_bytes(command, input.as_bytes())
+}
+
+/// The same, where the input is no text.
+pub(crate) fn run_with_bytes(mut command: Command, input: &[u8]) -> Ran {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -282,7 +287,7 @@ pub(crate) fn run(mut command: Command, input: &str) -> Ran {
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("piped");
     // A command that reads nothing may have closed its input already.
-    let _ = stdin.write_all(input.as_bytes());
+    let _ = stdin.write_all(input);
     drop(stdin);
     let output = child.wait_with_output().expect("ends");
     Ran {
