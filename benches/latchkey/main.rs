@@ -14,7 +14,7 @@ mod proxy;
 mod replicas;
 mod report;
 mod store;
-#[path = "../../tests/it/postgres/watched.rs"]
+#[path = "../../tests/it/watched.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod watched;
 

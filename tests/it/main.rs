@@ -37,4 +37,5 @@ mod tampered;
 mod tidy;
 mod told;
 mod trimmed;
+mod watched;
 mod wire;

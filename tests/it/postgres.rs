@@ -8,7 +8,6 @@
 
 pub(crate) mod bouncer;
 pub(crate) mod control;
-pub(crate) mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -18,7 +17,7 @@ use latchkey::store::postgres::{Settings, up};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-use watched::{Watched, free_port, in_folder};
+use crate::watched::{self, Watched, free_port, in_folder};
 
 /// The role that the program runs as.
 const SERVER_ROLE: &str = "latchkey_server";

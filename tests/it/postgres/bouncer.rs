@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use super::watched::{Watched, free_port, in_folder, on_path, write};
 use super::{SERVER_ROLE, server};
+use crate::watched::{Watched, free_port, in_folder, on_path, write};
 
 const SETTINGS: &str = "pgbouncer.ini";
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::watched::Watched;
 use super::{INIT, Server};
+use crate::watched::Watched;
 
 /// What a standby is made of: a copy of the server behind `$FROM`, which it goes on following.
 const COPY: &str = r#"

@@ -1,4 +1,5 @@
-//! Server processes of the tests: started unprivileged, and gone when the test process is.
+//! Server processes of the tests, gone when the test process is; as root most of them are started
+//! as somebody without its rights.
 //!
 //! A shell script runs the server and then reads its standard input, a pipe that the test process
 //! holds: each line is a command that it runs in the server's folder. When the test process ends,
@@ -39,10 +40,16 @@ pub(crate) struct Folder {
 impl Folder {
     /// A script that starts a server in the folder, or exits; its function `stop` ends it again.
     pub(crate) fn script(&self, text: &str) -> Command {
-        let mut command = Command::new("sh");
+        let mut command = self.own_script(text);
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
+        command
+    }
+
+    /// The same as who runs the tests: for a program that nobody else may be able to read.
+    pub(crate) fn own_script(&self, text: &str) -> Command {
+        let mut command = Command::new("sh");
         // A group of its own: what ends the tests from a terminal must not end what cleans up.
         command.args(["-c", &self.text(text)]).process_group(0);
         command
