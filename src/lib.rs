@@ -3,6 +3,7 @@
 //! ```text
 //! main ─► cli ─► config, telemetry
 //!          ├──► rpc ─► authority ─► replica ─► state, store (trait)
+//!          │     └──► routes
 //!          └──► store::embedded                 all of them ─► domain
 //! ```
 //!
@@ -16,6 +17,7 @@ pub mod config;
 pub mod domain;
 pub mod proto;
 pub mod replica;
+pub mod routes;
 pub mod rpc;
 pub mod state;
 pub mod store;

@@ -88,10 +88,15 @@ impl Audience {
     /// Reads an audience; `None` outside the grammar.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let valid = !text.is_empty()
+        Self::is_valid(text).then(|| Self(text.into()))
+    }
+
+    /// Whether a text is one.
+    #[must_use]
+    pub fn is_valid(text: &str) -> bool {
+        !text.is_empty()
             && text.len() <= AUDIENCE_BYTES_MAX
-            && text.bytes().all(|byte| byte.is_ascii_graphic());
-        valid.then(|| Self(text.into()))
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
     }
 
     /// The text.

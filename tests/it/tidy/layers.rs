@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main ─► cli ─► everything      rpc ─► authority ─► replica ─► state, store (trait) ─► domain
-//!                                  └──► config (the limits of the port)
+//!                                  └──► config (the limits of the port), routes ─► domain
 //! ```
 //!
 //! Unit tests inside a file are exempt: they may build what they need. A module that the table
@@ -23,8 +23,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("authority", &["domain", "state", "replica", "store"]),
     (
         "rpc",
-        &["domain", "authority", "proto", "telemetry", "config"],
+        &[
+            "domain",
+            "authority",
+            "proto",
+            "telemetry",
+            "config",
+            "routes",
+        ],
     ),
+    ("routes", &["domain"]),
     ("client", &["domain", "proto"]),
     ("cli", EVERYTHING),
     ("main", &["cli"]),
@@ -40,6 +48,7 @@ const EVERYTHING: &[&str] = &[
     "store",
     "replica",
     "authority",
+    "routes",
     "rpc",
     "client",
     "cli",
