@@ -10,6 +10,7 @@
 //! takes.
 
 mod database;
+mod envoy;
 mod keys;
 mod optional_duration;
 mod sources;
@@ -25,6 +26,7 @@ use crate::domain::format::format_max;
 use crate::domain::token::TokenKind;
 
 pub use database::{Database, DatabaseUrl, Lease, Replica, Write};
+pub use envoy::{Envoy, IdentityHeaders};
 pub use keys::{KEYS, Key};
 pub use sources::{ConfigError, Sources};
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub write: Write,
     /// How it answers checks.
     pub check: Check,
+    /// How it answers Envoy.
+    pub envoy: Envoy,
     /// How long tokens may live.
     pub tokens: Tokens,
     /// What becomes of the change log.

@@ -33,6 +33,8 @@ pub struct Answer<'s> {
     pub decision: Decision<'s>,
     /// From the moment the caller asked, in milliseconds; 0 for a denial.
     pub valid_for_ms: u64,
+    /// Until the token, or what it depends on, ends, in milliseconds.
+    pub left_ms: u64,
 }
 
 /// The published State of one moment: all that is asked of it is answered at one revision.
@@ -58,6 +60,7 @@ impl View<'_> {
                     revision: self.state.head().revision(),
                 },
                 valid_for_ms: 0,
+                left_ms: 0,
             });
         }
         if replica.serves_stale() {
@@ -81,6 +84,7 @@ impl View<'_> {
         answer(&Answer {
             decision,
             valid_for_ms,
+            left_ms: left,
         })
     }
 

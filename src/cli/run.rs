@@ -24,6 +24,7 @@ use crate::domain::clock::SystemClock;
 use crate::domain::entropy::{Entropy, OsEntropy};
 use crate::domain::token::TokenKind;
 use crate::replica::{self, Replica, WriterTask};
+use crate::routes::Live;
 use crate::rpc::{self, Metrics};
 use crate::state::decide::Lifetimes;
 use crate::store::StoreError;
@@ -226,7 +227,8 @@ async fn serve(
         authority,
         metrics,
         listener,
-        &config.limits,
+        config,
+        Arc::new(Live::empty()),
         stop.clone().cancelled_owned(),
     );
     let served = served.await;

@@ -99,6 +99,37 @@ pub const KEYS: &[Key] = &[
         "how long an allow may be acted on, counted from when it was asked for",
     ),
     key(
+        "envoy.credentials",
+        "headers that a credential is read from, in their order: `authorization` as a bearer token, others as the bare one",
+    ),
+    key(
+        "envoy.strip_credential",
+        "whether they are taken away before a request goes on",
+    ),
+    key("envoy.realm", "realm of the challenges of RFC 6750"),
+    key(
+        "envoy.trusted_hops",
+        "how many entries of `x-forwarded-for`, from the right, proxies of yours have added, Envoy included; the leftmost of these is the client, and with `0` Envoy's peer is",
+    ),
+    key(
+        "envoy.expires_soon",
+        "a client is told when its token ends if no more than this is left; `none` is never",
+    ),
+    key(
+        "envoy.headers.subject",
+        "header that tells a service the token's principal, or the resource of a resource token; an empty name is not set, here and below",
+    ),
+    key("envoy.headers.token_id", "and the token's public name"),
+    key("envoy.headers.kind", "and its kind"),
+    key(
+        "envoy.headers.scopes",
+        "and what it is narrowed to: `all`, or `ACTION@RESOURCE` with spaces between them",
+    ),
+    key(
+        "envoy.headers.revision",
+        "and the consistency token of the decision",
+    ),
+    key(
         "tokens.max_lifetime.user",
         "longest life of user tokens; `none` is without bound",
     ),

@@ -180,6 +180,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.lease.length < LEASE_MIN {
         return Err(ConfigError("lease.length: less than 200ms".to_owned()));
     }
+    if let Some((name, what)) = config.envoy.wrong() {
+        return Err(ConfigError(format!("{name}: {what}")));
+    }
     if config.canary.interval.is_some_and(|every| every.is_zero()) {
         return Err(ConfigError("canary.interval: less than 1s".to_owned()));
     }

@@ -224,3 +224,42 @@ fn the_readme_has_this_table_with_these_defaults() {
         "the README wants this table:\n{wanted}"
     );
 }
+
+#[test]
+fn headers_that_envoy_would_take_for_something_else_are_refused() {
+    let check = |key: &str, value: &str, expected: Option<&str>| {
+        let mut sources = Sources::default();
+        let flagged = sources.flag(key, value, "--set");
+        let read = flagged.and_then(|()| sources.build());
+        let error = read.err().map(|error| error.to_string());
+        match (&error, expected) {
+            (None, None) => {}
+            (Some(error), Some(part)) if error.contains(part) => {}
+            _ => panic!("{key} = {value}: {error:?}, expected {expected:?}"),
+        }
+    };
+    check("envoy.credentials", "x-api-key", None);
+    check("envoy.credentials", "authorization, x-token", None);
+    check("envoy.credentials", "", Some("no name"));
+    check("envoy.credentials", "authorization,", Some("no name"));
+    check("envoy.credentials", "Authorization", Some("lower case"));
+    check("envoy.credentials", ":path", Some("no name"));
+    check("envoy.credentials", "host", Some("not to be used"));
+    check("envoy.credentials", "a,b,c,d,e", Some("more than 4"));
+    check("envoy.credentials", "a,a", Some("twice"));
+    check("envoy.headers.subject", "", None);
+    check("envoy.headers.subject", "x-user", None);
+    check("envoy.headers.subject", "authorization", Some("twice"));
+    check("envoy.headers.subject", "x-latchkey-kind", Some("twice"));
+    check("envoy.headers.subject", "x user", Some("no name"));
+    check(
+        "envoy.headers.kind",
+        "content-length",
+        Some("not to be used"),
+    );
+    check("envoy.realm", "our api", None);
+    check("envoy.realm", "a\"b", Some("without quotes"));
+    check("envoy.trusted_hops", "32", None);
+    check("envoy.trusted_hops", "33", Some("more than 32"));
+    check("envoy.expires_soon", "none", None);
+}

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 pub const NETWORKS_MAX: usize = 32;
 const AUDIENCE_BYTES_MAX: usize = 256;
 const WORKLOAD_BYTES_MAX: usize = 2048;
-const THUMBPRINT_PREFIX: &str = "x5t#S256:";
+/// What a thumbprint begins with.
+pub const THUMBPRINT_PREFIX: &str = "x5t#S256:";
 const THUMBPRINT_CHARS: usize = 43;
 
 /// Client networks in CIDR form; a token without them may be used from anywhere.

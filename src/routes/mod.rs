@@ -13,6 +13,7 @@
 mod demand;
 mod extensions;
 mod host;
+mod live;
 mod path;
 mod table;
 mod template;
@@ -21,6 +22,7 @@ mod tree;
 use std::borrow::Cow;
 
 pub use extensions::by_extensions;
+pub use live::Live;
 pub use path::{PATH_BYTES_MAX, PathRefusal};
 pub use table::{Matched, ROUTES_MAX, TABLE_BYTES_MAX, Table, TableError};
 

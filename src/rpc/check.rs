@@ -44,8 +44,8 @@ pub(super) struct CheckRpc {
 
 /// A decision as it would be sent, as a message or as its bytes.
 pub(super) struct Verdict<R> {
-    reason: Reason,
-    response: R,
+    pub(super) reason: Reason,
+    pub(super) response: R,
     // Allowed, but only once the use is written.
     pub(super) counts_use: bool,
 }
@@ -145,6 +145,12 @@ impl CheckRpc {
         status(refusal)
     }
 
+    /// Counts a question that was refused for this stable reason.
+    #[cold]
+    pub(super) fn count_refused(&self, reason: &'static str) {
+        self.metrics.check_refused(reason);
+    }
+
     /// Counts a refused question.
     #[cold]
     pub(super) fn note(&self, refusal: &Refusal) {
@@ -211,6 +217,22 @@ impl CheckRpc {
     // Without its lease the server waits for nothing: it answers that it is stale.
     fn stale_view(&self) -> Option<View<'_>> {
         Some(self.view()).filter(View::is_stale)
+    }
+
+    /// Counts a use of a token that was found to be allowed, within `wait`, and the decision.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when it could not be counted, or may not have been: the request must not pass.
+    pub(super) async fn spend(
+        &self,
+        request: &CheckRequest<'_>,
+        wait: Duration,
+    ) -> Result<Reason, Refusal> {
+        let counting = self.authority.count_use(request, None);
+        let counted = timeout(wait, counting).await;
+        let (reason, _) = counted.unwrap_or(Err(Refusal::OutcomeUnknown))?;
+        self.metrics.checked(reason);
+        Ok(reason)
     }
 
     async fn reach(

@@ -24,7 +24,6 @@ use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{BoxFuture, Service};
-use tonic::server::NamedService;
 use tonic::service::Routes;
 
 use crate::domain::refusal::Refusal;
@@ -56,9 +55,20 @@ const OF_WRITES: &str = "request_id";
 pub trait DirectAnswer: Future<Output = Result<Response<Body>, Infallible>> + Unpin {
     /// Whether something may have been written by now.
     fn may_write(&self) -> bool;
+
+    /// What its caller is told when it is given up.
+    fn given_up(&self, why: Refusal) -> Response<Body> {
+        response(why)
+    }
 }
 
-/// A service that never writes.
+/// A service that is reached without the router.
+pub trait Direct: Service<Request<Body>> {
+    /// Whether a path is this service's.
+    fn takes(path: &str) -> bool;
+}
+
+/// Those of a service that never writes.
 impl DirectAnswer for Answer {
     fn may_write(&self) -> bool {
         false
@@ -148,9 +158,7 @@ impl<D> Front<D> {
 
 impl<D> Service<Request<Body>> for Front<D>
 where
-    D: NamedService,
-    D: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    D::Future: DirectAnswer,
+    D: Direct<Response = Response<Body>, Error = Infallible, Future: DirectAnswer>,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -164,7 +172,7 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Answered<D::Future> {
         let path = request.uri().path();
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
-        if !is_of(path, D::NAME) {
+        if !D::takes(path) {
             return Answered::Managed(self.managed(request, peer));
         }
         // Streams of the direct service end with the server too.
@@ -185,7 +193,7 @@ impl<D> Front<D> {
     fn managed(&self, mut request: Request<Body>, peer: Option<IpAddr>) -> Answer {
         // Taken before the service is reached: who is turned away has written nothing.
         let Some(place) = self.shared.places.take(peer) else {
-            return Box::pin(ready(Ok(busy(CROWDED))));
+            return Box::pin(ready(Ok(response(busy(CROWDED)))));
         };
         if request.uri().path().ends_with(REFLECTION) {
             request = self.watched(request, peer);
@@ -202,7 +210,7 @@ impl<D> Front<D> {
 
 /// Whether a path is `/NAME/…`.
 #[inline]
-fn is_of(path: &str, name: &str) -> bool {
+pub(super) fn is_of(path: &str, name: &str) -> bool {
     path.strip_prefix('/')
         .and_then(|path| path.strip_prefix(name))
         .is_some_and(|method| method.starts_with('/'))
@@ -249,28 +257,29 @@ impl<F: DirectAnswer> Waiting<F> {
             Some(held) => held,
             None => {
                 let Some(held) = self.shared.places.hold(self.peer) else {
-                    return Poll::Ready(Ok(busy(CROWDED)));
+                    return Poll::Ready(Ok(self.answer.given_up(busy(CROWDED))));
                 };
                 self.held.insert(held)
             }
         };
         task::ready!(held.poll_end(cx));
-        Poll::Ready(Ok(late(self.answer.may_write())))
+        let why = late(self.answer.may_write());
+        Poll::Ready(Ok(self.answer.given_up(why)))
     }
 }
 
-/// The answer when the time is up.
-fn late(may_write: bool) -> Response<Body> {
+/// What is answered when the time is up.
+fn late(may_write: bool) -> Refusal {
     if may_write {
         // What was queued may be written yet.
-        response(Refusal::OutcomeUnknown)
+        Refusal::OutcomeUnknown
     } else {
         busy("the request took too long")
     }
 }
 
-fn busy(what: &str) -> Response<Body> {
-    response(Refusal::Unavailable(what.to_owned()))
+fn busy(what: &str) -> Refusal {
+    Refusal::Unavailable(what.to_owned())
 }
 
 /// A call of anything but the direct service: measured, logged if it writes, within its deadline.
@@ -294,7 +303,7 @@ async fn managed(
     request.extensions_mut().insert(calling.clone());
     let answer = match timeout(granted, routes.call(request)).await {
         Ok(answer) => answer?,
-        Err(_) => late(writes),
+        Err(_) => response(late(writes)),
     };
     if let Some(method) = method {
         let took = started.elapsed();
@@ -316,6 +325,8 @@ mod tests {
     use std::future::pending;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
+
+    use tonic::server::NamedService;
 
     use super::*;
 
@@ -439,8 +450,10 @@ mod tests {
     #[derive(Clone)]
     struct Uncalled;
 
-    impl NamedService for Uncalled {
-        const NAME: &'static str = "latchkey.v1.CheckService";
+    impl Direct for Uncalled {
+        fn takes(_: &str) -> bool {
+            false
+        }
     }
 
     impl Service<Request<Body>> for Uncalled {
@@ -453,7 +466,7 @@ mod tests {
         }
 
         fn call(&mut self, _: Request<Body>) -> Answer {
-            unreachable!("no path of this test is its own")
+            unreachable!("no path is its own")
         }
     }
 

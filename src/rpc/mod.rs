@@ -1,7 +1,7 @@
 //! The gRPC port: the only layer that knows tonic and protobuf.
 //!
 //! ```text
-//! listen ─► front ─┬─► check, stream              straight: the hot path
+//! listen ─► front ─┬─► check, stream, envoy       straight: the hot path
 //!                  └─► router ─► token, directory, roles, audit, cluster, health, reflection
 //! ```
 //!
@@ -21,8 +21,10 @@ mod convert;
 mod directory;
 pub mod drill;
 mod enforce;
+mod envoy;
 mod errors;
 mod explain;
+mod fields;
 mod front;
 mod half;
 mod health;
@@ -37,6 +39,7 @@ mod question;
 mod roles;
 mod scopes;
 mod server;
+mod straight;
 mod stream;
 mod token;
 mod token_answer;
@@ -48,6 +51,6 @@ mod wire;
 
 pub use admin::serve_admin;
 pub use canary::canary;
-pub use front::DirectAnswer;
+pub use front::{Direct, DirectAnswer};
 pub use metrics::Metrics;
 pub use server::{ServeError, direct, routes, serve, serve_routes};

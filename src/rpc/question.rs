@@ -150,6 +150,8 @@ pub(super) struct Told<'s> {
     pub(super) seen: Option<&'s Seen<'s>>,
     /// How long an allow may be acted on, in milliseconds.
     pub(super) valid_for_ms: Option<u64>,
+    /// Until the token ends, in milliseconds.
+    pub(super) left_ms: u64,
     /// When to ask again, in milliseconds.
     pub(super) retry_after_ms: Option<u64>,
     /// The revision of the decision.
@@ -169,6 +171,7 @@ impl<'s> Told<'s> {
             reason,
             seen: decision.token.as_ref().filter(|_| tells_of_token(reason)),
             valid_for_ms: (reason == Reason::Allowed).then_some(answer.valid_for_ms),
+            left_ms: answer.left_ms,
             retry_after_ms: (reason == Reason::Stale).then_some(STALE_RETRY_AFTER_MS),
             revision: decision.revision,
         }
@@ -386,6 +389,7 @@ mod tests {
         let answer = Answer {
             decision,
             valid_for_ms: 2_250,
+            left_ms: 2_250,
         };
         answered(&Told::of(&answer, false))
     }

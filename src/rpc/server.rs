@@ -10,34 +10,36 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::codegen::http::{Request, Response};
-use tonic::server::NamedService;
+use tonic::codegen::http::Response;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::authority::Authority;
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::proto::DESCRIPTOR;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::directory_service_server::DirectoryServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
+use crate::routes::Live;
 
 use super::audit::AuditRpc;
 use super::check::CheckRpc;
 use super::cluster::ClusterRpc;
 use super::directory::DirectoryRpc;
-use super::front::{DirectAnswer, Front, Shared};
+use super::envoy::EnvoyFront;
+use super::front::{Direct, DirectAnswer, Front, Shared};
 use super::health::Health;
 use super::listen::{ConnectionLimits, Incoming};
 use super::metrics::Metrics;
 use super::places::Places;
+use super::straight::Straight;
 use super::stream::Drain;
 use super::token::TokenRpc;
 use super::unary::CheckFront;
@@ -60,24 +62,25 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// CheckService, to be served as the direct service.
+/// CheckService and Envoy's Authorization, to be served as the direct service.
 pub fn direct(
     authority: &Authority,
     metrics: &Metrics,
-    limits: &Limits,
-) -> impl Service<
-    Request<Body>,
+    config: &Config,
+    routes: Arc<Live>,
+) -> impl Direct<
     Response = Response<Body>,
     Error = Infallible,
     Future = impl DirectAnswer + Send + 'static + use<>,
 >
-+ NamedService
 + Clone
 + Send
 + 'static
 + use<> {
+    let most = config.limits.message_bytes_max;
     let check = CheckRpc::new(authority.clone(), metrics.clone());
-    CheckFront::new(check, limits.message_bytes_max)
+    let envoy = EnvoyFront::new(check.clone(), routes, &config.envoy, most);
+    Straight::new(CheckFront::new(check, most), envoy)
 }
 
 /// Every service but Check and health, with reflection of all of them.
@@ -120,14 +123,16 @@ pub async fn serve(
     authority: Authority,
     metrics: Metrics,
     listener: TcpListener,
-    limits: &Limits,
+    config: &Config,
+    envoy_routes: Arc<Live>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let health = Health::of(authority.clone()).await;
+    let limits = &config.limits;
     let most = limits.message_bytes_max;
     let routes =
         routes(&authority, limits)?.add_service(health.service().max_decoding_message_size(most));
-    let direct = direct(&authority, &metrics, limits);
+    let direct = direct(&authority, &metrics, config, envoy_routes);
     let until = async {
         tokio::select! {
             () = shutdown => {}
@@ -151,12 +156,7 @@ pub async fn serve_routes<D>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
 where
-    D: Service<
-            Request<Body>,
-            Response = Response<Body>,
-            Error = Infallible,
-            Future: DirectAnswer + Send + 'static,
-        > + NamedService
+    D: Direct<Response = Response<Body>, Error = Infallible, Future: DirectAnswer + Send + 'static>
         + Clone
         + Send
         + 'static,

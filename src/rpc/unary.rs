@@ -20,25 +20,25 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http_body::{Body as _, Frame};
-use prost::bytes::Bytes;
+use prost::bytes::{Bytes, BytesMut};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::metadata::GRPC_CONTENT_TYPE;
-use tonic::server::NamedService;
 
 use crate::authority::check::CheckRequest;
 use crate::domain::permission::Need;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::KindSet;
-use crate::proto::v1::check_service_server::{CheckServiceServer, SERVICE_NAME};
+use crate::proto::v1::check_service_server::CheckServiceServer;
 
 use super::check::CheckRpc;
 use super::errors::invalid;
+use super::fields::{HEAD_BYTES, message_in};
 use super::front::DirectAnswer;
 use super::question::parsed_context;
-use super::wire::{Usual, message_in, written};
+use super::wire::{Usual, written};
 
 const CHECK: &str = "/latchkey.v1.CheckService/Check";
 const STREAM_CHECK: &str = "/latchkey.v1.CheckService/StreamCheck";
@@ -70,10 +70,6 @@ impl CheckFront {
             message_bytes_max,
         }))
     }
-}
-
-impl NamedService for CheckFront {
-    const NAME: &'static str = SERVICE_NAME;
 }
 
 impl Service<http::Request<Body>> for CheckFront {
@@ -204,6 +200,40 @@ impl Services {
     }
 }
 
+/// The whole body of a unary call; none if it breaks off or is longer than a message of `most`
+/// bytes may be.
+#[inline]
+pub(super) async fn collected(body: &mut Body, most: usize) -> Option<Bytes> {
+    match Read::all(body).await {
+        Read::Whole(bytes) => Some(bytes),
+        Read::Begun(frames) => Box::pin(joined(frames, body, most)).await,
+    }
+}
+
+async fn joined(
+    begun: VecDeque<Result<Frame<Bytes>, Status>>,
+    body: &mut Body,
+    most: usize,
+) -> Option<Bytes> {
+    let mut all = BytesMut::new();
+    let mut begun = begun.into_iter();
+    loop {
+        let frame = match begun.next() {
+            Some(frame) => Some(frame),
+            None => poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await,
+        };
+        let Some(frame) = frame else {
+            return Some(all.freeze());
+        };
+        if let Ok(data) = frame.ok()?.into_data() {
+            if all.len() + data.len() > most + HEAD_BYTES {
+                return None;
+            }
+            all.extend_from_slice(&data);
+        }
+    }
+}
+
 /// What was read of a request's body.
 enum Read {
     /// All of it, in one piece.
@@ -266,7 +296,7 @@ impl http_body::Body for Rewound {
     }
 }
 
-fn replied(message: Bytes) -> http::Response<Body> {
+pub(super) fn replied(message: Bytes) -> http::Response<Body> {
     let mut response = http::Response::new(Body::new(Reply::Message(message)));
     response
         .headers_mut()

@@ -9,23 +9,11 @@ use crate::domain::reason::Reason;
 use crate::domain::token::TokenKind;
 
 use super::convert::{kind_number, reason_number};
+use super::fields::{HEAD_BYTES, end_body, put_message, put_number, put_text, put_time};
 use super::question::Told;
 
 /// Room for a usual reply; it grows when it must.
 const REPLY_BYTES: usize = 256;
-/// What stands before a message: whether it is compressed, and its length.
-const HEAD_BYTES: usize = 5;
-
-/// The message in the body of a unary call; none when it is compressed, longer than `most`, or
-/// not all that is there.
-#[inline]
-pub(super) fn message_in(body: &[u8], most: usize) -> Option<&[u8]> {
-    let ([0, length @ ..], message) = body.split_first_chunk::<HEAD_BYTES>()? else {
-        return None;
-    };
-    let length = u32::from_be_bytes(*length) as usize;
-    (length == message.len() && length <= most).then_some(message)
-}
 
 /// A request whose shape is the usual one.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -169,56 +157,8 @@ pub(super) fn written(told: &Told<'_>) -> Vec<u8> {
         out.extend_from_slice(&told.revision.chain);
     });
     put_time(&mut out, 12, told.retry_after_ms);
-    let length = (out.len() - HEAD_BYTES) as u32;
-    out[1..HEAD_BYTES].copy_from_slice(&length.to_be_bytes());
+    end_body(&mut out);
     out
-}
-
-#[inline]
-fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-// A number that is 0 is not sent.
-#[inline]
-fn put_number(out: &mut Vec<u8>, field: u8, number: u64) {
-    if number != 0 {
-        out.push(field << 3);
-        put_varint(out, number);
-    }
-}
-
-#[inline]
-fn put_text(out: &mut Vec<u8>, field: u8, text: &str) {
-    if !text.is_empty() {
-        out.push(field << 3 | 2);
-        put_varint(out, text.len() as u64);
-        out.extend_from_slice(text.as_bytes());
-    }
-}
-
-/// A message of less than 128 bytes, as all of ours that hold no text are.
-#[inline]
-fn put_message(out: &mut Vec<u8>, field: u8, fill: impl FnOnce(&mut Vec<u8>)) {
-    out.extend_from_slice(&[field << 3 | 2, 0]);
-    let start = out.len();
-    fill(out);
-    out[start - 1] = (out.len() - start) as u8;
-}
-
-/// A Timestamp or a Duration: both are seconds and nanoseconds.
-#[inline]
-fn put_time(out: &mut Vec<u8>, field: u8, ms: Option<u64>) {
-    if let Some(ms) = ms {
-        put_message(out, field, |out| {
-            put_number(out, 1, ms / 1_000);
-            put_number(out, 2, ms % 1_000 * 1_000_000);
-        });
-    }
 }
 
 #[cfg(test)]
@@ -226,6 +166,7 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message as _;
 
+    use super::super::fields::message_in;
     use super::super::question::answered;
     use super::*;
     use crate::authority::check::Seen;
@@ -371,6 +312,7 @@ mod tests {
                 reason,
                 seen: shown.then_some(&seen),
                 valid_for_ms: times.0,
+                left_ms: 0,
                 retry_after_ms: times.1,
                 revision: Revision { number, chain },
             };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use latchkey::authority::{self, Authority};
-use latchkey::config::Limits;
+use latchkey::config::{Config, Limits};
 use latchkey::domain::clock::SystemClock;
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::proto::v1;
@@ -126,8 +126,12 @@ impl Node {
         let serving = {
             let (authority, metrics, stop) = (authority.clone(), metrics.clone(), stop.clone());
             tokio::spawn(async move {
-                let stopped = stop.cancelled_owned();
-                let served = rpc::serve(authority, metrics, listener, &options.limits, stopped);
+                let config = Config {
+                    limits: options.limits,
+                    ..Config::default()
+                };
+                let (routes, stopped) = (Arc::default(), stop.cancelled_owned());
+                let served = rpc::serve(authority, metrics, listener, &config, routes, stopped);
                 served.await.expect("served");
             })
         };

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use latchkey::authority::{Authority, Settings};
-use latchkey::config::Limits;
+use latchkey::config::Config;
 use latchkey::domain::chain::{Head, RevisionNumber};
 use latchkey::domain::change::Row;
 use latchkey::domain::clock::{Clock, ManualClock, SystemClock};
@@ -19,7 +19,7 @@ use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::entry::LogEntry;
 use latchkey::domain::token::TokenId;
 use latchkey::replica::{LastUsedSettings, Replica, Settings as ReplicaSettings};
-use latchkey::rpc::{self, Metrics};
+use latchkey::rpc::{self, Direct, Metrics};
 use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
-use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
@@ -77,18 +77,19 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
         let authority = Authority::new(replica, Arc::new(OsEntropy), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", listener.local_addr().expect("bound").port());
-        let (metrics, limits) = (Metrics::default(), Limits::default());
-        let routes = rpc::routes(&authority, &limits).expect("sound descriptors");
+        let (metrics, config) = (Metrics::default(), Config::default());
+        let limits = &config.limits;
+        let routes = rpc::routes(&authority, limits).expect("sound descriptors");
         let served = match kind {
             Kind::Check => {
-                let check = rpc::direct(&authority, &metrics, &limits);
-                rpc::serve_routes(check, routes, metrics, listener, &limits, input_ends()).await
+                let check = rpc::direct(&authority, &metrics, &config, Arc::default());
+                rpc::serve_routes(check, routes, metrics, listener, limits, input_ends()).await
             }
             Kind::Empty => {
                 let empty = Empty {
                     message_bytes_max: limits.message_bytes_max,
                 };
-                rpc::serve_routes(empty, routes, metrics, listener, &limits, input_ends()).await
+                rpc::serve_routes(empty, routes, metrics, listener, limits, input_ends()).await
             }
         };
         served.expect("served");
@@ -107,8 +108,10 @@ struct Empty {
     message_bytes_max: usize,
 }
 
-impl NamedService for Empty {
-    const NAME: &'static str = "bench.v1.EmptyService";
+impl Direct for Empty {
+    fn takes(path: &str) -> bool {
+        path.starts_with("/bench.v1.EmptyService/")
+    }
 }
 
 impl Service<http::Request<Body>> for Empty {

@@ -1,0 +1,370 @@
+//! Answers to Envoy by their bytes: a request passes, or it does not.
+//!
+//! ```text
+//! allowed ─► status OK, identity headers that replace, names to take away, metadata
+//! denied  ─► status that is never OK, HTTP status, challenge, body, metadata
+//! ```
+//!
+//! Used by `service`. To Envoy a status that is unset is OK whatever else is said, so one function
+//! makes denials, from a type that has no OK. A header without `append` is added beside the
+//! client's own, so each has an explicit `append: false`, and identity headers that are not set
+//! are taken away. Numbers are those of proto/envoy; tests read the answers with prost.
+
+use std::io::Write as _;
+
+use jiff::Timestamp;
+
+use crate::authority::check::Seen;
+use crate::config::Envoy;
+use crate::domain::chain::Revision;
+use crate::domain::permission::Need;
+
+use super::super::fields::{HEAD_BYTES, end_body, put_long, put_message, put_number, put_text};
+use super::super::question::Told;
+use super::denial::{Challenge, Denial};
+use super::headers::Headers;
+
+/// Room for a usual answer; it grows when it must.
+const ANSWER_BYTES: usize = 1_024;
+/// Bytes of scopes that a service is told; longer ones are not, and it asks for itself.
+const SCOPES_BYTES_MAX: usize = 2_048;
+/// Bytes of a request id that is repeated.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Tells a client that its token ends soon.
+const EXPIRES_AT: &str = "x-latchkey-token-expires-at";
+/// When a client may try again where it was not the token's fault, in seconds.
+const RETRY_AFTER_S: &str = "1";
+
+/// What a service is told of the token, each in a header of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Identity {
+    Subject,
+    TokenId,
+    Kind,
+    Scopes,
+    Revision,
+}
+
+/// How answers look: what the operator sets of them.
+#[derive(Debug)]
+pub(super) struct Style {
+    identity: Vec<(Identity, Box<str>)>,
+    realm: Box<str>,
+    strips_credential: bool,
+    expires_soon_ms: Option<u64>,
+}
+
+/// A request that does not pass.
+#[derive(Clone, Copy)]
+pub(super) struct Refused<'a> {
+    /// Why.
+    pub(super) denial: Denial,
+    /// What it needed, where that is known.
+    pub(super) need: Option<Need<'a>>,
+    /// What may be told of the token, if one was judged.
+    pub(super) told: Option<&'a Told<'a>>,
+    /// Whether a gRPC client asks.
+    pub(super) grpc: bool,
+    /// The id that Envoy gave the request.
+    pub(super) request_id: &'a [u8],
+}
+
+impl Style {
+    pub(super) fn of(settings: &Envoy) -> Self {
+        let names = &settings.headers;
+        let identity = [
+            (Identity::Subject, &names.subject),
+            (Identity::TokenId, &names.token_id),
+            (Identity::Kind, &names.kind),
+            (Identity::Scopes, &names.scopes),
+            (Identity::Revision, &names.revision),
+        ];
+        let set = identity.into_iter().filter(|(_, name)| !name.is_empty());
+        Self {
+            identity: set.map(|(of, name)| (of, name.as_str().into())).collect(),
+            realm: settings.realm.as_str().into(),
+            strips_credential: settings.strip_credential,
+            expires_soon_ms: settings
+                .expires_soon
+                .map(|soon| u64::try_from(soon.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// The names of the identity headers.
+    pub(super) fn identity(&self) -> impl Iterator<Item = &str> {
+        self.identity.iter().map(|(_, name)| &**name)
+    }
+
+    /// The request passes, with what may be told of its token, or without one.
+    pub(super) fn allowed(
+        &self,
+        told: Option<&Told<'_>>,
+        headers: &Headers<'_, '_>,
+        look_alikes: &[&str],
+    ) -> Vec<u8> {
+        let mut out = begun();
+        put_message(&mut out, 1, |_| {});
+        put_long(&mut out, 3, |out| {
+            for (of, name) in &self.identity {
+                let start = out.len();
+                let set = told.is_some_and(|told| {
+                    put_header(out, 2, name, |out| put_identity(out, *of, told))
+                });
+                if !set {
+                    out.truncate(start);
+                    put_text(out, 5, name);
+                }
+            }
+            for name in look_alikes {
+                put_text(out, 5, name);
+            }
+            if self.strips_credential {
+                headers
+                    .credential_names()
+                    .for_each(|name| put_text(out, 5, name));
+            }
+            if let Some(at_ms) = told.and_then(|told| self.ends_soon(told)) {
+                put_header(out, 6, EXPIRES_AT, |out| put_instant(out, at_ms));
+            }
+        });
+        put_long(&mut out, 4, |out| put_metadata(out, "allowed", told));
+        end_body(&mut out);
+        out
+    }
+
+    fn ends_soon(&self, told: &Told<'_>) -> Option<u64> {
+        let at_ms = told.seen?.expires_ms?;
+        (told.left_ms <= self.expires_soon_ms?).then_some(at_ms)
+    }
+
+    /// The request does not pass.
+    pub(super) fn denied(&self, refused: &Refused<'_>) -> Vec<u8> {
+        denied(&self.realm, refused)
+    }
+}
+
+/// The request does not pass because the question could not be answered.
+pub(super) fn unanswered() -> Vec<u8> {
+    let refused = Refused {
+        denial: Denial::Unanswered,
+        need: None,
+        told: None,
+        grpc: false,
+        request_id: b"",
+    };
+    denied("", &refused)
+}
+
+/// The only place where it is said that a request does not pass.
+fn denied(realm: &str, refused: &Refused<'_>) -> Vec<u8> {
+    let Refused {
+        denial,
+        grpc,
+        request_id,
+        ..
+    } = *refused;
+    let code = denial.code(grpc);
+    let mut out = begun();
+    put_message(&mut out, 1, |out| put_number(out, 1, u64::from(code.grpc)));
+    put_long(&mut out, 2, |out| {
+        put_message(out, 1, |out| put_number(out, 1, u64::from(code.http)));
+        if denial.challenge().is_some() {
+            put_header(out, 2, "www-authenticate", |out| {
+                put_challenge(out, realm, refused);
+            });
+        }
+        if denial.is_passing() {
+            put_header(out, 2, "retry-after", |out| {
+                out.extend_from_slice(RETRY_AFTER_S.as_bytes());
+            });
+        }
+        if grpc {
+            // Envoy makes it the message of the status.
+            put_text(out, 3, denial.message());
+        } else {
+            put_header(out, 2, "content-type", |out| {
+                out.extend_from_slice(b"application/json");
+            });
+            put_long(out, 3, |out| put_body(out, denial, request_id));
+        }
+    });
+    put_long(&mut out, 4, |out| {
+        put_metadata(out, denial.name(), refused.told)
+    });
+    end_body(&mut out);
+    out
+}
+
+/// RFC 6750, section 3.
+fn put_challenge(out: &mut Vec<u8>, realm: &str, refused: &Refused<'_>) {
+    put_all(out, &["Bearer realm=\"", realm, "\""]);
+    let denial = refused.denial;
+    let Some(challenge) = denial.challenge() else {
+        return;
+    };
+    let Some(error) = challenge.error() else {
+        return;
+    };
+    let message = denial.message();
+    put_all(
+        out,
+        &[
+            ", error=\"",
+            error,
+            "\", error_description=\"",
+            message,
+            "\"",
+        ],
+    );
+    if let (Some(need), Challenge::InsufficientScope) = (refused.need, challenge) {
+        put_all(
+            out,
+            &[", scope=\"", need.action(), "@", need.resource(), "\""],
+        );
+    }
+}
+
+fn begun() -> Vec<u8> {
+    let mut out = Vec::with_capacity(ANSWER_BYTES);
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    out
+}
+
+fn put_all(out: &mut Vec<u8>, texts: &[&str]) {
+    texts
+        .iter()
+        .for_each(|text| out.extend_from_slice(text.as_bytes()));
+}
+
+/// A HeaderValueOption that replaces what is there; whether it has a value.
+#[inline]
+fn put_header(out: &mut Vec<u8>, field: u8, name: &str, fill: impl FnOnce(&mut Vec<u8>)) -> bool {
+    let mut has_value = false;
+    put_long(out, field, |out| {
+        put_long(out, 1, |out| {
+            put_text(out, 1, name);
+            put_long(out, 2, |out| {
+                let start = out.len();
+                fill(out);
+                has_value = out.len() > start;
+            });
+        });
+        // A BoolValue that is there, and false.
+        put_message(out, 2, |_| {});
+    });
+    has_value
+}
+
+/// Writes nothing where there is nothing to tell.
+#[inline]
+fn put_identity(out: &mut Vec<u8>, of: Identity, told: &Told<'_>) {
+    let Some(seen) = told.seen else { return };
+    match of {
+        Identity::Subject => out.extend_from_slice(seen.subject.as_bytes()),
+        Identity::TokenId => out.extend_from_slice(&seen.id.text()),
+        Identity::Kind => out.extend_from_slice(seen.kind.name().as_bytes()),
+        Identity::Scopes => put_scopes(out, seen),
+        Identity::Revision => put_revision(out, told.revision),
+    }
+}
+
+/// What the token is narrowed to, as a list of RFC 6749, section 3.3.
+fn put_scopes(out: &mut Vec<u8>, seen: &Seen<'_>) {
+    let Some(scopes) = seen.scopes else {
+        out.extend_from_slice(b"all");
+        return;
+    };
+    let start = out.len();
+    for permission in scopes.permissions() {
+        let space = if out.len() == start { "" } else { " " };
+        let (action, resource) = (permission.action.as_str(), permission.resource.as_str());
+        put_all(out, &[space, action, "@", resource]);
+        if out.len() - start > SCOPES_BYTES_MAX {
+            out.truncate(start);
+            return;
+        }
+    }
+}
+
+fn put_revision(out: &mut Vec<u8>, revision: Revision) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut decimal = [0; 20];
+    let (mut number, mut at) = (revision.number, decimal.len());
+    loop {
+        at -= 1;
+        decimal[at] = DIGITS[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&decimal[at..]);
+    out.push(b'-');
+    for byte in revision.chain {
+        out.extend_from_slice(&[
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 0xf)],
+        ]);
+    }
+}
+
+/// RFC 3339, in whole seconds.
+fn put_instant(out: &mut Vec<u8>, at_ms: u64) {
+    let second = i64::try_from(at_ms / 1_000).unwrap_or(i64::MAX);
+    if let Ok(at) = Timestamp::from_second(second) {
+        // Writing to memory does not fail.
+        let _ = write!(out, "{at}");
+    }
+}
+
+fn put_body(out: &mut Vec<u8>, denial: Denial, request_id: &[u8]) {
+    let (reason, message) = (denial.name(), denial.message());
+    put_all(
+        out,
+        &["{\"reason\":\"", reason, "\",\"message\":\"", message, "\""],
+    );
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
+    let known = (1..=REQUEST_ID_BYTES_MAX).contains(&request_id.len());
+    if known && request_id.iter().all(is_plain) {
+        put_all(out, &[",\"request_id\":\""]);
+        out.extend_from_slice(request_id);
+        out.push(b'"');
+    }
+    out.push(b'}');
+}
+
+/// A Struct with what filters, access logs and rate limits may use.
+fn put_metadata(out: &mut Vec<u8>, reason: &str, told: Option<&Told<'_>>) {
+    put_fact(out, "reason", |out| put_all(out, &[reason]));
+    let Some(told) = told else { return };
+    put_fact(out, "revision", |out| put_revision(out, told.revision));
+    if let Some(seen) = told.seen {
+        put_fact(out, "token_id", |out| {
+            out.extend_from_slice(&seen.id.text())
+        });
+        put_fact(out, "subject", |out| put_all(out, &[seen.subject]));
+        put_fact(out, "kind", |out| put_all(out, &[seen.kind.name()]));
+    }
+    if let Some(valid_for_ms) = told.valid_for_ms {
+        put_entry(out, "valid_for_ms", |out| {
+            out.push(2 << 3 | 1);
+            out.extend_from_slice(&(valid_for_ms as f64).to_le_bytes());
+        });
+    }
+}
+
+fn put_fact(out: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
+    put_entry(out, name, |out| put_long(out, 3, fill));
+}
+
+/// A field of a Struct.
+fn put_entry(out: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
+    put_long(out, 1, |out| {
+        put_text(out, 1, name);
+        put_long(out, 2, fill);
+    });
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

@@ -1,0 +1,403 @@
+//! The headers of a request that matter, noted as they pass: credentials, and who came how.
+//!
+//! ```text
+//! header ─► is one of its length wanted? ─► which? ─► noted; most stop at the first question
+//! ```
+//!
+//! Used by `service`. A credential is read where the operator says, `authorization` as a bearer
+//! token (RFC 6750, section 2.1) and other headers as the bare one. Whatever could be read in two
+//! ways is refused. Names that a service may take for one of our identity headers, because its
+//! gateway interface makes `-` of `_`, are noted so that they can be taken away.
+
+use super::attributes::Header;
+
+/// Headers that a credential may be read from.
+pub(super) const CREDENTIALS_MAX: usize = 4;
+/// Lines of `x-forwarded-for` that are looked at, the last ones.
+const FORWARDED_MAX: usize = 4;
+/// Look-alikes of identity headers; nobody sends so many in good faith.
+const LOOK_ALIKES_MAX: usize = 16;
+
+const AUTHORIZATION: &str = "authorization";
+const BEARER: &[u8] = b"bearer ";
+
+/// What a header is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Credential(usize),
+    ContentType,
+    ForwardedFor,
+    Identity,
+}
+
+/// The names that matter.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    // A bit for each length that a wanted name has; those above 63 share one.
+    lengths: u64,
+    names: Vec<(Box<str>, Use)>,
+    credentials: Vec<Box<str>>,
+}
+
+impl Wanted {
+    /// Credentials in their order, at most [`CREDENTIALS_MAX`], and the identity headers.
+    pub(super) fn new(credentials: &[&str], identity: &[&str], forwarded: bool) -> Self {
+        let credentials: Vec<Box<str>> = credentials
+            .iter()
+            .take(CREDENTIALS_MAX)
+            .map(|name| (*name).into())
+            .collect();
+        let mut names = vec![("content-type".into(), Use::ContentType)];
+        for (at, name) in credentials.iter().enumerate() {
+            names.push((name.clone(), Use::Credential(at)));
+        }
+        names.extend(forwarded.then(|| ("x-forwarded-for".into(), Use::ForwardedFor)));
+        let identity = identity.iter().filter(|name| name.contains('-'));
+        names.extend(identity.map(|name| ((*name).into(), Use::Identity)));
+        let bits = names.iter().map(|(name, _)| length_bit(name.len()));
+        Self {
+            lengths: bits.fold(0, |all, bit| all | bit),
+            names,
+            credentials,
+        }
+    }
+
+    /// The names of the headers that credentials are read from.
+    pub(super) fn credentials(&self) -> impl Iterator<Item = &str> {
+        self.credentials.iter().map(|name| &**name)
+    }
+}
+
+fn length_bit(length: usize) -> u64 {
+    1 << length.min(63)
+}
+
+/// What a header that should come once was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Noted<'a> {
+    #[default]
+    Absent,
+    One(&'a [u8]),
+    Several,
+}
+
+/// The headers of one request that matter.
+#[derive(Debug)]
+pub(super) struct Headers<'w, 'a> {
+    wanted: &'w Wanted,
+    credentials: [Noted<'a>; CREDENTIALS_MAX],
+    content_type: Noted<'a>,
+    forwarded: [&'a [u8]; FORWARDED_MAX],
+    forwarded_lines: usize,
+    look_alikes: Vec<&'a str>,
+    too_many: bool,
+}
+
+/// The credential of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Credential<'a> {
+    /// There is none.
+    None,
+    /// Exactly one, as it came; it need not be well-formed.
+    Token(&'a str),
+    /// More than one, or what could be read as more than one.
+    Several,
+}
+
+/// Stands for a credential that is no text: as malformed as any.
+const NO_TEXT: &str = "?";
+
+impl<'w, 'a> Headers<'w, 'a> {
+    pub(super) fn of(wanted: &'w Wanted) -> Self {
+        Self {
+            wanted,
+            credentials: Default::default(),
+            content_type: Noted::Absent,
+            forwarded: [b""; FORWARDED_MAX],
+            forwarded_lines: 0,
+            look_alikes: Vec::new(),
+            too_many: false,
+        }
+    }
+
+    /// Notes a header if it matters.
+    #[inline]
+    pub(super) fn note(&mut self, header: Header<'a>) {
+        if self.wanted.lengths & length_bit(header.name.len()) != 0 {
+            self.note_wanted(header);
+        }
+    }
+
+    fn note_wanted(&mut self, Header { name, value }: Header<'a>) {
+        for (wanted, of) in &self.wanted.names {
+            if wanted.len() != name.len() {
+                continue;
+            }
+            if wanted.as_bytes() == name {
+                match of {
+                    Use::Credential(at) => self.credentials[*at].add(value),
+                    Use::ContentType => self.content_type.add(value),
+                    Use::ForwardedFor => {
+                        self.forwarded[self.forwarded_lines % FORWARDED_MAX] = value;
+                        self.forwarded_lines += 1;
+                    }
+                    // It is overwritten or taken away in any case.
+                    Use::Identity => {}
+                }
+            } else if *of == Use::Identity && looks_like(name, wanted.as_bytes()) {
+                self.note_look_alike(name);
+            }
+        }
+    }
+
+    #[cold]
+    fn note_look_alike(&mut self, name: &'a [u8]) {
+        match std::str::from_utf8(name) {
+            Ok(name) if self.look_alikes.len() < LOOK_ALIKES_MAX => self.look_alikes.push(name),
+            _ => self.too_many = true,
+        }
+    }
+
+    /// Names that a service may take for identity headers; none if there are too many of them.
+    pub(super) fn look_alikes(&self) -> Option<&[&'a str]> {
+        (!self.too_many).then_some(&self.look_alikes)
+    }
+
+    /// The names of credential headers that came.
+    pub(super) fn credential_names(&self) -> impl Iterator<Item = &'w str> {
+        let came = self.credentials.iter();
+        let named = self.wanted.credentials().zip(came);
+        named.filter_map(|(name, noted)| (*noted != Noted::Absent).then_some(name))
+    }
+
+    /// Whether the request is gRPC's, so that its answer is made a gRPC status by Envoy, which
+    /// looks at the same.
+    pub(super) fn is_grpc(&self) -> bool {
+        const GRPC: &[u8] = b"application/grpc";
+        let Noted::One(value) = self.content_type else {
+            return false;
+        };
+        let rest = value.strip_prefix(GRPC);
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
+    }
+
+    /// The credential, from the first of its headers that has one; two that differ are several.
+    pub(super) fn credential(&self) -> Credential<'a> {
+        let mut found = Credential::None;
+        for (name, noted) in self.wanted.credentials().zip(self.credentials) {
+            let read = match noted {
+                Noted::Absent => continue,
+                Noted::Several => return Credential::Several,
+                Noted::One(value) if name == AUTHORIZATION => bearer(value),
+                Noted::One(value) => bare(value),
+            };
+            match (found, read) {
+                (_, Credential::Several) => return Credential::Several,
+                (Credential::Token(one), Credential::Token(other)) if one != other => {
+                    return Credential::Several;
+                }
+                (Credential::None, read) => found = read,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The entries of `x-forwarded-for` from the right, as far as they are looked at.
+    pub(super) fn forwarded(&self) -> impl Iterator<Item = &'a str> {
+        let lines = self.forwarded_lines;
+        let last = lines.saturating_sub(FORWARDED_MAX)..lines;
+        let lines = last.rev().map(|line| self.forwarded[line % FORWARDED_MAX]);
+        // What is no text is no address.
+        let lines = lines.map(|line| std::str::from_utf8(line).unwrap_or(NO_TEXT));
+        lines.flat_map(|line| line.rsplit(',').map(str::trim))
+    }
+}
+
+impl<'a> Noted<'a> {
+    fn add(&mut self, value: &'a [u8]) {
+        *self = match self {
+            Self::Absent => Self::One(value),
+            Self::One(_) | Self::Several => Self::Several,
+        };
+    }
+}
+
+/// Whether a service that makes `-` of `_` would take `name` for `wanted`, which is as long.
+fn looks_like(name: &[u8], wanted: &[u8]) -> bool {
+    let mut pairs = name.iter().zip(wanted);
+    pairs.all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
+}
+
+/// The token of an `authorization`; schemes of others are none of ours.
+fn bearer(value: &[u8]) -> Credential<'_> {
+    let (scheme, token) = value.split_at(value.len().min(BEARER.len()));
+    if scheme.eq_ignore_ascii_case(BEARER) {
+        return match bare(token) {
+            Credential::None => Credential::Token(NO_TEXT),
+            other => other,
+        };
+    }
+    // Envoy joins two of them by a comma: the second may be a bearer token.
+    let mut rest = value.split(|byte| *byte == b',').skip(1);
+    let hidden = |part: &[u8]| {
+        let part = part.trim_ascii_start();
+        part.len() >= BEARER.len() && part[..BEARER.len()].eq_ignore_ascii_case(BEARER)
+    };
+    if rest.any(hidden) {
+        Credential::Several
+    } else if value.eq_ignore_ascii_case(BEARER.trim_ascii_end()) {
+        Credential::Token(NO_TEXT)
+    } else {
+        Credential::None
+    }
+}
+
+/// A token that is the whole value.
+fn bare(value: &[u8]) -> Credential<'_> {
+    if value.is_empty() {
+        return Credential::None;
+    }
+    if value
+        .iter()
+        .any(|byte| *byte == b',' || byte.is_ascii_whitespace())
+    {
+        return Credential::Several;
+    }
+    Credential::Token(std::str::from_utf8(value).unwrap_or(NO_TEXT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        let credentials = ["authorization", "x-api-key"];
+        Wanted::new(
+            &credentials,
+            &["x-latchkey-subject", "x-latchkey-kind"],
+            true,
+        )
+    }
+
+    fn with<R>(headers: &[(&str, &str)], of: impl FnOnce(&Headers<'_, '_>) -> R) -> R {
+        let wanted = wanted();
+        let mut noted = Headers::of(&wanted);
+        for (name, value) in headers {
+            noted.note(Header {
+                name: name.as_bytes(),
+                value: value.as_bytes(),
+            });
+        }
+        of(&noted)
+    }
+
+    fn check(headers: &[(&str, &str)], expected: Credential<'static>) {
+        with(headers, |noted| {
+            assert_eq!(noted.credential(), expected, "{headers:?}");
+        });
+    }
+
+    #[test]
+    fn a_credential_is_none_one_or_several() {
+        use Credential::{None, Several, Token};
+        let (auth, key) = ("authorization", "x-api-key");
+        check(&[], None);
+        check(&[(auth, "Bearer a")], Token("a"));
+        check(&[(auth, "bEARER a")], Token("a"));
+        check(&[(key, "a")], Token("a"));
+        check(&[("x-api-kez", "a")], None);
+        check(&[(auth, "Bearer a"), (key, "a")], Token("a"));
+        check(&[(key, "a"), (auth, "Bearer a")], Token("a"));
+        check(&[(auth, "Bearer a"), (key, "b")], Several);
+        check(&[(auth, "Bearer a"), (auth, "Bearer b")], Several);
+        check(&[(auth, "Bearer a"), (auth, "Bearer a")], Several);
+        check(&[(auth, "Basic x"), (auth, "Bearer a")], Several);
+        check(&[(auth, "Bearer a,Bearer b")], Several);
+        check(&[(auth, "Bearer a, b")], Several);
+        check(&[(auth, "Bearer a b")], Several);
+        check(&[(auth, "Bearer  a")], Several);
+        check(&[(auth, "Basic x, Bearer a")], Several);
+        check(&[(auth, "Basic x,BEARER a")], Several);
+        check(&[(key, "a,b")], Several);
+        check(&[(key, "a b")], Several);
+        // Others' schemes are theirs, also where they hold commas.
+        check(&[(auth, "Basic x")], None);
+        check(&[(auth, "Digest username=\"a\", realm=\"bearer \"")], None);
+        check(&[(auth, "Basic x"), (key, "a")], Token("a"));
+        check(&[(auth, ""), (key, "")], None);
+        // A bearer without a token is malformed, not anonymous.
+        check(&[(auth, "Bearer")], Token(NO_TEXT));
+        check(&[(auth, "Bearer ")], Token(NO_TEXT));
+        check(&[(auth, "Bearer"), (key, "a")], Several);
+    }
+
+    #[test]
+    fn what_is_no_text_is_malformed() {
+        let wanted = wanted();
+        let mut noted = Headers::of(&wanted);
+        noted.note(Header {
+            name: b"authorization",
+            value: b"Bearer \xff",
+        });
+        assert_eq!(noted.credential(), Credential::Token(NO_TEXT));
+    }
+
+    #[test]
+    fn look_alikes_of_identity_headers_are_noted() {
+        let came = [
+            ("x_latchkey_subject", "root"),
+            ("x-latchkey_subject", "root"),
+            ("X-Latchkey_Kind", "user"),
+            ("x-latchkey-subject", "root"),
+            ("x-latchkey-subjecu", "root"),
+            ("x_latchkey_scopes", "all"),
+        ];
+        with(&came, |noted| {
+            let expected = [
+                "x_latchkey_subject",
+                "x-latchkey_subject",
+                "X-Latchkey_Kind",
+            ];
+            assert_eq!(noted.look_alikes(), Some(&expected[..]));
+        });
+        with(
+            &[("x_latchkey_kind", "user"); LOOK_ALIKES_MAX + 1],
+            |noted| {
+                assert_eq!(noted.look_alikes(), None);
+            },
+        );
+    }
+
+    #[test]
+    fn forwarded_entries_are_counted_from_the_right_over_all_lines() {
+        let line = |value| ("x-forwarded-for", value);
+        let check = |lines: &[(&str, &str)], expected: &[&str]| {
+            with(lines, |noted| {
+                assert_eq!(noted.forwarded().collect::<Vec<_>>(), expected, "{lines:?}");
+            });
+        };
+        check(&[], &[]);
+        check(&[line("a")], &["a"]);
+        check(&[line("a, b"), line("c,d")], &["d", "c", "b", "a"]);
+        check(&[line("")], &[""]);
+        let many = ["1", "2", "3", "4", "5", "6"].map(line);
+        check(&many, &["6", "5", "4", "3"]);
+    }
+
+    #[test]
+    fn grpc_is_what_envoy_takes_for_it() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            with(&[("content-type", value)], |noted| {
+                assert_eq!(noted.is_grpc(), expected, "{value}");
+            });
+        }
+    }
+}
