@@ -2,19 +2,27 @@
 
     golden.py write FOLDER            writes one file for each message
     golden.py compare < DESCRIPTORS   compares a trimmed FileDescriptorSet with Envoy's own
+    golden.py ask ADDRESS < TOKEN     asks a server and prints its answers as lines of JSON
 
 Every field that Envoy 1.40 can send is set in some request, so that a reader that was written
 from a trimmed definition meets all of them.
 """
 
+import json
 import pathlib
 import sys
 
+import grpc
 from envoy.config.core.v3 import address_pb2, base_pb2
-from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
+from envoy.service.auth.v3 import (
+    attribute_context_pb2,
+    external_auth_pb2,
+    external_auth_pb2_grpc,
+)
 from envoy.type.v3 import http_status_pb2
-from google.protobuf import any_pb2, descriptor_pb2, struct_pb2, wrappers_pb2
+from google.protobuf import any_pb2, descriptor_pb2, json_format, struct_pb2, wrappers_pb2
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.unknown_fields import UnknownFieldSet
 from google.rpc import status_pb2
 
 HEADERS = {
@@ -23,6 +31,7 @@ HEADERS = {
     ":path": "/v1/projects/web/secrets/db?version=2",
     "authorization": "Bearer lkr_1",
     "x-api-key": "lkr_2,lkr_3",
+    "x-environment": "prod",
     "x-forwarded-for": "203.0.113.9, 10.0.0.1",
 }
 # As they come where Envoy sends them raw: doubled, empty, and not text at all.
@@ -30,6 +39,7 @@ RAW_HEADERS = [
     ("authorization", b"Bearer lkr_1"),
     ("authorization", b"Bearer lkr_2"),
     ("x-empty", b""),
+    ("x-environment", b"prod"),
     ("x-latin", "größe".encode("latin-1")),
     ("x-utf8", "größe".encode()),
 ]
@@ -46,6 +56,11 @@ def peer(address, port, **more):
     return attribute_context_pb2.AttributeContext.Peer(
         address=address_pb2.Address(socket_address=socket), **more
     )
+
+
+def raw(*pairs):
+    headers = [base_pb2.HeaderValue(key=key, raw_value=value) for key, value in pairs]
+    return base_pb2.HeaderMap(headers=headers)
 
 
 def request(**http):
@@ -85,7 +100,8 @@ def request(**http):
     attributes.context_extensions.update(
         {
             "latchkey.action": "secrets:read",
-            "latchkey.resource": "acme/{project}/{header:x-environment}",
+            "latchkey.path": "/v1/projects/{project}/secrets/{name}",
+            "latchkey.resource": "acme/{project}/{header:x-environment}/{name}",
             "other": "value",
         }
     )
@@ -182,12 +198,9 @@ def failed():
 
 
 def messages():
-    header_map = base_pb2.HeaderMap(
-        headers=[base_pb2.HeaderValue(key=key, raw_value=value) for key, value in RAW_HEADERS]
-    )
     return {
         "request_headers": request(headers=HEADERS),
-        "request_header_map": request(header_map=header_map),
+        "request_header_map": request(header_map=raw(*RAW_HEADERS)),
         "request_proxyless": proxyless(),
         "request_over_a_pipe": over_a_pipe(),
         "response_allowed": allowed(),
@@ -269,6 +282,46 @@ def compare(trimmed):
     print(f"{seen} messages compared")
 
 
+def unknown(message):
+    """How many fields of an answer are none of Envoy's, at any depth."""
+    inner = (value for _, value in message.ListFields())
+    count = len(UnknownFieldSet(message))
+    for value in inner:
+        if hasattr(value, "values") and not hasattr(value, "ListFields"):
+            value = list(value.values())
+        values = value if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)) else [value]
+        count += sum(unknown(it) for it in values if hasattr(it, "ListFields"))
+    return count
+
+
+def questions(token):
+    """The same token in every form in which it can come, and none."""
+    bearer = f"Bearer {token}".encode()
+    environment = ("x-environment", b"prod")
+    less = proxyless()
+    less.attributes.request.http.header_map.CopyFrom(raw(("authorization", bearer)))
+    return {
+        "headers": request(headers={"authorization": bearer.decode(), "x-environment": "prod"}),
+        "header_map": request(header_map=raw(("authorization", bearer), environment)),
+        "proxyless": less,
+        "none": request(header_map=raw(environment)),
+        "doubled": request(
+            header_map=raw(("authorization", bearer), ("x-api-key", b"lku_1"), environment)
+        ),
+        "elsewhere": request(header_map=raw(("authorization", bearer), ("x-environment", b"test"))),
+        "empty": external_auth_pb2.CheckRequest(),
+    }
+
+
+def ask(address, token):
+    with grpc.insecure_channel(address) as channel:
+        stub = external_auth_pb2_grpc.AuthorizationStub(channel)
+        for name, question in questions(token).items():
+            answer = stub.Check(question, timeout=30)
+            told = json_format.MessageToDict(answer, preserving_proto_field_name=True)
+            print(json.dumps({"asked": name, "unknown": unknown(answer), "answer": told}))
+
+
 def main(arguments):
     match arguments:
         case ["write", folder]:
@@ -279,6 +332,8 @@ def main(arguments):
             trimmed = descriptor_pb2.FileDescriptorSet.FromString(sys.stdin.buffer.read())
             found = list(compare(trimmed))
             sys.exit("\n".join(found) or None)
+        case ["ask", address]:
+            ask(address, sys.stdin.read())
         case _:
             sys.exit(__doc__)
 

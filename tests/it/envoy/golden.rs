@@ -3,7 +3,8 @@
 //! `golden.py` writes them with the code that is generated from Envoy's own definitions, every
 //! field set, and what is committed is what it writes. The trimmed types read every value of it
 //! that they know, and write answers byte for byte as the whole ones do. The definitions themselves
-//! are compared too: names, numbers, types, oneofs.
+//! are compared too: names, numbers, types, oneofs. And a server is asked by a client that knows
+//! nothing but the whole definitions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -21,7 +22,7 @@ use tonic_types::pb::Status;
 use auth::attribute_context::{HttpRequest, Peer};
 use auth::check_response::HttpResponse;
 
-use crate::program::{Ran, fresh, tool};
+use crate::program::{Ran, Server, fresh, tool};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/envoy/golden.py");
 
@@ -67,7 +68,11 @@ fn all_but_headers(attributes: &auth::AttributeContext) {
     assert_eq!(http.protocol, "HTTP/1.1");
     let extensions = [
         ("latchkey.action", "secrets:read"),
-        ("latchkey.resource", "acme/{project}/{header:x-environment}"),
+        ("latchkey.path", "/v1/projects/{project}/secrets/{name}"),
+        (
+            "latchkey.resource",
+            "acme/{project}/{header:x-environment}/{name}",
+        ),
         ("other", "value"),
     ];
     assert_eq!(attributes.context_extensions, texts(extensions));
@@ -131,6 +136,7 @@ fn headers_and_all_else_are_read_from_the_whole_request() {
         (":path", "/v1/projects/web/secrets/db?version=2"),
         ("authorization", "Bearer lkr_1"),
         ("x-api-key", "lkr_2,lkr_3"),
+        ("x-environment", "prod"),
         ("x-forwarded-for", "203.0.113.9, 10.0.0.1"),
     ];
     assert_eq!(http(&attributes).headers, texts(headers));
@@ -147,10 +153,11 @@ fn raw_headers_are_read_in_their_order_and_byte_for_byte() {
         assert_eq!(header.value, "", "raw values only");
         (header.key.as_str(), &header.raw_value[..])
     });
-    let expected: [(&str, &[u8]); 5] = [
+    let expected: [(&str, &[u8]); 6] = [
         ("authorization", b"Bearer lkr_1"),
         ("authorization", b"Bearer lkr_2"),
         ("x-empty", b""),
+        ("x-environment", b"prod"),
         ("x-latin", b"gr\xf6\xdfe"),
         ("x-utf8", "größe".as_bytes()),
     ];
@@ -323,4 +330,57 @@ fn field<'a>(
         .expect("the message");
     let mut fields = message.field.iter_mut();
     fields.find(|it| it.name() == name).expect("the field")
+}
+
+#[test]
+fn a_client_of_the_whole_definitions_reads_every_answer_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let arguments = "--kind resource --resource acme/web --name golden --ttl 1h --reason try \
+                     --scope secrets:read@acme/web/prod/**";
+    let (id, secret) = server.admin().issue(arguments);
+    let said = python(&["ask", &server.address], secret.as_bytes())
+        .ok()
+        .stdout;
+    let answers: BTreeMap<String, serde_json::Value> = said
+        .lines()
+        .map(|line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(line["unknown"], 0, "{line}");
+            let asked = line["asked"].as_str().expect("a name").to_owned();
+            (asked, line["answer"].take())
+        })
+        .collect();
+    for form in ["headers", "header_map"] {
+        let answer = &answers[form];
+        assert_eq!(answer["status"], serde_json::json!({}), "{answer}");
+        let facts = &answer["dynamic_metadata"];
+        assert_eq!(facts["reason"], "allowed");
+        assert_eq!(facts["token_id"], id.as_str());
+        let headers = answer["ok_response"]["headers"]
+            .as_array()
+            .expect("headers");
+        assert_eq!(headers.len(), 5, "{answer}");
+        assert!(headers.iter().all(|it| it["append"] == false), "{answer}");
+    }
+    let denied = |form: &str, status: &str, reason: &str| {
+        let answer = &answers[form];
+        assert_ne!(
+            answer["status"]["code"],
+            serde_json::Value::Null,
+            "{answer}"
+        );
+        assert_eq!(
+            answer["denied_response"]["status"]["code"], status,
+            "{answer}"
+        );
+        assert_eq!(answer["dynamic_metadata"]["reason"], reason, "{answer}");
+        assert!(answer.get("ok_response").is_none(), "{answer}");
+    };
+    denied("none", "Unauthorized", "no_token");
+    denied("doubled", "BadRequest", "several_tokens");
+    denied("elsewhere", "Forbidden", "not_permitted");
+    denied("proxyless", "Forbidden", "no_route");
+    denied("empty", "BadRequest", "path");
+    assert_eq!(answers.len(), 7);
 }
