@@ -20,6 +20,7 @@ mod formats;
 mod frozen;
 mod last_used;
 mod leaks;
+mod manifests;
 mod model;
 mod moving;
 mod outage;

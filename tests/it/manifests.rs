@@ -1,0 +1,228 @@
+//! The manifests under `examples/`: by the schemas of their kinds, and by the programs that read
+//! what stands in their ConfigMaps.
+//!
+//! `manifests/check.py` knows Kubernetes' schemas and Istio's, and `manifests/tables.yaml` those
+//! fields of other kinds that our examples use, since no package registry has their schemas. Each
+//! kind is also broken in several ways here: a check that refuses nothing proves nothing.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::program::{Ran, fresh, run, tool};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/manifests/check.py");
+const FOLDERS: [&str; 3] = ["kubernetes", "istio", "envoy-gateway"];
+
+fn example(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every manifest of a folder, and that there is one.
+fn all(folder: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(folder);
+    let entries = std::fs::read_dir(path).expect("a folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let names = names.map(|name| format!("{folder}/{}", name.to_string_lossy()));
+    let manifests: Vec<String> = names.filter(|name| name.ends_with(".yaml")).collect();
+    assert!(!manifests.is_empty(), "{folder}");
+    manifests
+}
+
+fn check(manifests: &str) -> Ran {
+    let mut command = Command::new(tool("python3"));
+    command
+        .args([SCRIPT, "judge"])
+        .arg(tool("../istio/package"));
+    run(command, manifests)
+}
+
+/// What a ConfigMap of an example has under a key.
+fn data(path: &str, config_map: &str, key: &str) -> String {
+    let mut command = Command::new(tool("python3"));
+    command.args([SCRIPT, "data", config_map, key]);
+    run(command, &example(path)).ok().stdout
+}
+
+/// The check refuses an example in which a text stands in the place of another, and says why.
+#[track_caller]
+fn refused(path: &str, from: &str, to: &str, why: &str) {
+    let good = example(path);
+    assert!(good.contains(from), "{from:?} is not in {path}");
+    let ran = check(&good.replacen(from, to, 1));
+    assert_eq!(ran.code, 1, "{to:?} passes: {}{}", ran.stdout, ran.stderr);
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(said.contains(why), "{why:?}: {said}");
+}
+
+#[test]
+fn every_example_is_what_the_schemas_ask_for() {
+    for path in FOLDERS.into_iter().flat_map(all) {
+        let ran = check(&example(&path));
+        assert_eq!(ran.code, 0, "{path}: {}{}", ran.stdout, ran.stderr);
+    }
+}
+
+#[test]
+fn a_broken_kubernetes_manifest_is_refused() {
+    let refused = |from, to, why| refused("kubernetes/latchkey.yaml", from, to, why);
+    refused("replicas: 3", "replicas: three", "'three' is not of type");
+    refused(
+        "containerPort: 7421",
+        "port: 7421",
+        "'containerPort' is a required property",
+    );
+    refused(
+        "readOnlyRootFilesystem",
+        "readOnlyRootFileSystem",
+        "('readOnlyRootFileSystem' was unexpected)",
+    );
+    refused(
+        "  selector:\n    matchLabels: {app.kubernetes.io/name: latchkey}\n  strategy",
+        "  strategy",
+        "'selector' is a required property",
+    );
+    refused(
+        "kind: Deployment",
+        "kind: Deploymant",
+        "nothing here knows this kind",
+    );
+    refused(
+        "apiVersion: policy/v1",
+        "apiVersion: policy/v1beta1",
+        "nothing here knows this kind",
+    );
+    refused(
+        "metadata: {name: latchkey-routes, namespace",
+        "metadata: {namespace",
+        "no metadata.name",
+    );
+    refused(
+        "clusterIP: None",
+        "clusterIP: None\n  clusterIP: ''",
+        "stands twice",
+    );
+}
+
+#[test]
+fn a_broken_istio_manifest_is_refused() {
+    let policy = |from, to, why| refused("istio/policy.yaml", from, to, why);
+    policy("action: CUSTOM", "action: ASK", "'ASK' is not one of");
+    policy(
+        "provider: {name: latchkey}",
+        "provider: latchkey",
+        "'latchkey' is not of type",
+    );
+    policy(
+        "methods: [POST]",
+        "method: [POST]",
+        "'method' was unexpected",
+    );
+    policy(
+        "mtls: {mode: STRICT}",
+        "mtls: {mode: STRICTLY}",
+        "'STRICTLY' is not one of",
+    );
+    policy(
+        "apiVersion: security.istio.io/v1\n",
+        "apiVersion: security.istio.io/v9\n",
+        "nothing here knows",
+    );
+    let mesh = |from, to, why| refused("istio/mesh.yaml", from, to, why);
+    mesh(
+        "port: 7421",
+        "port: '7421'",
+        "'7421' is not of type 'integer'",
+    );
+    mesh(
+        "failOpen: false\n",
+        "failOpen: false\n          failClosed: true\n",
+        "'failClosed' was unexpected",
+    );
+    mesh(
+        "          timeout: 0.25s\n",
+        "",
+        "'timeout' is a required property",
+    );
+    mesh("MERGE_SLASHES", "MERGE", "'MERGE' is not one of");
+}
+
+#[test]
+fn a_broken_envoy_gateway_manifest_is_refused() {
+    let refused = |from, to, why| refused("envoy-gateway/gateway.yaml", from, to, why);
+    refused(
+        "failOpen: false",
+        "failOpen: 'no'",
+        "'no' is not of type 'boolean'",
+    );
+    refused(
+        "    failOpen: false\n",
+        "",
+        "'failOpen' is a required property",
+    );
+    refused(
+        "timeout: 250ms",
+        "timeout: 250ms\n    timeOut: 1s",
+        "'timeOut' was unexpected",
+    );
+    refused(
+        "backendRefs:\n        - {name: latchkey,",
+        "backendRefs:\n        - {service: latchkey,",
+        "'name' is a required property",
+    );
+    refused(
+        "kind: Gateway, name: front}\n  extAuth",
+        "kind: Service, name: front}\n  extAuth",
+        "'Service' is not one of",
+    );
+    refused(
+        "{name: latchkey.action, value: \"secrets:read\"}",
+        "{name: latchkey.action}",
+        "is not valid under any",
+    );
+    refused(
+        "escapedSlashesAction: RejectRequest",
+        "escapedSlashesAction: Reject",
+        "'Reject' is not one of",
+    );
+    refused(
+        "certificateRefs",
+        "certificates",
+        "'certificates' was unexpected",
+    );
+    refused("method: GET", "method: get", "'get' is not one of");
+    refused(
+        "    - {group: \"\", kind: Service",
+        "    - {kind: Service",
+        "'group' is a required property",
+    );
+}
+
+#[test]
+fn envoys_configurations_are_good_to_envoy() {
+    let folder = fresh();
+    let validate = |text: &str| {
+        let path = folder.path().join("envoy.yaml");
+        std::fs::write(&path, text).expect("written");
+        let mut command = Command::new(tool("envoy"));
+        command.args(["--mode", "validate", "--disable-hot-restart", "-c"]);
+        command.arg(&path);
+        run(command, "")
+    };
+    validate(&example("envoy/envoy.yaml")).ok();
+    // Envoy looks whether what it watches is there.
+    let place = folder.path().to_str().expect("text");
+    let path = "kubernetes/envoy.yaml";
+    let token = data(path, "envoy", "token.yaml").replace("/etc/envoy", place);
+    std::fs::create_dir(folder.path().join("token")).expect("made");
+    std::fs::write(folder.path().join("token/token"), "lks_1").expect("written");
+    std::fs::write(folder.path().join("token.yaml"), token).expect("written");
+    let text = data(path, "envoy", "envoy.yaml").replace("/etc/envoy", place);
+    validate(&text).ok();
+    let wrong = text.replacen("failure_mode_allow", "failure_mode_deny", 1);
+    validate(&wrong).refused("failure_mode_deny");
+}
