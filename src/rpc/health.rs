@@ -16,8 +16,10 @@ use crate::proto::v1::{
     token_service_server,
 };
 
+use super::envoy;
+
 /// What serves from memory.
-const FROM_MEMORY: [&str; 2] = ["", check_service_server::SERVICE_NAME];
+const FROM_MEMORY: [&str; 3] = ["", check_service_server::SERVICE_NAME, envoy::SERVICE_NAME];
 /// What cannot do without the store.
 const FROM_STORE: [&str; 4] = [
     token_service_server::SERVICE_NAME,

@@ -71,6 +71,41 @@ impl Refused {
     }
 }
 
+/// What became of a request that Envoy asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// It passes with its token.
+    Allowed,
+    /// It passes without one.
+    Anonymous,
+    /// It does not pass.
+    Denied,
+    /// It does not pass because nobody could tell.
+    Unavailable,
+    /// Envoy is told of an error and does as it is set.
+    Error,
+}
+
+impl Passed {
+    const ALL: [Self; 5] = [
+        Self::Allowed,
+        Self::Anonymous,
+        Self::Denied,
+        Self::Unavailable,
+        Self::Error,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Anonymous => "anonymous",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// The counters of one server. Clones are handles to the same ones.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Counted>);
@@ -80,6 +115,7 @@ struct Counted {
     connections: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     shed: AtomicU64,
+    envoy: [AtomicU64; Passed::ALL.len()],
     checks_refused: Family<Labels<1>, Counter>,
     calls: Family<Labels<2>, Counter>,
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
@@ -94,6 +130,7 @@ impl Default for Counted {
             connections: AtomicU64::new(0),
             refused: Default::default(),
             shed: AtomicU64::new(0),
+            envoy: Default::default(),
             checks_refused: Family::default(),
             calls: Family::default(),
             // 0.5 ms to 16 s: from a read to beyond the longest request.
@@ -119,6 +156,12 @@ impl Metrics {
     #[inline]
     pub(super) fn checked(&self, reason: Reason) {
         self.0.checks[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that Envoy asked about.
+    #[inline]
+    pub(super) fn passed(&self, passed: Passed) {
+        self.0.envoy[passed as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a Check, a batch or a stream's question that was refused, by its stable reason.
@@ -233,6 +276,14 @@ impl Collector for Scrape {
             "Checks by reason",
             "reason",
             by_reason.zip(&counted.checks),
+        )?;
+        let by_outcome = Passed::ALL.iter().map(|passed| passed.name());
+        family(
+            out,
+            "envoy_requests",
+            "Requests that Envoy asked about, by what became of them",
+            "outcome",
+            by_outcome.zip(&counted.envoy),
         )?;
         let by_why = Refused::ALL.iter().map(|why| why.name());
         let refused = by_why.zip(&counted.refused);

@@ -79,7 +79,7 @@ pub fn direct(
 + use<> {
     let most = config.limits.message_bytes_max;
     let check = CheckRpc::new(authority.clone(), metrics.clone());
-    let envoy = EnvoyFront::new(check.clone(), routes, &config.envoy, most);
+    let envoy = EnvoyFront::new(check.clone(), metrics.clone(), routes, &config.envoy, most);
     Straight::new(CheckFront::new(check, most), envoy)
 }
 

@@ -28,6 +28,7 @@ fn grpcurl_lists_issues_checks_and_revokes_through_reflection_embedded() {
     list.args(["-plaintext", &server.address, "list"]);
     let services = run(list, "").ok().stdout;
     for service in [
+        "envoy.service.auth.v3.Authorization",
         "grpc.health.v1.Health",
         "latchkey.v1.AuditService",
         "latchkey.v1.CheckService",
@@ -107,7 +108,12 @@ fn python_finds_the_api_by_reflection_and_uses_it_embedded() {
 fn health_is_told_per_service_embedded() {
     let dir = fresh();
     let server = Server::start(dir.path());
-    for service in ["", "latchkey.v1.CheckService", "latchkey.v1.TokenService"] {
+    for service in [
+        "",
+        "latchkey.v1.CheckService",
+        "latchkey.v1.TokenService",
+        "envoy.service.auth.v3.Authorization",
+    ] {
         let message = format!(r#"{{"service": "{service}"}}"#);
         let health = grpcurl(&server, &[], "grpc.health.v1.Health/Check", &message).json();
         assert_eq!(health["status"], "SERVING", "{service}");

@@ -18,3 +18,6 @@ mod sender;
 mod service;
 
 pub(super) use service::{EnvoyAnswering, EnvoyFront};
+
+/// As Envoy's API has it.
+pub(super) const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";

@@ -37,6 +37,7 @@ use super::super::check::{CheckRpc, WAIT_MAX};
 use super::super::errors::response;
 use super::super::fields::message_in;
 use super::super::front::DirectAnswer;
+use super::super::metrics::{Metrics, Passed};
 use super::super::question::Told;
 use super::super::unary::{collected, replied};
 use super::answer::{Refused, Style, unanswered};
@@ -57,6 +58,7 @@ pub(in super::super) struct EnvoyFront(Arc<Inner>);
 
 struct Inner {
     check: CheckRpc,
+    metrics: Metrics,
     routes: Arc<Live>,
     style: Style,
     wanted: Wanted,
@@ -69,6 +71,7 @@ struct Inner {
 impl EnvoyFront {
     pub(in super::super) fn new(
         check: CheckRpc,
+        metrics: Metrics,
         routes: Arc<Live>,
         settings: &config::Envoy,
         message_bytes_max: usize,
@@ -80,6 +83,7 @@ impl EnvoyFront {
             wanted: Wanted::new(&credentials, &identity, settings.trusted_hops > 0),
             style,
             check,
+            metrics,
             routes,
             trusted_hops: settings.trusted_hops,
             message_bytes_max,
@@ -278,6 +282,7 @@ impl Inner {
             Credential::Several => return Err(Denial::SeveralTokens),
             Credential::None if needed.optional => {
                 view.may_check(caller, &[]).map_err(by_caller)?;
+                self.metrics.passed(Passed::Anonymous);
                 return Ok(Step::Answer(self.style.allowed(
                     None,
                     &asked.headers,
@@ -320,9 +325,14 @@ impl Inner {
             by_thumbprint.context.workload = Some(&thumbprint);
             verdict = judge(&by_thumbprint)?;
         }
-        if matches!(verdict.response, Step::Count(_)) {
-            return Ok(verdict.response);
-        }
+        let passed = match (&verdict.response, verdict.reason) {
+            // It is known once the use is counted.
+            (Step::Count(_), _) => return Ok(verdict.response),
+            (Step::Error, _) => Passed::Error,
+            (Step::Answer(_), Reason::Allowed) => Passed::Allowed,
+            (Step::Answer(_), reason) => denied(Denial::Token(reason)),
+        };
+        self.metrics.passed(passed);
         Ok(self.check.done(verdict))
     }
 
@@ -384,6 +394,7 @@ impl Inner {
         if let Some(reason) = denial.refusal() {
             self.check.count_refused(reason);
         }
+        self.metrics.passed(denied(denial));
         self.style.denied(&Refused {
             denial,
             need: None,
@@ -414,6 +425,14 @@ impl Inner {
     }
 }
 
+fn denied(denial: Denial) -> Passed {
+    if denial.is_passing() {
+        Passed::Unavailable
+    } else {
+        Passed::Denied
+    }
+}
+
 impl Use {
     fn of(asked: &Asked<'_>, question: &CheckRequest<'_>, allowed: Vec<u8>) -> Self {
         let need = question.needs.first();
@@ -435,7 +454,10 @@ impl Counting {
     async fn counted(self) -> Result<http::Response<Body>, Infallible> {
         let Self { inner, used, wait } = self;
         let denial = match inner.count(&used, wait).await {
-            Ok(Reason::Allowed) => return Ok(replied(used.allowed.into())),
+            Ok(Reason::Allowed) => {
+                inner.metrics.passed(Passed::Allowed);
+                return Ok(replied(used.allowed.into()));
+            }
             Ok(reason) => Denial::Token(reason),
             // It may have been counted; the request does not pass.
             Err(_) => Denial::Unanswered,
