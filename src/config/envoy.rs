@@ -1,38 +1,53 @@
 //! Envoy: where the credential, the address and the identity of a request are, and stand.
 //!
 //! Names of headers are checked here, so that no setting can make an answer that Envoy refuses or
-//! takes for something else. What requests need is not a setting: routes say so.
+//! takes for something else. What requests need is not a setting: routes say so, whose file is
+//! read again while the server runs.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::optional_duration;
+use super::{optional_duration, text_duration};
+use crate::routes::is_header_name;
 
 /// Headers that a credential may be read from.
 const CREDENTIALS_MAX: usize = 4;
 /// Proxies of the operator's own in front of a request.
 const HOPS_MAX: usize = 32;
-const NAME_BYTES_MAX: usize = 64;
 const REALM_BYTES_MAX: usize = 64;
+const POLL_MIN: Duration = Duration::from_millis(100);
 
 /// Headers that are not a credential's or an identity's to take: Envoy ignores changes of some,
 /// and others say how the message is framed.
-const TAKEN: [&str; 8] = [
+const TAKEN: &[&str] = &[
     "host",
     "connection",
     "content-length",
     "content-type",
+    "cookie",
+    "keep-alive",
+    "proxy-connection",
     "te",
+    "trailer",
     "transfer-encoding",
     "upgrade",
     "x-forwarded-for",
+    "x-request-id",
 ];
+/// The same of whole families.
+const TAKEN_PREFIXES: &[&str] = &["grpc-", "x-envoy-"];
 
 /// How it answers Envoy.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Envoy {
+    /// The route table; empty if there is none.
+    pub routes_file: PathBuf,
+    /// How often it is read again.
+    #[serde(with = "text_duration")]
+    pub routes_poll: Duration,
     /// The headers that a credential is read from, in their order, with commas between them.
     pub credentials: String,
     /// Whether they are taken away before a request goes on.
@@ -67,6 +82,8 @@ pub struct IdentityHeaders {
 impl Default for Envoy {
     fn default() -> Self {
         Self {
+            routes_file: PathBuf::new(),
+            routes_poll: Duration::from_secs(2),
             credentials: "authorization,x-api-key".to_owned(),
             strip_credential: false,
             realm: "latchkey".to_owned(),
@@ -122,13 +139,18 @@ impl Envoy {
                     format!("`{name}` is no name of a header in lower case"),
                 ));
             }
-            if TAKEN.contains(&name) {
+            if TAKEN.contains(&name) || TAKEN_PREFIXES.iter().any(|taken| name.starts_with(taken)) {
                 return Some((key, format!("`{name}` is not to be used for this")));
             }
-            if seen.contains(&name) {
+            // Services behind CGI and its kin see one header in both.
+            let spelt = name.replace('_', "-");
+            if seen.contains(&spelt) {
                 return Some((key, format!("`{name}` is used twice")));
             }
-            seen.push(name);
+            seen.push(spelt);
+        }
+        if self.routes_poll < POLL_MIN {
+            return Some(("envoy.routes_poll", "less than 100ms".to_owned()));
         }
         let is_quotable = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
         if self.realm.len() > REALM_BYTES_MAX
@@ -143,12 +165,4 @@ impl Envoy {
         (self.trusted_hops > HOPS_MAX)
             .then(|| ("envoy.trusted_hops", format!("more than {HOPS_MAX}")))
     }
-}
-
-/// RFC 9110, section 5.1, as HTTP/2 has it: in lower case.
-fn is_header_name(name: &str) -> bool {
-    let is_token = |byte: u8| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte)
-    };
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_token)
 }

@@ -99,6 +99,14 @@ pub const KEYS: &[Key] = &[
         "how long an allow may be acted on, counted from when it was asked for",
     ),
     key(
+        "envoy.routes_file",
+        "route table for requests through Envoy whose route there has no `latchkey.` keys; empty is none, and they are denied",
+    ),
+    key(
+        "envoy.routes_poll",
+        "how often it is read again; SIGHUP reads it at once",
+    ),
+    key(
         "envoy.credentials",
         "headers that a credential is read from, in their order: `authorization` as a bearer token, others as the bare one",
     ),

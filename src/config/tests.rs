@@ -99,6 +99,9 @@ fn settings_out_of_their_bounds_are_refused_by_name() {
         ("last_used.interval", "61min", false),
         ("last_used.per_second", "0", false),
         ("last_used.per_second", "10001", false),
+        ("envoy.routes_poll", "99ms", false),
+        ("envoy.routes_poll", "100ms", true),
+        ("envoy.routes_poll", "61min", false),
         ("lease.length", "199ms", false),
         ("lease.length", "301s", false),
         ("lease.poll", "6s", false),
@@ -251,6 +254,8 @@ fn headers_that_envoy_would_take_for_something_else_are_refused() {
     check("envoy.headers.subject", "x-user", None);
     check("envoy.headers.subject", "authorization", Some("twice"));
     check("envoy.headers.subject", "x-latchkey-kind", Some("twice"));
+    check("envoy.headers.subject", "x_api_key", Some("twice"));
+    check("envoy.headers.subject", "x-envoy-user", Some("not to be"));
     check("envoy.headers.subject", "x user", Some("no name"));
     check(
         "envoy.headers.kind",

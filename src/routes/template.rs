@@ -421,7 +421,8 @@ fn check_header(segment: &str, name: &str) -> Result<(), String> {
 }
 
 /// Whether it is the name of an HTTP header in lower case, and no pseudo-header (RFC 9110, 5.1).
-pub(super) fn is_header_name(name: &str) -> bool {
+#[must_use]
+pub fn is_header_name(name: &str) -> bool {
     let token = |byte: u8| match byte {
         b'a'..=b'z' | b'0'..=b'9' => true,
         _ => b"!#$%&'*+-.^_`|~".contains(&byte),

@@ -15,7 +15,7 @@ use super::{File, assert_none, check, sources, violation};
 const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("proto", &[]),
-    ("config", &["domain"]),
+    ("config", &["domain", "routes"]),
     ("telemetry", &["domain"]),
     ("state", &["domain"]),
     ("store", &["domain", "state"]),
