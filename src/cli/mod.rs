@@ -24,6 +24,7 @@ mod migrate;
 mod output;
 mod parse;
 mod ready;
+mod routes;
 mod run;
 mod server;
 mod status;
@@ -77,6 +78,9 @@ enum Command {
     Check(Box<check::CheckArgs>),
     /// Explain step by step why a token may or may not do something.
     Explain(Box<check::ExplainArgs>),
+    /// Test and check the route table for requests through Envoy.
+    #[command(subcommand)]
+    Routes(routes::RoutesCommand),
     /// Read, watch and verify the change log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -193,6 +197,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
         Command::Token(command) => token::run(command, output).await,
         Command::Check(args) => check::check(*args, output).await,
         Command::Explain(args) => check::explain(*args, output).await,
+        Command::Routes(command) => routes::run(command, output),
         Command::Audit(command) => audit::run(command, output).await,
         Command::Log(command) => log::run(command, output).await,
         Command::User(command) => {

@@ -18,6 +18,7 @@ const CREDENTIALS_MAX: usize = 4;
 const HOPS_MAX: usize = 32;
 const REALM_BYTES_MAX: usize = 64;
 const POLL_MIN: Duration = Duration::from_millis(100);
+const POLL_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Headers that are not a credential's or an identity's to take: Envoy ignores changes of some,
 /// and others say how the message is framed.
@@ -149,8 +150,8 @@ impl Envoy {
             }
             seen.push(spelt);
         }
-        if self.routes_poll < POLL_MIN {
-            return Some(("envoy.routes_poll", "less than 100ms".to_owned()));
+        if !(POLL_MIN..=POLL_MAX).contains(&self.routes_poll) {
+            return Some(("envoy.routes_poll", "not within 100ms to 1h".to_owned()));
         }
         let is_quotable = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
         if self.realm.len() > REALM_BYTES_MAX

@@ -153,7 +153,7 @@ const POOL_MAX: u64 = 1_000;
 /// A tenth of a clock's rate is far beyond what any machine's is off by.
 const SLACK_MAX: u64 = 100;
 const FLUSH_MIN: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(60 * 60);
+const FLUSH_MAX: Duration = Duration::from_secs(60 * 60);
 const USES_MAX: u64 = 10_000;
 const LEASE_MIN: Duration = Duration::from_millis(200);
 const LEASE_MAX: Duration = Duration::from_secs(300);
@@ -243,7 +243,7 @@ fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 11] {
     ]
 }
 
-fn durations(config: &Config) -> [(&'static str, Duration, Duration); 18] {
+fn durations(config: &Config) -> [(&'static str, Duration, Duration); 17] {
     let limits = &config.limits;
     let (database, lease) = (&config.database, &config.lease);
     [
@@ -258,7 +258,7 @@ fn durations(config: &Config) -> [(&'static str, Duration, Duration); 18] {
             WAIT_MAX,
         ),
         ("database.lock_timeout", database.lock_timeout, WAIT_MAX),
-        ("last_used.interval", config.last_used.interval, HOUR),
+        ("last_used.interval", config.last_used.interval, FLUSH_MAX),
         ("lease.length", lease.length, LEASE_MAX),
         ("lease.poll", lease.poll, lease.length),
         (
@@ -267,7 +267,6 @@ fn durations(config: &Config) -> [(&'static str, Duration, Duration); 18] {
             WAIT_MAX,
         ),
         ("check.valid_for", config.check.valid_for, YEAR),
-        ("envoy.routes_poll", config.envoy.routes_poll, HOUR),
         ("forget.interval", config.forget.interval, YEAR),
         ("forget.retention", config.forget.retention, KEPT_MAX),
         ("limits.hello_time_max", limits.hello_time_max, YEAR),

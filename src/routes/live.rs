@@ -62,6 +62,16 @@ impl fmt::Display for Place<'_> {
     }
 }
 
+impl Table {
+    /// The table of a file.
+    ///
+    /// # Errors
+    /// [`OpenError`] with the file, and the line where one is wrong.
+    pub fn read(file: &Path) -> Result<Self, OpenError> {
+        judge(file, &read(file))
+    }
+}
+
 /// What became of the table since the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
@@ -75,13 +85,9 @@ pub struct Counts {
     pub refused: bool,
 }
 
-/// The table in use. Clones are handles to the same one.
-#[derive(Clone, Debug, Default)]
-pub struct Live(Arc<Shared>);
-
+/// The table in use. Its follower alone writes it; a request reads it without a lock.
 #[derive(Debug, Default)]
-struct Shared {
-    /// Written by the follower alone.
+pub struct Live {
     table: ArcSwap<Table>,
     reloads: AtomicU64,
     refusals: AtomicU64,
@@ -90,16 +96,22 @@ struct Shared {
 }
 
 impl Live {
+    /// No routes: what Envoy's own routes do not answer is denied.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
     /// The table of a file, and who follows it.
     ///
     /// # Errors
     /// [`OpenError`]: who starts with a wrong table does not know what it lets through.
-    pub fn open(file: &Path) -> Result<(Self, Follower), OpenError> {
+    pub fn open(file: &Path) -> Result<(Arc<Self>, Follower), OpenError> {
         let read = read(file);
         let table = judge(file, &read)?;
-        let live = Self::of(table);
+        let live = Arc::new(Self::of(table));
         let follower = Follower {
-            live: live.clone(),
+            live: Arc::clone(&live),
             file: file.to_owned(),
             judged: read,
             changed: None,
@@ -110,21 +122,22 @@ impl Live {
     /// A table that stays as it is.
     #[must_use]
     pub fn of(table: Table) -> Self {
-        let live = Self::default();
-        live.0.table.store(Arc::new(table));
-        live
+        Self {
+            table: ArcSwap::from_pointee(table),
+            ..Self::default()
+        }
     }
 
     /// The table as it is now; a request asks once, and goes by what it was given.
     #[must_use]
     #[inline]
     pub fn current(&self) -> Guard<Arc<Table>> {
-        self.0.table.load()
+        self.table.load()
     }
 
     /// Has the file read at once, and what it says taken as it is.
     pub fn look_now(&self) {
-        self.0.look.notify_one();
+        self.look.notify_one();
     }
 
     /// What became of the table since the start.
@@ -132,9 +145,9 @@ impl Live {
     pub fn counts(&self) -> Counts {
         Counts {
             routes: self.current().len(),
-            reloads: self.0.reloads.load(Ordering::Relaxed),
-            refusals: self.0.refusals.load(Ordering::Relaxed),
-            refused: self.0.refused.load(Ordering::Relaxed),
+            reloads: self.reloads.load(Ordering::Relaxed),
+            refusals: self.refusals.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
         }
     }
 }
@@ -145,7 +158,7 @@ type Content = Result<Vec<u8>, String>;
 /// Who keeps the table as its file says.
 #[derive(Debug)]
 pub struct Follower {
-    live: Live,
+    live: Arc<Live>,
     file: PathBuf,
     /// What the file said when it was last taken or refused.
     judged: Content,
@@ -162,7 +175,7 @@ impl Follower {
                 Some(_) => poll.min(SETTLE_TIME),
             };
             let told = tokio::select! {
-                () = self.live.0.look.notified() => true,
+                () = self.live.look.notified() => true,
                 () = sleep(wait) => false,
             };
             self.look(told).await;
@@ -194,17 +207,17 @@ impl Follower {
         }
     }
     fn take(&self, judged: Result<Table, OpenError>) {
-        let shared = &*self.live.0;
-        shared.refused.store(judged.is_err(), Ordering::Relaxed);
+        let live = &*self.live;
+        live.refused.store(judged.is_err(), Ordering::Relaxed);
         match judged {
             Ok(table) => {
                 tracing::info!(file = %self.file.display(), routes = table.len(), "routes read");
-                shared.table.store(Arc::new(table));
-                shared.reloads.fetch_add(1, Ordering::Relaxed);
+                live.table.store(Arc::new(table));
+                live.reloads.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
                 tracing::warn!(%error, "routes refused: those before stay in use");
-                shared.refusals.fetch_add(1, Ordering::Relaxed);
+                live.refusals.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -280,7 +293,7 @@ mod tests {
 
     struct World {
         dir: TempDir,
-        live: Live,
+        live: Arc<Live>,
         follower: Follower,
     }
 

@@ -24,7 +24,7 @@ use std::borrow::Cow;
 pub use extensions::by_extensions;
 pub use live::{Counts, Follower, Live, OpenError};
 pub use path::{PATH_BYTES_MAX, PathRefusal};
-pub use table::{Matched, ROUTES_MAX, TABLE_BYTES_MAX, Table, TableError};
+pub use table::{Matched, NearMiss, ROUTES_MAX, TABLE_BYTES_MAX, Table, TableError};
 pub use template::is_header_name;
 
 /// What of a request a route looks at.

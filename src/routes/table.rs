@@ -47,6 +47,17 @@ pub struct Matched<'a> {
     path: Path<'a>,
 }
 
+/// A route for the path of a request, but not for the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NearMiss {
+    /// The line that the route begins at.
+    pub line: usize,
+    /// It is not for the method.
+    pub other_method: bool,
+    /// It is not for the host.
+    pub other_host: bool,
+}
+
 impl Table {
     /// Reads the text of a table.
     ///
@@ -120,6 +131,27 @@ impl Table {
         let rule = place.and_then(|place| self.rule(place));
         let rule = rule.ok_or(Unanswerable::NoRoute)?;
         Ok(Matched { rule, path })
+    }
+
+    /// The routes that are for the path of a request and yet not for it, in their order: what an
+    /// operator who wonders is shown. Tries every route.
+    #[must_use]
+    pub fn near_misses(&self, request: &Request<'_>) -> Vec<NearMiss> {
+        let Ok(path) = Path::parse(request.path) else {
+            return Vec::new();
+        };
+        let host = host::asked(request.host);
+        let for_path = self
+            .rules
+            .iter()
+            .filter(|rule| PathTemplate::known(&rule.path).matches(&path));
+        let near = for_path.map(|rule| NearMiss {
+            line: rule.line,
+            other_method: !rule.has_method(request.method),
+            other_host: !rule.has_host(host),
+        });
+        near.filter(|near| near.other_method || near.other_host)
+            .collect()
     }
 
     fn rule(&self, place: Place) -> Option<&Rule> {
@@ -257,9 +289,16 @@ impl Rule {
     }
 
     fn is_for(&self, method: &str, host: &str) -> bool {
+        self.has_method(method) && self.has_host(host)
+    }
+
+    fn has_method(&self, method: &str) -> bool {
         let methods = self.methods.as_ref();
         methods.is_none_or(|methods| methods.iter().any(|known| **known == *method))
-            && self.host.as_ref().is_none_or(|known| known.matches(host))
+    }
+
+    fn has_host(&self, host: &str) -> bool {
+        self.host.as_ref().is_none_or(|known| known.matches(host))
     }
 
     /// Whether it is for every method and host that `other` is for.

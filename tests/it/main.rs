@@ -30,6 +30,7 @@ mod proxy;
 mod repeats;
 mod replicas;
 mod rolling;
+mod routes;
 mod scenes;
 mod stale;
 mod store;
