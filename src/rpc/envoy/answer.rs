@@ -65,7 +65,7 @@ pub(super) struct Refused<'a> {
     pub(super) told: Option<&'a Told<'a>>,
     /// Whether a gRPC client asks.
     pub(super) grpc: bool,
-    /// The id that Envoy gave the request.
+    /// What the request is called.
     pub(super) request_id: &'a [u8],
 }
 

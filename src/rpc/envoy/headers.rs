@@ -19,6 +19,8 @@ const FORWARDED_MAX: usize = 4;
 const LOOK_ALIKES_MAX: usize = 16;
 
 const AUTHORIZATION: &str = "authorization";
+/// What Envoy's access log and traces call the request.
+const REQUEST_ID: &str = "x-request-id";
 const BEARER: &[u8] = b"bearer ";
 
 /// What a header is wanted for.
@@ -26,6 +28,7 @@ const BEARER: &[u8] = b"bearer ";
 enum Use {
     Credential(usize),
     ContentType,
+    RequestId,
     ForwardedFor,
     Identity,
 }
@@ -47,7 +50,10 @@ impl Wanted {
             .take(CREDENTIALS_MAX)
             .map(|name| (*name).into())
             .collect();
-        let mut names = vec![("content-type".into(), Use::ContentType)];
+        let mut names = vec![
+            ("content-type".into(), Use::ContentType),
+            (REQUEST_ID.into(), Use::RequestId),
+        ];
         for (at, name) in credentials.iter().enumerate() {
             names.push((name.clone(), Use::Credential(at)));
         }
@@ -87,6 +93,7 @@ pub(super) struct Headers<'w, 'a> {
     wanted: &'w Wanted,
     credentials: [Noted<'a>; CREDENTIALS_MAX],
     content_type: Noted<'a>,
+    request_id: Noted<'a>,
     forwarded: [&'a [u8]; FORWARDED_MAX],
     forwarded_lines: usize,
     look_alikes: Vec<&'a str>,
@@ -113,6 +120,7 @@ impl<'w, 'a> Headers<'w, 'a> {
             wanted,
             credentials: Default::default(),
             content_type: Noted::Absent,
+            request_id: Noted::Absent,
             forwarded: [b""; FORWARDED_MAX],
             forwarded_lines: 0,
             look_alikes: Vec::new(),
@@ -137,6 +145,7 @@ impl<'w, 'a> Headers<'w, 'a> {
                 match of {
                     Use::Credential(at) => self.credentials[*at].add(value),
                     Use::ContentType => self.content_type.add(value),
+                    Use::RequestId => self.request_id.add(value),
                     Use::ForwardedFor => {
                         self.forwarded[self.forwarded_lines % FORWARDED_MAX] = value;
                         self.forwarded_lines += 1;
@@ -179,6 +188,14 @@ impl<'w, 'a> Headers<'w, 'a> {
         };
         let rest = value.strip_prefix(GRPC);
         rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
+    }
+
+    /// What the request is called in Envoy's access log; none where Envoy names none.
+    pub(super) fn request_id(&self) -> Option<&'a [u8]> {
+        match self.request_id {
+            Noted::One(id) => Some(id),
+            Noted::Absent | Noted::Several => None,
+        }
     }
 
     /// The credential, from the first of its headers that has one; two that differ are several.
@@ -383,6 +400,21 @@ mod tests {
         check(&[line("")], &[""]);
         let many = ["1", "2", "3", "4", "5", "6"].map(line);
         check(&many, &["6", "5", "4", "3"]);
+    }
+
+    #[test]
+    fn a_request_has_one_id_or_none() {
+        let check = |headers: &[(&str, &str)], expected: Option<&str>| {
+            with(headers, |noted| {
+                assert_eq!(noted.request_id(), expected.map(str::as_bytes));
+            });
+        };
+        check(&[], None);
+        check(
+            &[("x-request-id", "4711"), ("x-request-ie", "1")],
+            Some("4711"),
+        );
+        check(&[("x-request-id", "4711"), ("x-request-id", "1")], None);
     }
 
     #[test]

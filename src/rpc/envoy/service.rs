@@ -204,6 +204,11 @@ impl<'a> Asked<'a> {
         })
     }
 
+    /// What the request is called: Envoy's own number of it stands in none of its logs.
+    fn request_id(&self) -> &'a [u8] {
+        self.headers.request_id().unwrap_or(self.attributes.id)
+    }
+
     fn request(&self) -> Result<routes::Request<'a>, Denial> {
         let text = |bytes| std::str::from_utf8(bytes);
         Ok(routes::Request {
@@ -260,7 +265,7 @@ impl Inner {
         self.decided(parts, &asked, &table)
             .unwrap_or_else(|denial| {
                 let grpc = asked.headers.is_grpc();
-                Step::Answer(self.refused(denial, grpc, asked.attributes.id))
+                Step::Answer(self.refused(denial, grpc, asked.request_id()))
             })
     }
 
@@ -383,7 +388,7 @@ impl Inner {
                 need: question.needs.first().copied(),
                 told: Some(told),
                 grpc: asked.headers.is_grpc(),
-                request_id: asked.attributes.id,
+                request_id: asked.request_id(),
             })),
         }
     }
@@ -444,7 +449,7 @@ impl Use {
             audience: context.audience.map(str::to_owned),
             workload: context.workload.map(str::to_owned),
             grpc: asked.headers.is_grpc(),
-            request_id: asked.attributes.id.to_vec(),
+            request_id: asked.request_id().to_vec(),
             allowed,
         }
     }

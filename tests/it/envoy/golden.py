@@ -304,7 +304,7 @@ def questions(token):
         "headers": request(headers={"authorization": bearer.decode(), "x-environment": "prod"}),
         "header_map": request(header_map=raw(("authorization", bearer), environment)),
         "proxyless": less,
-        "none": request(header_map=raw(environment)),
+        "none": request(header_map=raw(environment, ("x-request-id", b"4f2c-1"))),
         "doubled": request(
             header_map=raw(("authorization", bearer), ("x-api-key", b"lku_1"), environment)
         ),

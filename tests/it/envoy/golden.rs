@@ -378,6 +378,13 @@ fn a_client_of_the_whole_definitions_reads_every_answer_embedded() {
         assert!(answer.get("ok_response").is_none(), "{answer}");
     };
     denied("none", "Unauthorized", "no_token");
+    let called = |form: &str, id: &str| {
+        let body = answers[form]["denied_response"]["body"].as_str();
+        let body: serde_json::Value = serde_json::from_str(body.expect("a body")).expect("JSON");
+        assert_eq!(body["request_id"], id, "{form}");
+    };
+    called("none", "4f2c-1");
+    called("elsewhere", "15270914123163486206");
     denied("doubled", "BadRequest", "several_tokens");
     denied("elsewhere", "Forbidden", "not_permitted");
     denied("proxyless", "Forbidden", "no_route");
