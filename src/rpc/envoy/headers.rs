@@ -172,11 +172,24 @@ impl<'w, 'a> Headers<'w, 'a> {
         (!self.too_many).then_some(&self.look_alikes)
     }
 
-    /// The names of credential headers that came.
+    /// The names of the headers that the credential came in; others' schemes stay with them.
     pub(super) fn credential_names(&self) -> impl Iterator<Item = &'w str> {
-        let came = self.credentials.iter();
-        let named = self.wanted.credentials().zip(came);
-        named.filter_map(|(name, noted)| (*noted != Noted::Absent).then_some(name))
+        let read = self.credentials_read();
+        read.filter_map(|(name, read)| (read != Credential::None).then_some(name))
+    }
+
+    /// What is read of each header that may hold a credential.
+    fn credentials_read(&self) -> impl Iterator<Item = (&'w str, Credential<'a>)> {
+        let came = self.wanted.credentials().zip(self.credentials);
+        came.map(|(name, noted)| {
+            let read = match noted {
+                Noted::Absent => Credential::None,
+                Noted::Several => Credential::Several,
+                Noted::One(value) if name == AUTHORIZATION => bearer(value),
+                Noted::One(value) => bare(value),
+            };
+            (name, read)
+        })
     }
 
     /// Whether the request is gRPC's, so that its answer is made a gRPC status by Envoy, which
@@ -201,13 +214,7 @@ impl<'w, 'a> Headers<'w, 'a> {
     /// The credential, from the first of its headers that has one; two that differ are several.
     pub(super) fn credential(&self) -> Credential<'a> {
         let mut found = Credential::None;
-        for (name, noted) in self.wanted.credentials().zip(self.credentials) {
-            let read = match noted {
-                Noted::Absent => continue,
-                Noted::Several => return Credential::Several,
-                Noted::One(value) if name == AUTHORIZATION => bearer(value),
-                Noted::One(value) => bare(value),
-            };
+        for (_, read) in self.credentials_read() {
             match (found, read) {
                 (_, Credential::Several) => return Credential::Several,
                 (Credential::Token(one), Credential::Token(other)) if one != other => {
@@ -347,6 +354,23 @@ mod tests {
         check(&[(auth, "Bearer")], Token(NO_TEXT));
         check(&[(auth, "Bearer ")], Token(NO_TEXT));
         check(&[(auth, "Bearer"), (key, "a")], Several);
+    }
+
+    #[test]
+    fn only_headers_that_hold_a_credential_are_named() {
+        let check = |headers: &[(&str, &str)], expected: &[&str]| {
+            with(headers, |noted| {
+                let names: Vec<_> = noted.credential_names().collect();
+                assert_eq!(names, expected, "{headers:?}");
+            });
+        };
+        let (auth, key) = ("authorization", "x-api-key");
+        check(&[], &[]);
+        check(&[(auth, "Bearer a"), (key, "a")], &[auth, key]);
+        check(&[(key, "a")], &[key]);
+        // A service may have users of its own.
+        check(&[(auth, "Basic x"), (key, "a")], &[key]);
+        check(&[(auth, "Basic x")], &[]);
     }
 
     #[test]
