@@ -68,7 +68,7 @@ pub struct Envoy {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IdentityHeaders {
-    /// The principal, or the resource of a resource token.
+    /// The principal, or `resource:` and the path of a resource token.
     pub subject: String,
     /// The token's public name.
     pub token_id: String,

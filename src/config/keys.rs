@@ -125,7 +125,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "envoy.headers.subject",
-        "header that tells a service the token's principal, or the resource of a resource token; an empty name is not set, here and below",
+        "header that tells a service the token's principal, or `resource:` and the path of a resource token; an empty name is not set, here and below",
     ),
     key("envoy.headers.token_id", "and the token's public name"),
     key("envoy.headers.kind", "and its kind"),

@@ -18,6 +18,7 @@ use crate::authority::check::Seen;
 use crate::config::Envoy;
 use crate::domain::chain::Revision;
 use crate::domain::permission::Need;
+use crate::domain::token::TokenKind;
 
 use super::super::fields::{HEAD_BYTES, end_body, put_long, put_message, put_number, put_text};
 use super::super::question::Told;
@@ -260,12 +261,21 @@ fn put_header(out: &mut Vec<u8>, field: u8, name: &str, fill: impl FnOnce(&mut V
 fn put_identity(out: &mut Vec<u8>, of: Identity, told: &Told<'_>) {
     let Some(seen) = told.seen else { return };
     match of {
-        Identity::Subject => out.extend_from_slice(seen.subject.as_bytes()),
+        Identity::Subject => put_subject(out, seen),
         Identity::TokenId => out.extend_from_slice(&seen.id.text()),
         Identity::Kind => out.extend_from_slice(seen.kind.name().as_bytes()),
         Identity::Scopes => put_scopes(out, seen),
         Identity::Revision => put_revision(out, told.revision),
     }
+}
+
+/// Whom the token speaks for. A resource may be called as a principal is, so it says what it is.
+fn put_subject(out: &mut Vec<u8>, seen: &Seen<'_>) {
+    let prefix = match seen.kind {
+        TokenKind::Resource => "resource:",
+        _ => "",
+    };
+    put_all(out, &[prefix, seen.subject]);
 }
 
 /// What the token is narrowed to, as a list of RFC 6749, section 3.3.
@@ -342,7 +352,7 @@ fn put_metadata(out: &mut Vec<u8>, reason: &str, told: Option<&Told<'_>>) {
         put_fact(out, "token_id", |out| {
             out.extend_from_slice(&seen.id.text())
         });
-        put_fact(out, "subject", |out| put_all(out, &[seen.subject]));
+        put_fact(out, "subject", |out| put_subject(out, seen));
         put_fact(out, "kind", |out| put_all(out, &[seen.kind.name()]));
     }
     if let Some(valid_for_ms) = told.valid_for_ms {
