@@ -3,12 +3,19 @@
 //! Each test has an Envoy of its own, with a service behind it that tells what reached it. What
 //! Envoy's bytes mean is `golden`'s.
 
+mod address;
+mod answers;
 mod bare;
+mod certificates;
 mod client;
 mod config;
 mod facts;
 mod fixed;
 mod golden;
 mod grpc;
+mod identity;
+mod mesh;
+mod outage;
+mod paths;
 mod process;
 mod upstream;

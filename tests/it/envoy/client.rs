@@ -5,6 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -84,7 +85,14 @@ impl Ask {
 
     /// Sends it to a port of this machine; its answer.
     pub(crate) async fn send(&self, port: u16) -> Answer {
-        let mut stream = self.connect(port).await;
+        self.send_over(self.connect(port).await).await
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) async fn send_over(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> Answer {
         let mut answer = self.head_over(&mut stream).await;
         answer.read_body(&mut stream).await;
         answer
@@ -166,6 +174,11 @@ impl Answer {
         let value = values.next().map(|(_, value)| value.as_str());
         assert!(values.next().is_none(), "{name} twice: {:?}", self.headers);
         value
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// What the upstream got, which answered it.

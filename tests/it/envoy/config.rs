@@ -18,7 +18,11 @@ pub(crate) struct Listener {
     pub(crate) asks: Option<u16>,
     /// `encode_raw_headers`: how the request's headers are handed to the filter's server.
     pub(crate) raw_headers: bool,
+    /// What it shows the authorisation server of its own.
+    pub(crate) token: Option<String>,
     pub(crate) failure_mode_allow: bool,
+    /// The status where the server fails, if it is not Envoy's own.
+    pub(crate) status_on_error: Option<u16>,
     /// How long the filter waits for an answer.
     pub(crate) timeout: &'static str,
     /// Whether paths are cleaned before anything looks at them, as the README recommends.
@@ -30,6 +34,8 @@ pub(crate) struct Listener {
     /// The folder with `server.pem`, `server.key` and `ca.pem`, for TLS with certificates of both.
     pub(crate) certificates: Option<String>,
     pub(crate) include_certificate: bool,
+    /// Beginnings of the names of headers that are taken away before anything looks at them.
+    pub(crate) removes: &'static [&'static str],
     pub(crate) routes: Vec<Route>,
 }
 
@@ -47,13 +53,16 @@ impl Listener {
             name,
             asks: None,
             raw_headers: true,
+            token: None,
             failure_mode_allow: false,
+            status_on_error: None,
             timeout: "30s",
             normalises: true,
             grpc_web: false,
             appends_address: false,
             certificates: None,
             include_certificate: false,
+            removes: &[],
             routes: Vec::new(),
         }
     }
@@ -98,6 +107,7 @@ impl Listener {
             "always_set_request_id_in_response": true,
             "upgrade_configs": [{"upgrade_type": "websocket"}],
             "access_log": [access_log()],
+            "early_header_mutation_extensions": self.early(),
             "route_config": self.routes_json(),
             "http_filters": self.filters(),
         });
@@ -108,6 +118,20 @@ impl Listener {
         json!({"name": self.name, "address": address(0), "filter_chains": [chain]})
     }
 
+    fn early(&self) -> Vec<Value> {
+        if self.removes.is_empty() {
+            return Vec::new();
+        }
+        let prefixes = self.removes.iter();
+        let mutations = prefixes.map(|prefix| {
+            json!({"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": true}}})
+        });
+        let kind = "type.googleapis.com/envoy.extensions.http.early_header_mutation\
+                    .header_mutation.v3.HeaderMutation";
+        let mutations = Vec::from_iter(mutations);
+        vec![json!({"name": "early", "typed_config": {"@type": kind, "mutations": mutations}})]
+    }
+
     fn filters(&self) -> Vec<Value> {
         let mut filters = Vec::new();
         if self.grpc_web {
@@ -115,16 +139,22 @@ impl Listener {
             filters.push(json!({"name": "grpc_web", "typed_config": {"@type": kind}}));
         }
         if self.asks.is_some() {
+            let token = self.token.iter().map(|token| format!("Bearer {token}"));
+            let metadata = token.map(|value| json!({"key": "authorization", "value": value}));
             let filter = json!({
                 "@type": format!("{HTTP}.ext_authz.v3.ExtAuthz"),
                 "transport_api_version": "V3",
                 "grpc_service": {
                     "envoy_grpc": {"cluster_name": self.cluster()},
                     "timeout": self.timeout,
+                    "initial_metadata": Vec::from_iter(metadata),
                 },
                 "failure_mode_allow": self.failure_mode_allow,
                 "encode_raw_headers": self.raw_headers,
                 "include_peer_certificate": self.include_certificate,
+                "status_on_error": {"code": self.status_on_error.unwrap_or(403)},
+                // An answer that is no valid one shows.
+                "validate_mutations": true,
             });
             filters.push(json!({"name": "envoy.filters.http.ext_authz", "typed_config": filter}));
         }

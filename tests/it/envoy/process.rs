@@ -12,6 +12,9 @@ use super::client::get;
 use crate::program::tool;
 use crate::watched::{Watched, in_folder, write};
 
+/// How much of what it said is shown when a test fails.
+const TOLD_LINES_MAX: usize = 12;
+
 const START: &str = r#"
     mkfifo said
     "$ENVOY" -c envoy.json --disable-hot-restart --concurrency 1 --admin-address-path admin \
@@ -86,7 +89,12 @@ impl Drop for Envoy {
     #[expect(clippy::print_stderr, reason = "a failed test shows it")]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}{}", self.written("log"), self.written("requests"));
+            for name in ["log", "requests"] {
+                let written = self.written(name);
+                let lines = Vec::from_iter(written.lines());
+                let last = &lines[lines.len().saturating_sub(TOLD_LINES_MAX)..];
+                eprintln!("{}", last.join("\n"));
+            }
         }
     }
 }
