@@ -162,9 +162,12 @@ pub(crate) async fn run(
         config.listen.addr = addr;
         taken = Some(listener);
     }
+    // Sooner than the store: a wrong table is soon mended, and a store may take long to load.
+    let routes = Routes::open(&config)?;
     let (authority, writer) = assemble(&config, open).await?;
     until_its_first_lease(&authority).await;
-    let served = serve(&config, taken, authority, first, ready).await;
+    let served = serve(&config, taken, authority, &routes.live, first, ready).await;
+    routes.close().await;
     writer.stop().await;
     served
 }
@@ -184,6 +187,7 @@ async fn serve(
     config: &Config,
     taken: Option<TcpListener>,
     authority: Authority,
+    routes: &Arc<Live>,
     first: First,
     ready: impl FnOnce(Ready) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
@@ -212,8 +216,14 @@ async fn serve(
     let admin_addr = admin.as_ref().map(|(_, addr)| *addr);
     let admin_task = admin.map(|(listener, _)| {
         let shutdown = over.clone().cancelled_owned();
-        let serving = rpc::serve_admin(authority.clone(), metrics.clone(), listener, shutdown);
-        tokio::spawn(serving)
+        let (metrics, routes) = (metrics.clone(), Arc::clone(routes));
+        tokio::spawn(rpc::serve_admin(
+            authority.clone(),
+            metrics,
+            routes,
+            listener,
+            shutdown,
+        ))
     });
     ready(Ready {
         listen,
@@ -228,7 +238,7 @@ async fn serve(
         metrics,
         listener,
         config,
-        Arc::new(Live::empty()),
+        Arc::clone(routes),
         stop.clone().cancelled_owned(),
     );
     let served = served.await;
@@ -266,6 +276,43 @@ fn warn_of(config: &Config, authority: &Authority, first: First) {
     }
 }
 
+/// The route table, and who follows its file if there is one.
+struct Routes {
+    live: Arc<Live>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Routes {
+    fn open(config: &Config) -> Result<Self, CliError> {
+        let file = &config.envoy.routes_file;
+        if file.as_os_str().is_empty() {
+            let live = Arc::new(Live::empty());
+            return Ok(Self { live, task: None });
+        }
+        let (live, follower) = Live::open(file).map_err(CliError::usage)?;
+        // Without a file it ends the server, as it does where a terminal is closed.
+        let mut hangup = signal(SignalKind::hangup()).map_err(cannot_wait)?;
+        let (poll, told) = (config.envoy.routes_poll, Arc::clone(&live));
+        let task = tokio::spawn(async move {
+            let told = async {
+                while hangup.recv().await.is_some() {
+                    told.look_now();
+                }
+            };
+            tokio::join!(follower.run(poll), told);
+        });
+        let task = Some(task);
+        Ok(Self { live, task })
+    }
+
+    async fn close(self) {
+        if let Some(task) = self.task {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+}
+
 /// The canary, if one is wanted.
 fn start_canary(
     config: &Config,
@@ -287,9 +334,8 @@ async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), CliError> {
 
 /// Is cancelled by the first SIGTERM or Ctrl-C.
 fn stop_signal() -> Result<CancellationToken, CliError> {
-    let failed = |error| CliError::unavailable(format!("cannot wait for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot_wait)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot_wait)?;
     let stop = CancellationToken::new();
     let told = stop.clone();
     // Ends with the process: it waits for nothing else.
@@ -301,6 +347,10 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
         told.cancel();
     });
     Ok(stop)
+}
+
+fn cannot_wait(error: std::io::Error) -> CliError {
+    CliError::unavailable(format!("cannot wait for signals: {error}"))
 }
 
 /// Runs what blocks on a thread for it.

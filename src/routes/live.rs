@@ -109,6 +109,7 @@ impl Live {
     pub fn open(file: &Path) -> Result<(Arc<Self>, Follower), OpenError> {
         let read = read(file);
         let table = judge(file, &read)?;
+        tracing::info!(file = %file.display(), routes = table.len(), "routes read");
         let live = Arc::new(Self::of(table));
         let follower = Follower {
             live: Arc::clone(&live),

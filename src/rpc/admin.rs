@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::authority::Authority;
+use crate::routes::Live;
 
 use super::metrics::Metrics;
 
@@ -63,11 +64,12 @@ struct Admin {
 pub async fn serve_admin(
     authority: Authority,
     metrics: Metrics,
+    routes: Arc<Live>,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let admin = Admin {
-        registry: Arc::new(metrics.registry(authority.clone())),
+        registry: Arc::new(metrics.registry(authority.clone(), routes)),
         authority,
     };
     let router = Router::new()

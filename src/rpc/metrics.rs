@@ -20,9 +20,11 @@ use prometheus_client::registry::Registry;
 
 use crate::authority::Authority;
 use crate::domain::reason::Reason;
+use crate::routes::Live;
 
 use super::canary_metrics::CanaryMetrics;
 pub(super) use super::canary_metrics::CanaryRun;
+use super::route_metrics::RouteMetrics;
 
 /// Every reason, in the order of its number.
 const REASONS: [Reason; 15] = [
@@ -227,7 +229,7 @@ impl Metrics {
     }
 
     /// Everything that `/metrics` shows.
-    pub(super) fn registry(&self, authority: Authority) -> Registry {
+    pub(super) fn registry(&self, authority: Authority, routes: Arc<Live>) -> Registry {
         let mut registry = Registry::with_prefix("latchkey");
         registry.register(
             "checks_refused",
@@ -246,6 +248,7 @@ impl Metrics {
             self.0.waited.clone(),
         );
         self.0.canary.register(&mut registry);
+        registry.register_collector(Box::new(RouteMetrics(routes)));
         registry.register_collector(Box::new(Scrape {
             metrics: self.clone(),
             authority,
@@ -298,7 +301,7 @@ impl Collector for Scrape {
             out,
             "requests_shed",
             "Requests turned away under load",
-            &counted.shed,
+            counted.shed.load(Ordering::Relaxed),
         )?;
         let connections = counted.connections.load(Ordering::Relaxed);
         gauge(out, "connections", "Open connections", connections)?;
@@ -357,7 +360,7 @@ impl Scrape {
                 &writer.last_used_dropped,
             ),
         ] {
-            counter(out, name, help, value)?;
+            counter(out, name, help, value.load(Ordering::Relaxed))?;
         }
         Ok(())
     }
@@ -401,17 +404,22 @@ impl Scrape {
     }
 }
 
-fn counter(
+pub(super) fn counter(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    value: &AtomicU64,
+    value: u64,
 ) -> fmt::Result {
-    let metric = ConstCounter::new(value.load(Ordering::Relaxed));
+    let metric = ConstCounter::new(value);
     metric.encode(out.encode_descriptor(name, help, None, MetricType::Counter)?)
 }
 
-fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+pub(super) fn gauge(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> fmt::Result {
     ConstGauge::new(value).encode(out.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 

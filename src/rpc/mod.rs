@@ -37,6 +37,7 @@ mod places;
 mod principals;
 mod question;
 mod roles;
+mod route_metrics;
 mod scopes;
 mod server;
 mod straight;

@@ -130,13 +130,13 @@ impl Node {
                     limits: options.limits,
                     ..Config::default()
                 };
-                let (routes, stopped) = (Arc::default(), stop.cancelled_owned());
-                let served = rpc::serve(authority, metrics, listener, &config, routes, stopped);
+                let (none, stop) = (Arc::default(), stop.cancelled_owned());
+                let served = rpc::serve(authority, metrics, listener, &config, none, stop);
                 served.await.expect("served");
             })
         };
-        let stopped = stop.clone().cancelled_owned();
-        let told = rpc::serve_admin(authority.clone(), metrics, admin_listener, stopped);
+        let (asked, stopped) = (authority.clone(), stop.clone().cancelled_owned());
+        let told = rpc::serve_admin(asked, metrics, Arc::default(), admin_listener, stopped);
         let telling = tokio::spawn(async move { told.await.expect("served") });
         let node = Self {
             address,

@@ -1,7 +1,9 @@
 //! The route table by `latchkey routes`: what a request has, why it is denied, what is no table.
 //!
-//! Through the program alone, without a server. What the real Envoy makes of hostile paths is
-//! tested with it.
+//! Through the program alone, without a server; `live` is about the table of one that runs. What
+//! the real Envoy makes of hostile paths is tested with it.
+
+mod live;
 
 use std::path::{Path, PathBuf};
 
