@@ -293,7 +293,7 @@ for line in open(sys.argv[1]):
     if kind not in seen:
         seen.add(kind)
         print(entry["status"], entry["method"], entry["path"], entry["reason"] or entry["details"],
-              entry["subject"] or "-")
+              entry["subject"] or "-", entry["request_id"])
 PYTHON
 
 say 'done: everything answered as promised'

@@ -9,6 +9,7 @@ mod bare;
 mod certificates;
 mod client;
 mod config;
+mod example;
 mod facts;
 mod fixed;
 mod golden;

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::program::{Ran, fresh, run, tool};
+use crate::program::{Ran, fresh, latchkey, run, tool};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/manifests/check.py");
 const FOLDERS: [&str; 3] = ["kubernetes", "istio", "envoy-gateway"];
@@ -200,6 +200,39 @@ fn a_broken_envoy_gateway_manifest_is_refused() {
         "    - {kind: Service",
         "'group' is a required property",
     );
+}
+
+#[test]
+fn what_the_config_maps_hold_for_latchkey_is_good() {
+    let path = "kubernetes/latchkey.yaml";
+    let folder = fresh();
+    let written = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("text").to_owned()
+    };
+    let routes = written("routes.toml", &data(path, "latchkey-routes", "routes.toml"));
+    let settings = data(path, "latchkey", "latchkey.toml");
+    let place = "/etc/latchkey/routes/routes.toml";
+    assert!(settings.contains(place), "{settings}");
+    let settings = written("latchkey.toml", &settings.replace(place, &routes));
+    let print = |settings: &str| {
+        let mut command = latchkey();
+        command.args(["serve", "--print-config", "--config", settings]);
+        run(command, "")
+    };
+    print(&settings).ok();
+    let routes_check = |file: &str| {
+        let mut command = latchkey();
+        command.args(["routes", "check", "--file", file]);
+        run(command, "")
+    };
+    routes_check(&routes).ok();
+    routes_check(&written("table.toml", &example("envoy/routes.toml"))).ok();
+    let wrong = example("envoy/routes.toml").replacen("action", "acton", 1);
+    let refused = routes_check(&written("table.toml", &wrong));
+    assert_eq!(refused.code, 2, "{}{}", refused.stdout, refused.stderr);
+    assert!(refused.stderr.contains("acton"), "{}", refused.stderr);
 }
 
 #[test]
