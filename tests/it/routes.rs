@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::program::{Ran, fresh, latchkey, run};
+use crate::program::{Ran, fresh, latchkey, run, words};
 
 const TABLE: &str = r#"# Routes of the example.
 [[route]]
@@ -491,4 +491,22 @@ fn the_table_is_that_of_the_servers_settings_if_none_is_named() {
     );
     let folder = command(&["routes", "check", "--file"], world.dir.path());
     assert_eq!(folder.code, 2, "{}", folder.stdout);
+}
+
+#[test]
+fn the_readme_has_a_table_and_what_the_program_says_of_it() {
+    let readme = include_str!("../../README.md");
+    let section = readme.split_once("<!-- routes: begin -->\n```toml\n");
+    let (table, rest) = section
+        .and_then(|(_, rest)| rest.split_once("```\n<!-- routes: end -->\n"))
+        .expect("a table");
+    let (shown, _) = rest
+        .split_once("```console\n$ latchkey ")
+        .and_then(|(_, rest)| rest.split_once("```\n"))
+        .expect("a command");
+    let (line, expected) = shown.split_once('\n').expect("its answer");
+    let world = World::new(table);
+    let mut command = latchkey();
+    command.args(words(line)).current_dir(world.dir.path());
+    assert_eq!(run(command, "").ok().stdout, expected, "{line}");
 }
