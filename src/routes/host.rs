@@ -1,7 +1,9 @@
 //! Hosts: what a route says of them, and the one that a request asks for.
 //!
 //! A route names a host, or `*.` and a domain for whatever is below it. The port of a request
-//! and one final dot do not count, nor does case. A host that is no host is matched by none.
+//! and one final dot do not count, nor does case. A host that is no host is for no route, also
+//! for none that names no host: a service may undo what makes it another one than a route guards,
+//! such as a port that is no number.
 
 /// Most bytes of a host (RFC 1035, 3.1).
 const HOST_BYTES_MAX: usize = 253;
@@ -29,7 +31,7 @@ impl HostPattern {
         if name.starts_with('[') && !below && is_address(name) {
             return Ok(Self::Exact(name.into()));
         }
-        if name.len() > HOST_BYTES_MAX || !name.split('.').all(is_label) {
+        if !is_name(name) {
             return Err(format!(
                 "'{text}' is no host: write 'api.example.com', or '*.example.com' for what is \
                  below it; no port, no scheme, no final dot"
@@ -47,9 +49,8 @@ impl HostPattern {
             Self::Exact(name) => name.eq_ignore_ascii_case(host),
             Self::Below(domain) => match host.len().checked_sub(domain.len()) {
                 Some(labels) if labels > 0 => {
-                    let (labels, end) = (host.get(..labels), host.get(labels..));
+                    let end = host.get(labels..);
                     end.is_some_and(|end| end.eq_ignore_ascii_case(domain))
-                        && labels.is_some_and(|labels| labels.split('.').all(is_label))
                 }
                 _ => false,
             },
@@ -67,18 +68,24 @@ impl HostPattern {
     }
 }
 
-/// The host that a request asks for, without its port and a final dot.
-pub(super) fn asked(authority: &str) -> &str {
+/// The host that a request asks for, without its port and a final dot: empty if it names none, and
+/// none for what is no host.
+pub(super) fn asked(authority: &str) -> Option<&str> {
     let host = match authority.rsplit_once(':') {
         // The colons of an address in brackets are no port's.
         Some((host, port)) if is_port(port) && (!host.contains(':') || host.ends_with(']')) => host,
         _ => authority,
     };
-    host.strip_suffix('.').unwrap_or(host)
+    let host = host.strip_suffix('.').unwrap_or(host);
+    (is_name(host) || is_address(host) || authority.is_empty()).then_some(host)
 }
 
 fn is_port(text: &str) -> bool {
     text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_name(host: &str) -> bool {
+    host.len() <= HOST_BYTES_MAX && host.split('.').all(is_label)
 }
 
 fn is_label(label: &str) -> bool {
@@ -100,11 +107,37 @@ mod tests {
 
     fn check(pattern: &str, authority: &str, expected: bool) {
         let pattern = HostPattern::parse(pattern).expect("a pattern");
-        assert_eq!(
-            pattern.matches(asked(authority)),
-            expected,
-            "{pattern:?} {authority}"
-        );
+        let found = asked(authority).is_some_and(|host| pattern.matches(host));
+        assert_eq!(found, expected, "{pattern:?} {authority}");
+    }
+
+    #[test]
+    fn what_is_no_host_asks_for_none() {
+        for host in [
+            ".",
+            ":443",
+            "a..",
+            "a:443:443",
+            "a:+443",
+            "a:http",
+            "a:000443",
+            "user@a",
+            "a,b",
+            "a%2e",
+            "a/",
+            " a",
+            "é",
+            "::1",
+            "[a]",
+            "[::1]x",
+            "[::1]:x",
+        ] {
+            assert_eq!(asked(host), None, "{host}");
+        }
+        assert_eq!(asked(""), Some(""));
+        assert_eq!(asked("a.b:1"), Some("a.b"));
+        assert_eq!(asked("[::1]:1"), Some("[::1]"));
+        assert_eq!(asked(&"a".repeat(64)), None);
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Table {
     /// [`Unanswerable::Path`] and [`Unanswerable::NoRoute`].
     pub fn matching<'a>(&'a self, request: &Request<'a>) -> Result<Matched<'a>, Unanswerable> {
         let path = Path::parse(request.path)?;
-        let host = host::asked(request.host);
+        let host = host::asked(request.host).ok_or(Unanswerable::NoRoute)?;
         let accept = |place| {
             let rule = self.rule(place);
             rule.is_some_and(|rule| rule.is_for(request.method, host))
@@ -148,7 +148,7 @@ impl Table {
         let near = for_path.map(|rule| NearMiss {
             line: rule.line,
             other_method: !rule.has_method(request.method),
-            other_host: !rule.has_host(host),
+            other_host: !host.is_some_and(|host| rule.has_host(host)),
         });
         near.filter(|near| near.other_method || near.other_host)
             .collect()

@@ -14,6 +14,7 @@ mod facts;
 mod fixed;
 mod golden;
 mod grpc;
+mod hosts;
 mod identity;
 mod mesh;
 mod outage;
