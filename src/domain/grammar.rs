@@ -92,7 +92,24 @@ impl<const RANGES: usize> Alphabet<RANGES> {
         let within = |range: &Range| (range.low..=range.high).contains(&byte);
         !within(&self.separator) && self.ranges.iter().any(within)
     }
+
+    /// Which bytes may stand in a part, to be looked up.
+    const fn parts(&self) -> [bool; 256] {
+        let mut parts = [false; 256];
+        let mut at = 0;
+        while at < RANGES {
+            let mut byte = self.ranges[at].low;
+            while byte <= self.ranges[at].high {
+                parts[byte as usize] = byte < self.separator.low || byte > self.separator.high;
+                byte += 1;
+            }
+            at += 1;
+        }
+        parts
+    }
 }
+
+static SEGMENT_PARTS: [bool; 256] = RESOURCE.parts();
 
 /// Whether `part` may stand in an action.
 pub(super) fn is_action_part(part: &str) -> bool {
@@ -102,7 +119,8 @@ pub(super) fn is_action_part(part: &str) -> bool {
 /// Whether `segment` may stand in a resource.
 #[must_use]
 pub fn is_segment(segment: &str) -> bool {
-    may_be_segment(segment.as_bytes()) && segment.bytes().all(|byte| RESOURCE.is_part(byte))
+    let is_part = |byte: u8| SEGMENT_PARTS[usize::from(byte)];
+    may_be_segment(segment.as_bytes()) && segment.bytes().all(is_part)
 }
 
 // Of valid bytes: neither too short nor too long, and no `.` or `..`?

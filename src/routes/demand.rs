@@ -10,7 +10,7 @@ use crate::domain::limits::Audience;
 use crate::domain::permission::Need;
 
 use super::path::Path;
-use super::template::{PathTemplate, ResourceTemplate};
+use super::template::{PathTemplate, ResourceTemplate, is_filled};
 use super::{Headers, Needed, OnStale, Unanswerable};
 
 /// What a route asks, checked.
@@ -75,7 +75,7 @@ pub(super) fn need<'t>(
     resource: &'t str,
     path: Option<PathTemplate<'_>>,
 ) -> Result<(&'t str, ResourceTemplate<'t>), (Half, String)> {
-    let is_template = resource.contains(['{', '}']);
+    let is_template = is_filled(resource);
     let concrete = if is_template { "resource" } else { resource };
     match Need::parse(action, concrete) {
         Err(error @ GrammarError::Action) => return Err((Half::Action, error.to_string())),

@@ -67,8 +67,8 @@ impl<'t> PathTemplate<'t> {
         if count > PARTS_MAX {
             return Err(format!("a path has at most {PARTS_MAX} segments"));
         }
-        let segments = text[1..].split('/');
-        for (at, (part, segment)) in template.parts().zip(segments).enumerate() {
+        for (at, segment) in segments(&text[1..]).enumerate() {
+            let part = Part::read(segment);
             check_part(part, segment, at + 1 == count)?;
             let twice = |name| {
                 template
@@ -93,8 +93,7 @@ impl<'t> PathTemplate<'t> {
 
     /// Its segments in order.
     pub(super) fn parts(self) -> impl Iterator<Item = Part<'t>> + Clone {
-        let segments = self.0.strip_prefix('/').unwrap_or(self.0);
-        segments.split('/').map(Part::read)
+        segments(self.0.strip_prefix('/').unwrap_or(self.0)).map(Part::read)
     }
 
     /// Whether it matches the path.
@@ -147,13 +146,13 @@ impl<'t> Part<'t> {
             Some(verb) => return Self::One { name: None, verb },
             None => match segment
                 .strip_prefix('{')
-                .and_then(|rest| rest.split_once('}'))
+                .and_then(|rest| split_at(rest, b'}'))
             {
                 Some(parts) => parts,
                 None => return Self::Literal(segment),
             },
         };
-        match inside.split_once('=') {
+        match split_at(inside, b'=') {
             Some((name, "**")) if verb.is_empty() => Self::Rest { name: Some(name) },
             Some((name, "*")) => Self::One {
                 name: Some(name),
@@ -190,12 +189,30 @@ pub(super) fn has_verb(segment: &str, verb: &str) -> bool {
     segment.len() > verb.len() && segment.ends_with(verb)
 }
 
+/// Splits at the first such byte, which is ASCII. What is split is short, so that a plain loop is
+/// done sooner than a search that is made for long texts.
+#[inline]
+fn split_at(text: &str, separator: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|byte| byte == separator)?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
 /// The first segment and what is behind its slash, if it has one.
+#[inline]
 pub(super) fn first_segment(path: &str) -> (&str, Option<&str>) {
-    match path.split_once('/') {
+    match split_at(path, b'/') {
         Some((segment, rest)) => (segment, Some(rest)),
         None => (path, None),
     }
+}
+
+fn segments(text: &str) -> impl Iterator<Item = &str> + Clone {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let (segment, after) = first_segment(rest?);
+        rest = after;
+        Some(segment)
+    })
 }
 
 /// What a capture stands for.
@@ -208,7 +225,7 @@ impl<'p> Captured<'p> {
     fn valid(self) -> Option<&'p str> {
         match self {
             Self::Segment(text) => is_segment(text).then_some(text),
-            Self::Segments(text) => text.split('/').all(is_segment).then_some(text),
+            Self::Segments(text) => segments(text).all(is_segment).then_some(text),
         }
     }
 }
@@ -228,6 +245,11 @@ fn check_part(part: Part<'_>, segment: &str, last: bool) -> Result<(), String> {
 }
 
 fn check_literal(text: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':');
+    // Nearly all are; no dot, so that it is no dot segment.
+    if text.bytes().all(plain) {
+        return Ok(());
+    }
     if text.contains(['{', '}', '*']) {
         return Err(format!(
             "'{text}': '*', '**' and {{name}} stand for whole segments; write one of them alone"
@@ -292,6 +314,25 @@ enum Piece<'t> {
     Header(&'t str),
 }
 
+impl<'t> Piece<'t> {
+    fn read(segment: &'t str) -> Self {
+        let inside = segment.strip_prefix('{');
+        match inside.and_then(|rest| rest.strip_suffix('}')) {
+            None => Self::Literal(segment),
+            Some(name) => match name.strip_prefix("header:") {
+                Some(header) => Self::Header(header),
+                None => Self::Capture(name),
+            },
+        }
+    }
+}
+
+/// Whether a resource template has anything to be filled.
+#[inline]
+pub(super) fn is_filled(resource: &str) -> bool {
+    resource.bytes().any(|byte| matches!(byte, b'{' | b'}'))
+}
+
 /// A resource template that has been checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ResourceTemplate<'t>(&'t str);
@@ -303,15 +344,15 @@ impl<'t> ResourceTemplate<'t> {
     /// What is wrong with it, and what to write instead.
     pub(super) fn parse(text: &'t str, path: Option<PathTemplate<'_>>) -> Result<Self, String> {
         let template = Self(text);
-        let count = template.pieces().count();
+        let count = segments(text).count();
         if count > RESOURCE_SEGMENTS_MAX || text.len() > TEMPLATE_BYTES_MAX {
             return Err(format!(
                 "a resource has at most {RESOURCE_SEGMENTS_MAX} segments and {TEMPLATE_BYTES_MAX} \
                  bytes"
             ));
         }
-        for (piece, segment) in template.pieces().zip(text.split('/')) {
-            match piece {
+        for segment in segments(text) {
+            match Piece::read(segment) {
                 Piece::Literal(text) => check_resource_literal(text)?,
                 Piece::Header(name) => check_header(segment, name)?,
                 Piece::Capture(name) => {
@@ -336,21 +377,6 @@ impl<'t> ResourceTemplate<'t> {
         Self(text)
     }
 
-    fn pieces(self) -> impl Iterator<Item = Piece<'t>> + Clone {
-        self.0.split('/').map(|segment| {
-            let inside = segment
-                .strip_prefix('{')
-                .and_then(|rest| rest.strip_suffix('}'));
-            match inside {
-                None => Piece::Literal(segment),
-                Some(name) => match name.strip_prefix("header:") {
-                    Some(header) => Piece::Header(header),
-                    None => Piece::Capture(name),
-                },
-            }
-        })
-    }
-
     /// The resource of a request; borrowed when nothing is captured.
     ///
     /// # Errors
@@ -361,12 +387,13 @@ impl<'t> ResourceTemplate<'t> {
         path: &Path<'_>,
         headers: &impl Headers,
     ) -> Result<Cow<'t, str>, Unanswerable> {
-        if !self.0.contains('{') {
+        if !is_filled(self.0) {
             return Ok(Cow::Borrowed(self.0));
         }
         let mut resource = String::with_capacity(self.0.len() + path.text().len());
-        for (at, (piece, segment)) in self.pieces().zip(self.0.split('/')).enumerate() {
-            let value = match piece {
+        let mut count = 0;
+        for segment in segments(self.0) {
+            let value = match Piece::read(segment) {
                 Piece::Literal(text) => Some(text),
                 Piece::Header(name) => match headers.header(name) {
                     HeaderValue::One(value) if is_segment(value) => Some(value),
@@ -377,13 +404,13 @@ impl<'t> ResourceTemplate<'t> {
                     .and_then(Captured::valid),
             };
             let value = value.ok_or_else(|| Unanswerable::Value(segment.into()))?;
-            if at > 0 {
+            if !resource.is_empty() {
                 resource.push('/');
             }
             resource.push_str(value);
+            count += segments(value).count();
         }
-        let segments = resource.split('/').count();
-        if resource.len() > RESOURCE_BYTES_MAX || segments > RESOURCE_SEGMENTS_MAX {
+        if resource.len() > RESOURCE_BYTES_MAX || count > RESOURCE_SEGMENTS_MAX {
             return Err(Unanswerable::Value(self.0.into()));
         }
         Ok(Cow::Owned(resource))

@@ -122,12 +122,17 @@ pub(crate) fn free_port() -> String {
 
 /// What the admin port shows.
 pub(crate) fn metrics(address: &str) -> String {
+    let answer = admin_page(address, "/metrics");
+    assert!(answer.contains("latchkey_checks_total"), "{answer}");
+    answer
+}
+
+/// A page of the admin port, with its head.
+pub(crate) fn admin_page(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the admin port");
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .expect("writes");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("writes");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("reads");
-    assert!(answer.contains("latchkey_checks_total"), "{answer}");
     answer
 }

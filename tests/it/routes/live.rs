@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::leaks::{metrics, value};
+use crate::leaks::{admin_page, metrics, value};
 use crate::program::{Server, fresh};
 use crate::wire::channel;
 
@@ -109,8 +109,8 @@ impl World {
     }
 
     fn is_ready(&self) -> bool {
-        let ready = self.server.admin().run("health");
-        ready.code == 0
+        let answer = admin_page(&self.server.admin_address, "/readyz");
+        answer.starts_with("HTTP/1.1 200 ")
     }
 }
 
