@@ -61,7 +61,9 @@ impl<'a> Keys<'a> {
         request: &Request<'a>,
         headers: &impl Headers,
     ) -> Result<Needed<'a>, Unanswerable> {
-        let path = Path::parse(request.path)?;
+        // Envoy took this route by the path as it came: another spelling would have missed the
+        // routes before it.
+        let path = Path::as_compared(request.path)?;
         let template = match self.path {
             Some(text) => Some(PathTemplate::parse(text).map_err(wrong("path"))?),
             None => None,

@@ -52,11 +52,17 @@ pub enum PathRefusal {
     /// A doubled slash.
     #[error("the path has an empty segment")]
     EmptySegment,
+    /// An escape of what needs none, where somebody has compared the path as it came.
+    #[error("the path has an escape of a letter, a digit or one of -._~")]
+    Respelled,
 }
 
 /// A path that has one reading; without its first slash, and decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Path<'a>(Cow<'a, str>);
+pub(super) struct Path<'a> {
+    text: Cow<'a, str>,
+    respelled: bool,
+}
 
 impl<'a> Path<'a> {
     /// Reads the path of a request as it came, with its query if it has one.
@@ -90,15 +96,31 @@ impl<'a> Path<'a> {
         let path = &rest[..end];
         last_segment(&path.as_bytes()[segment..])?;
         if escaped {
-            Ok(Self(Cow::Owned(decoded(path)?)))
+            decoded(path)
         } else {
-            Ok(Self(Cow::Borrowed(path)))
+            Ok(Self {
+                text: Cow::Borrowed(path),
+                respelled: false,
+            })
         }
+    }
+
+    /// The same, of which nothing is escaped that may stand for itself (RFC 3986, section
+    /// 6.2.2.2): for whoever took it for another path has not decoded it.
+    ///
+    /// # Errors
+    /// [`PathRefusal`] as [`Path::parse`], and of such escapes.
+    pub(super) fn as_compared(raw: &'a str) -> Result<Self, PathRefusal> {
+        let path = Self::parse(raw)?;
+        if path.respelled {
+            return Err(PathRefusal::Respelled);
+        }
+        Ok(path)
     }
 
     /// The segments joined by slashes, decoded; a last slash stands for an empty last segment.
     pub(super) fn text(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
@@ -172,8 +194,9 @@ fn query(query: &[u8]) -> Result<(), PathRefusal> {
     Ok(())
 }
 
-fn decoded(path: &str) -> Result<String, PathRefusal> {
+fn decoded(path: &str) -> Result<Path<'static>, PathRefusal> {
     let mut bytes = Vec::with_capacity(path.len());
+    let mut respelled = false;
     let mut rest = path.as_bytes();
     while let Some((first, after)) = rest.split_first() {
         rest = after;
@@ -189,6 +212,7 @@ fn decoded(path: &str) -> Result<String, PathRefusal> {
             0..0x20 | 0x7f => return Err(PathRefusal::Control),
             _ => bytes.push(byte),
         }
+        respelled |= byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     }
     let text = String::from_utf8(bytes).map_err(|_| PathRefusal::NotUtf8)?;
     if text.chars().any(char::is_control) {
@@ -198,7 +222,10 @@ fn decoded(path: &str) -> Result<String, PathRefusal> {
     for segment in text.split('/') {
         last_segment(segment.as_bytes())?;
     }
-    Ok(text)
+    Ok(Path {
+        text: Cow::Owned(text),
+        respelled,
+    })
 }
 
 fn digit(byte: u8) -> Result<u8, PathRefusal> {
@@ -240,8 +267,22 @@ mod tests {
         );
         for raw in ["/", "/v1/projects/web", "/a?b=c"] {
             let path = Path::parse(raw).expect("a usual path");
-            assert!(matches!(path.0, Cow::Borrowed(_)), "{raw}");
+            assert!(matches!(path.text, Cow::Borrowed(_)), "{raw}");
         }
+    }
+
+    #[test]
+    fn a_path_that_was_compared_as_it_came_has_one_spelling() {
+        for raw in [
+            "/%61", "/a/%7a?b", "/%5A%30", "/a%2db", "/a%2Eb", "/%5F", "/%7e",
+        ] {
+            assert_eq!(Path::as_compared(raw), Err(PathRefusal::Respelled), "{raw}");
+            assert!(Path::parse(raw).is_ok(), "{raw}");
+        }
+        for raw in ["/a", "/a%20b", "/a%3Ab%2B%40", "/caf%c3%a9", "/a?%61"] {
+            assert_eq!(Path::as_compared(raw), Path::parse(raw), "{raw}");
+        }
+        assert_eq!(Path::as_compared("/a//b"), Err(PathRefusal::EmptySegment));
     }
 
     #[test]
