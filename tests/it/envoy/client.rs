@@ -16,7 +16,7 @@ use super::upstream::Seen;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A request.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ask {
     method: String,
     target: Vec<u8>,

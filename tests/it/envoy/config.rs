@@ -21,6 +21,8 @@ pub(crate) struct Listener {
     /// What it shows the authorisation server of its own.
     pub(crate) token: Option<String>,
     pub(crate) failure_mode_allow: bool,
+    /// How many questions it asks at once on one connection; none: as many as it is told it may.
+    pub(crate) streams: Option<u32>,
     /// The status where the server fails, if it is not Envoy's own.
     pub(crate) status_on_error: Option<u16>,
     /// How long the filter waits for an answer.
@@ -55,6 +57,7 @@ impl Listener {
             raw_headers: true,
             token: None,
             failure_mode_allow: false,
+            streams: None,
             status_on_error: None,
             timeout: "30s",
             normalises: true,
@@ -197,7 +200,12 @@ pub(crate) fn config(listeners: &[Listener], upstream: u16) -> Value {
     ];
     for listener in listeners {
         if let Some(port) = listener.asks {
-            clusters.push(cluster(&listener.cluster(), port, http2()));
+            let mut protocol = http2();
+            if let Some(streams) = listener.streams {
+                let options = &mut protocol["explicit_http_config"]["http2_protocol_options"];
+                options["max_concurrent_streams"] = json!(streams);
+            }
+            clusters.push(cluster(&listener.cluster(), port, protocol));
         }
     }
     let listeners: Vec<Value> = listeners.iter().map(Listener::json).collect();
