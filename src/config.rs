@@ -349,7 +349,9 @@ impl Default for Limits {
             streams_per_connection_max: 200,
             requests_waiting_max: 2_048,
             request_time_max: Duration::from_secs(10),
-            header_bytes_max: 16 * 1_024,
+            // More than Envoy takes of a client by default: tracing puts its client's headers on
+            // the questions that it asks, and an error where the operator fails open is an allow.
+            header_bytes_max: 64 * 1_024,
             message_bytes_max: 1024 * 1024,
             pending_resets_max: 20,
             error_resets_max: 100,

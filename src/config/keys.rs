@@ -205,7 +205,10 @@ pub const KEYS: &[Key] = &[
         "limits.request_time_max",
         "until a request must have its answer; streams are exempt",
     ),
-    key("limits.header_bytes_max", "bytes of a request's headers"),
+    key(
+        "limits.header_bytes_max",
+        "bytes of a request's headers; more than Envoy's `max_request_headers_kb`, for what it traces brings headers of clients",
+    ),
     key("limits.message_bytes_max", "bytes of a request's message"),
     key(
         "limits.pending_resets_max",

@@ -22,4 +22,5 @@ mod outage;
 mod paths;
 mod process;
 mod routes;
+mod sizes;
 mod upstream;

@@ -36,6 +36,8 @@ pub(crate) struct Listener {
     /// The folder with `server.pem`, `server.key` and `ca.pem`, for TLS with certificates of both.
     pub(crate) certificates: Option<String>,
     pub(crate) include_certificate: bool,
+    /// Whether requests are traced, which puts a client's own trace on what they cause.
+    pub(crate) traces: bool,
     /// Beginnings of the names of headers that are taken away before anything looks at them.
     pub(crate) removes: &'static [&'static str],
     pub(crate) routes: Vec<Route>,
@@ -65,6 +67,7 @@ impl Listener {
             appends_address: false,
             certificates: None,
             include_certificate: false,
+            traces: false,
             removes: &[],
             routes: Vec::new(),
         }
@@ -95,7 +98,7 @@ impl Listener {
     }
 
     fn json(&self) -> Value {
-        let manager = json!({
+        let mut manager = json!({
             "@type": MANAGER,
             "stat_prefix": self.name,
             "use_remote_address": self.appends_address,
@@ -114,6 +117,9 @@ impl Listener {
             "route_config": self.routes_json(),
             "http_filters": self.filters(),
         });
+        if self.traces {
+            manager["tracing"] = tracing();
+        }
         let mut chain = json!({"filters": [{"name": "http", "typed_config": manager}]});
         if let Some(folder) = &self.certificates {
             chain["transport_socket"] = tls(folder);
@@ -235,6 +241,21 @@ fn cluster(name: &str, port: u16, mut protocol: Value) -> Value {
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol,
+        },
+    })
+}
+
+/// OpenTelemetry's, which tells nobody of any.
+fn tracing() -> Value {
+    json!({
+        "overall_sampling": {"value": 0},
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "grpc_service": {"envoy_grpc": {"cluster_name": "upstream-http2"}},
+                "service_name": "front",
+            },
         },
     })
 }
