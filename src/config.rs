@@ -241,7 +241,8 @@ pub struct Limits {
     pub header_bytes_max: u32,
     /// Bytes of a request's message.
     pub message_bytes_max: usize,
-    /// Streams that a client opened and took back before they were looked at (CVE-2023-44487).
+    /// Streams that a client opened and took back before they were looked at (CVE-2023-44487): it ends
+    /// who means harm, and may not end a proxy for what one of its clients does.
     pub pending_resets_max: usize,
     /// Streams that had to be reset for a client's errors, before its connection is ended.
     pub error_resets_max: usize,
@@ -353,7 +354,9 @@ impl Default for Limits {
             // the questions that it asks, and an error where the operator fails open is an allow.
             header_bytes_max: 64 * 1_024,
             message_bytes_max: 1024 * 1024,
-            pending_resets_max: 20,
+            // More than a proxy takes back at once for a client of its own: what ends its connection
+            // ends the questions of all its other clients.
+            pending_resets_max: 10_000,
             error_resets_max: 100,
             ping_every: Duration::from_secs(30),
             ping_time_max: Duration::from_secs(10),

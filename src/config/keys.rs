@@ -212,7 +212,7 @@ pub const KEYS: &[Key] = &[
     key("limits.message_bytes_max", "bytes of a request's message"),
     key(
         "limits.pending_resets_max",
-        "streams that a client may take back before they were looked at",
+        "streams that a client may take back before they were looked at; a proxy takes back what its clients do",
     ),
     key(
         "limits.error_resets_max",

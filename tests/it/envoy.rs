@@ -23,4 +23,5 @@ mod paths;
 mod process;
 mod routes;
 mod sizes;
+mod taken_back;
 mod upstream;
