@@ -178,3 +178,48 @@ async fn a_token_of_a_workload_is_for_who_has_its_certificate() {
     let answer = ask.send(mesh.envoy.port("open")).await;
     assert_eq!(answer.json()["reason"], "workload", "{answer:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_a_certificate_is_for_who_has_it_if_envoy_shows_it() {
+    let names = [
+        ("plain", ""),
+        ("other", ""),
+        ("web", &*format!("URI:{WEB}")),
+    ];
+    let certificates = Certificates::make(&names);
+    let mesh = Mesh::start(&[], |port| {
+        let mut shown = asking("shown", port);
+        shown.certificates = Some(certificates.folder());
+        shown.include_certificate = true;
+        let mut kept = shown.clone();
+        (kept.name, kept.include_certificate) = ("kept", false);
+        vec![shown, kept]
+    })
+    .await;
+    for owner in ["plain", "web"] {
+        let bound = mesh.issue(bound(&certificates.thumbprint(owner)));
+        // A header of the client's is no certificate.
+        let claim = format!("Hash={}", certificates.thumbprint(owner));
+        let ask = get(SECRET)
+            .bearer(&bound.await.secret)
+            .header("x-forwarded-client-cert", claim);
+        for (listener, name) in [
+            ("shown", "plain"),
+            ("shown", "other"),
+            ("shown", "web"),
+            ("kept", "plain"),
+            ("kept", "web"),
+        ] {
+            let stream = ask.connect(mesh.envoy.port(listener)).await;
+            let answer = ask
+                .send_over(certificates.secured(name, stream).await)
+                .await;
+            if (listener, name) == ("shown", owner) {
+                answer.seen();
+            } else {
+                assert_eq!(answer.status, 401, "{listener}: {name} for {owner}");
+                assert_eq!(answer.json()["reason"], "workload");
+            }
+        }
+    }
+}

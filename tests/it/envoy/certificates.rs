@@ -7,9 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -39,6 +42,12 @@ impl Certificates {
     fn certificate(&self, name: &str) -> CertificateDer<'static> {
         let file = self.0.path().join(format!("{name}.pem"));
         CertificateDer::from_pem_file(file).expect("a certificate")
+    }
+
+    /// What a token names a client's certificate by (RFC 8705, section 3.1).
+    pub(crate) fn thumbprint(&self, client: &str) -> String {
+        let hash = Sha256::digest(self.certificate(client));
+        format!("x5t#S256:{}", BASE64_URL_SAFE_NO_PAD.encode(hash))
     }
 
     /// TLS over a connection to Envoy, as a client that has a certificate.
