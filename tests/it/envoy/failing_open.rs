@@ -148,3 +148,23 @@ async fn a_burst_on_a_new_connection_is_judged_where_envoy_is_told_how_much_fits
     assert_eq!(answers.join_all().await, [401; 64]);
     assert_eq!(mesh.reached().len(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_question_is_lost_when_connections_are_renewed() {
+    let mesh = mesh(&["limits.connection_age_max=200ms"]).await;
+    let path = "/stats?format=json&filter=cluster.asked-by-raw.upstream_cx_total";
+    loop {
+        let mut answers = JoinSet::new();
+        for _ in 0..16 {
+            let port = mesh.envoy.port("raw");
+            answers.spawn(async move { get(SECRET).send(port).await.status });
+        }
+        assert_eq!(answers.join_all().await, [401; 16]);
+        let told = mesh.envoy.ask(path).await;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        if told["stats"][0]["value"].as_u64().expect("a number") > 8 {
+            break;
+        }
+    }
+    assert_eq!(mesh.reached().len(), 0);
+}
