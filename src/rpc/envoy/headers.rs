@@ -7,7 +7,8 @@
 //! Used by `service`. A credential is read where the operator says, `authorization` as a bearer
 //! token (RFC 6750, section 2.1) and other headers as the bare one. Whatever could be read in two
 //! ways is refused. Names that a service may take for one of our identity headers, because its
-//! gateway interface makes `-` of `_`, are noted so that they can be taken away.
+//! gateway interface makes `-` of `_`, are noted so that they can be taken away; and no header may
+//! be named as one that the next proxy drops.
 
 use super::attributes::Header;
 
@@ -19,6 +20,10 @@ const FORWARDED_MAX: usize = 4;
 const LOOK_ALIKES_MAX: usize = 16;
 
 const AUTHORIZATION: &str = "authorization";
+/// Envoy takes it away, but for WebSockets, where it is passed on as it came.
+const CONNECTION: &str = "connection";
+/// What it may name beside headers, and headers of which nobody knows a request.
+const OF_CONNECTIONS: [&str; 5] = ["upgrade", "keep-alive", "close", "te", "http2-settings"];
 /// What Envoy's access log and traces call the request.
 const REQUEST_ID: &str = "x-request-id";
 const BEARER: &[u8] = b"bearer ";
@@ -28,6 +33,7 @@ const BEARER: &[u8] = b"bearer ";
 enum Use {
     Credential(usize),
     ContentType,
+    Connection,
     RequestId,
     ForwardedFor,
     Identity,
@@ -52,6 +58,7 @@ impl Wanted {
             .collect();
         let mut names = vec![
             ("content-type".into(), Use::ContentType),
+            (CONNECTION.into(), Use::Connection),
             (REQUEST_ID.into(), Use::RequestId),
         ];
         for (at, name) in credentials.iter().enumerate() {
@@ -97,7 +104,7 @@ pub(super) struct Headers<'w, 'a> {
     forwarded: [&'a [u8]; FORWARDED_MAX],
     forwarded_lines: usize,
     look_alikes: Vec<&'a str>,
-    too_many: bool,
+    hostile: bool,
 }
 
 /// The credential of a request.
@@ -124,7 +131,7 @@ impl<'w, 'a> Headers<'w, 'a> {
             forwarded: [b""; FORWARDED_MAX],
             forwarded_lines: 0,
             look_alikes: Vec::new(),
-            too_many: false,
+            hostile: false,
         }
     }
 
@@ -145,6 +152,7 @@ impl<'w, 'a> Headers<'w, 'a> {
                 match of {
                     Use::Credential(at) => self.credentials[*at].add(value),
                     Use::ContentType => self.content_type.add(value),
+                    Use::Connection => self.note_connection(value),
                     Use::RequestId => self.request_id.add(value),
                     Use::ForwardedFor => {
                         self.forwarded[self.forwarded_lines % FORWARDED_MAX] = value;
@@ -163,13 +171,26 @@ impl<'w, 'a> Headers<'w, 'a> {
     fn note_look_alike(&mut self, name: &'a [u8]) {
         match std::str::from_utf8(name) {
             Ok(name) if self.look_alikes.len() < LOOK_ALIKES_MAX => self.look_alikes.push(name),
-            _ => self.too_many = true,
+            _ => self.hostile = true,
         }
     }
 
-    /// Names that a service may take for identity headers; none if there are too many of them.
+    /// What it names is for one hop (RFC 9110, section 7.6.1): a proxy between Envoy and the
+    /// service would drop it, be it an identity or what the resource was read from.
+    #[cold]
+    fn note_connection(&mut self, value: &[u8]) {
+        let mut names = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        let is_known = |name: &[u8]| {
+            let mut known = OF_CONNECTIONS.iter();
+            name.is_empty() || known.any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+        };
+        self.hostile |= !names.all(is_known);
+    }
+
+    /// Names that a service may take for identity headers; none if there are too many of them, or
+    /// if headers were to be dropped.
     pub(super) fn look_alikes(&self) -> Option<&[&'a str]> {
-        (!self.too_many).then_some(&self.look_alikes)
+        (!self.hostile).then_some(&self.look_alikes)
     }
 
     /// The names of the headers that the credential came in; others' schemes stay with them.
@@ -424,6 +445,23 @@ mod tests {
         check(&[line("")], &[""]);
         let many = ["1", "2", "3", "4", "5", "6"].map(line);
         check(&many, &["6", "5", "4", "3"]);
+    }
+
+    #[test]
+    fn no_header_may_be_named_for_one_hop() {
+        for (value, expected) in [
+            ("Upgrade", true),
+            ("keep-alive, Upgrade", true),
+            ("Upgrade, HTTP2-Settings,", true),
+            ("close", true),
+            ("upgrade, x-latchkey-subject", false),
+            ("upgrade,x-environment", false),
+            ("Authorization ,upgrade", false),
+        ] {
+            with(&[("connection", value)], |noted| {
+                assert_eq!(noted.look_alikes().is_some(), expected, "{value}");
+            });
+        }
     }
 
     #[test]

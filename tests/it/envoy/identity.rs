@@ -243,3 +243,33 @@ async fn the_access_log_tells_who_it_was_and_why_not() {
     assert_eq!(anonymous["reason"], "no_token");
     assert!(anonymous["token_id"].is_null(), "{anonymous}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_client_can_have_an_identity_dropped_on_the_way() {
+    // What `connection` names is for one hop alone (RFC 9110, section 7.6.1).
+    let mesh = Mesh::start(&[], listeners).await;
+    let token = mesh.secret().await;
+    for listener in ["raw", "joined"] {
+        let port = mesh.envoy.port(listener);
+        let named = get(SECRET).bearer(&token);
+        let named = named.header("connection", "close, x-latchkey-subject");
+        let seen = named.send(port).await.seen();
+        assert_eq!(told(&seen).len(), 5);
+        assert!(seen.all("connection").is_empty(), "{seen:?}");
+        // Envoy takes them away before it asks; what it passes on to open a WebSocket is ours to
+        // look at.
+        let opening = get(SECRET).bearer(&token).header("upgrade", "websocket");
+        let before = mesh.reached().len();
+        for names in [
+            "upgrade, x-latchkey-subject",
+            "X-Latchkey-Kind,Upgrade",
+            "upgrade,cookie",
+        ] {
+            let (answer, _) = opening.clone().header("connection", names).open(port).await;
+            assert_eq!(answer.status, 503, "{names}: {answer:?}");
+        }
+        assert_eq!(mesh.reached().len(), before);
+        let usual = opening.header("connection", "keep-alive, Upgrade");
+        assert_eq!(usual.open(port).await.0.status, 101);
+    }
+}
