@@ -47,13 +47,13 @@ impl HostPattern {
     pub(super) fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => name.eq_ignore_ascii_case(host),
-            Self::Below(domain) => match host.len().checked_sub(domain.len()) {
-                Some(labels) if labels > 0 => {
-                    let end = host.get(labels..);
-                    end.is_some_and(|end| end.eq_ignore_ascii_case(domain))
-                }
-                _ => false,
-            },
+            Self::Below(domain) => {
+                let at = host.len().checked_sub(domain.len());
+                let parts = at.and_then(|at| host.split_at_checked(at));
+                parts.is_some_and(|(labels, end)| {
+                    end.eq_ignore_ascii_case(domain) && labels.split('.').all(is_label)
+                })
+            }
         }
     }
 
