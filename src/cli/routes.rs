@@ -17,6 +17,10 @@ use super::failure::{CliError, Exit};
 use super::output::{Output, Page};
 use super::server::ConfigArgs;
 
+/// What a host with a port, with a final dot, or that is none is told.
+const OTHER_HOST: &str = "the host is for no route: leave out its port and a final dot, or write \
+                          ignore_ports = true above the routes if Envoy ignores ports";
+
 /// Routes that are shown at the most for being near.
 const NEAR_MAX: usize = 8;
 
@@ -161,11 +165,14 @@ fn test(args: &TestArgs, output: Output) -> Result<(), CliError> {
         path: &args.target.path,
     };
     let denied = |line, why: &Unanswerable| {
-        let near = match why {
-            Unanswerable::NoRoute => table.near_misses(&request),
-            _ => Vec::new(),
+        let (near, takes_host) = match why {
+            Unanswerable::NoRoute => (table.near_misses(&request), table.takes_host(&request)),
+            _ => (Vec::new(), true),
         };
-        let view = DeniedView::new(&file, line, why, &near);
+        let mut view = DeniedView::new(&file, line, why, &near);
+        if !takes_host {
+            view.message = OTHER_HOST.to_owned();
+        }
         output.show(&view, |page| view.page(page))?;
         Err(CliError::told(Exit::Refused))
     };

@@ -1,9 +1,10 @@
 //! Hosts: what a route says of them, and the one that a request asks for.
 //!
-//! A route names a host, or `*.` and a domain for whatever is below it. The port of a request
-//! and one final dot do not count, nor does case. A host that is no host is for no route, also
-//! for none that names no host: a service may undo what makes it another one than a route guards,
-//! such as a port that is no number.
+//! A route names a host, or `*.` and a domain for whatever is below it; case does not count. Of a
+//! request's host its port and a final dot are told apart, since Envoy compares them unless it is
+//! told otherwise; what they mean is the table's to say. A host that is no host is for no route,
+//! also for none that names no host: a service may undo what makes it another one than a route
+//! guards, such as a port that is no number.
 
 /// Most bytes of a host (RFC 1035, 3.1).
 const HOST_BYTES_MAX: usize = 253;
@@ -68,16 +69,32 @@ impl HostPattern {
     }
 }
 
-/// The host that a request asks for, without its port and a final dot: empty if it names none, and
-/// none for what is no host.
-pub(super) fn asked(authority: &str) -> Option<&str> {
-    let host = match authority.rsplit_once(':') {
+/// The host that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked<'a> {
+    /// Without its port and a final dot; empty if the request names none.
+    pub(super) name: &'a str,
+    /// Whether it had a port.
+    pub(super) port: bool,
+    /// Whether it had a final dot.
+    pub(super) dot: bool,
+}
+
+/// The host that a request asks for; none for what is no host.
+pub(super) fn asked(authority: &str) -> Option<Asked<'_>> {
+    let (host, port) = match authority.rsplit_once(':') {
         // The colons of an address in brackets are no port's.
-        Some((host, port)) if is_port(port) && (!host.contains(':') || host.ends_with(']')) => host,
-        _ => authority,
+        Some((host, port)) if is_port(port) && (!host.contains(':') || host.ends_with(']')) => {
+            (host, true)
+        }
+        _ => (authority, false),
     };
-    let host = host.strip_suffix('.').unwrap_or(host);
-    (is_name(host) || is_address(host) || authority.is_empty()).then_some(host)
+    let (name, dot) = match host.strip_suffix('.') {
+        Some(name) => (name, true),
+        None => (host, false),
+    };
+    let valid = is_name(name) || is_address(name) || authority.is_empty();
+    valid.then_some(Asked { name, port, dot })
 }
 
 fn is_port(text: &str) -> bool {
@@ -107,7 +124,7 @@ mod tests {
 
     fn check(pattern: &str, authority: &str, expected: bool) {
         let pattern = HostPattern::parse(pattern).expect("a pattern");
-        let found = asked(authority).is_some_and(|host| pattern.matches(host));
+        let found = asked(authority).is_some_and(|asked| pattern.matches(asked.name));
         assert_eq!(found, expected, "{pattern:?} {authority}");
     }
 
@@ -134,9 +151,21 @@ mod tests {
         ] {
             assert_eq!(asked(host), None, "{host}");
         }
-        assert_eq!(asked(""), Some(""));
-        assert_eq!(asked("a.b:1"), Some("a.b"));
-        assert_eq!(asked("[::1]:1"), Some("[::1]"));
+        let found = |authority, name, port, dot| {
+            assert_eq!(
+                asked(authority),
+                Some(Asked { name, port, dot }),
+                "{authority}"
+            );
+        };
+        found("", "", false, false);
+        found("a.b", "a.b", false, false);
+        found("a.b:1", "a.b", true, false);
+        found("a.b:", "a.b", true, false);
+        found("a.b.", "a.b", false, true);
+        found("a.b.:1", "a.b", true, true);
+        found("[::1]", "[::1]", false, false);
+        found("[::1]:1", "[::1]", true, false);
         assert_eq!(asked(&"a".repeat(64)), None);
     }
 

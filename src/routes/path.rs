@@ -53,7 +53,7 @@ pub enum PathRefusal {
     #[error("the path has an empty segment")]
     EmptySegment,
     /// An escape of what needs none, where somebody has compared the path as it came.
-    #[error("the path has an escape of a letter, a digit or one of -._~")]
+    #[error("the path has an escape of a character that needs none")]
     Respelled,
 }
 
@@ -105,8 +105,8 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// The same, of which nothing is escaped that may stand for itself (RFC 3986, section
-    /// 6.2.2.2): for whoever took it for another path has not decoded it.
+    /// The same, of which nothing is escaped that may stand for itself: whoever compared the path
+    /// as it came took `%3A` for another path than `:`, also where it is no other by RFC 3986.
     ///
     /// # Errors
     /// [`PathRefusal`] as [`Path::parse`], and of such escapes.
@@ -212,7 +212,7 @@ fn decoded(path: &str) -> Result<Path<'static>, PathRefusal> {
             0..0x20 | 0x7f => return Err(PathRefusal::Control),
             _ => bytes.push(byte),
         }
-        respelled |= byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        respelled |= is_pchar(byte);
     }
     let text = String::from_utf8(bytes).map_err(|_| PathRefusal::NotUtf8)?;
     if text.chars().any(char::is_control) {
@@ -226,6 +226,11 @@ fn decoded(path: &str) -> Result<Path<'static>, PathRefusal> {
         text: Cow::Owned(text),
         respelled,
     })
+}
+
+/// Whether a byte may stand in a segment as it is (RFC 3986, section 3.3).
+fn is_pchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
 }
 
 fn digit(byte: u8) -> Result<u8, PathRefusal> {
@@ -274,12 +279,20 @@ mod tests {
     #[test]
     fn a_path_that_was_compared_as_it_came_has_one_spelling() {
         for raw in [
-            "/%61", "/a/%7a?b", "/%5A%30", "/a%2db", "/a%2Eb", "/%5F", "/%7e",
+            "/%61", "/a/%7a?b", "/%5A%30", "/a%2db", "/a%2Eb", "/%5F", "/%7e", "/a%3Ab", "/a%3ab",
+            "/%40a", "/a%2Bb", "/%24a", "/a%21", "/%26", "/%27", "/%28%29", "/%2a", "/%2c", "/%3D",
         ] {
             assert_eq!(Path::as_compared(raw), Err(PathRefusal::Respelled), "{raw}");
             assert!(Path::parse(raw).is_ok(), "{raw}");
         }
-        for raw in ["/a", "/a%20b", "/a%3Ab%2B%40", "/caf%c3%a9", "/a?%61"] {
+        for raw in [
+            "/a",
+            "/a:b@+$",
+            "/a%20b",
+            "/a%7Cb%22",
+            "/caf%c3%a9",
+            "/a?%61",
+        ] {
             assert_eq!(Path::as_compared(raw), Path::parse(raw), "{raw}");
         }
         assert_eq!(Path::as_compared("/a//b"), Err(PathRefusal::EmptySegment));

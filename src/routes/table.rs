@@ -38,6 +38,9 @@ pub struct TableError {
 pub struct Table {
     rules: Vec<Rule>,
     tree: Tree,
+    /// Whether any route is for some hosts only.
+    names_hosts: bool,
+    ignore_ports: bool,
 }
 
 /// The route that a request has, and its path.
@@ -85,7 +88,10 @@ impl Table {
                 message,
             });
         }
-        let mut table = Self::default();
+        let mut table = Self {
+            ignore_ports: file.ignore_ports,
+            ..Self::default()
+        };
         for entry in &file.route {
             table.add(entry, &lines)?;
         }
@@ -122,7 +128,7 @@ impl Table {
     /// [`Unanswerable::Path`] and [`Unanswerable::NoRoute`].
     pub fn matching<'a>(&'a self, request: &Request<'a>) -> Result<Matched<'a>, Unanswerable> {
         let path = Path::parse(request.path)?;
-        let host = host::asked(request.host).ok_or(Unanswerable::NoRoute)?;
+        let host = self.host(request).ok_or(Unanswerable::NoRoute)?;
         let accept = |place| {
             let rule = self.rule(place);
             rule.is_some_and(|rule| rule.is_for(request.method, host))
@@ -140,7 +146,7 @@ impl Table {
         let Ok(path) = Path::parse(request.path) else {
             return Vec::new();
         };
-        let host = host::asked(request.host);
+        let host = self.host(request);
         let for_path = self
             .rules
             .iter()
@@ -152,6 +158,20 @@ impl Table {
         });
         near.filter(|near| near.other_method || near.other_host)
             .collect()
+    }
+
+    /// Whether the host of a request is one that routes may be for.
+    #[must_use]
+    pub fn takes_host(&self, request: &Request<'_>) -> bool {
+        self.host(request).is_some()
+    }
+
+    /// The host of a request; none for what is no host, and for what Envoy may have taken for
+    /// another host than the routes that name it.
+    fn host<'a>(&self, request: &Request<'a>) -> Option<&'a str> {
+        let asked = host::asked(request.host)?;
+        let respelled = asked.dot || asked.port && !self.ignore_ports;
+        (!respelled || !self.names_hosts).then_some(asked.name)
     }
 
     fn rule(&self, place: Place) -> Option<&Rule> {
@@ -181,6 +201,7 @@ impl Table {
             )));
         }
         self.tree.add(self.rules.len() as Place, template);
+        self.names_hosts |= rule.host.is_some();
         self.rules.push(rule);
         Ok(())
     }
@@ -395,6 +416,8 @@ fn grpc_path(text: &str) -> Result<Box<str>, String> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default)]
+    ignore_ports: bool,
     #[serde(default)]
     route: Vec<Spanned<Entry>>,
 }

@@ -105,11 +105,7 @@ fn the_first_route_that_matches_decides() {
     check("POST", "x/acme.v1.secrets/GetSecret", "NoRoute");
     let read = "14: secrets:read@acme/web/db for secrets-api";
     check("GET", "api.example.com/v1/projects/web/secrets/db", read);
-    check(
-        "HEAD",
-        "API.example.com:443/v1/projects/web/secrets/db?x",
-        read,
-    );
+    check("HEAD", "API.example.com/v1/projects/web/secrets/db?x", read);
     check(
         "get",
         "api.example.com/v1/projects/web/secrets/db",
@@ -140,6 +136,45 @@ fn the_first_route_that_matches_decides() {
     check("GET", "any/me", "37:");
     check("GET", "any/", "NoRoute");
     check("OPTIONS", "any/me/", "NoRoute");
+}
+
+/// Envoy takes a host with a port or a final dot for another, unless it is told otherwise.
+#[test]
+fn a_host_that_envoy_may_compare_otherwise_has_no_route_where_routes_name_hosts() {
+    let routes = "[[route]]\nhost = \"public.com\"\npath = \"/**\"\noptional = true\n[[route]]\npath = \"/a\"\n";
+    let any = "[[route]]\npath = \"/a\"\n";
+    let check = |top: &str, routes: &str, host: &str, expected: &str| {
+        let table = Table::parse(&format!("{top}{routes}")).expect("a table");
+        assert_eq!(
+            told(&table, "GET", &format!("{host}/a")),
+            expected,
+            "{top} {host}"
+        );
+    };
+    let ignore = "ignore_ports = true\n";
+    check("", routes, "public.com", "1: optional");
+    check("", routes, "Public.COM", "1: optional");
+    check("", routes, "other.com", "5:");
+    for host in [
+        "public.com:1",
+        "public.com:443",
+        "public.com.",
+        "public.com.:1",
+        "other.com:1",
+        "other.com.",
+    ] {
+        check("", routes, host, "NoRoute");
+    }
+    check(ignore, routes, "public.com:1", "2: optional");
+    check(ignore, routes, "other.com:1", "6:");
+    for host in ["public.com.", "public.com.:1", "other.com.", "public.com:x"] {
+        check(ignore, routes, host, "NoRoute");
+    }
+    // No route tells hosts apart.
+    for host in ["public.com:1", "public.com.", "public.com.:1", ""] {
+        check("", any, host, "1:");
+    }
+    check("", any, "public.com:x", "NoRoute");
 }
 
 #[test]

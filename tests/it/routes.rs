@@ -116,7 +116,7 @@ impl World {
 fn a_request_is_shown_its_route_and_what_it_needs() {
     let world = World::new(TABLE);
     let prod = ["X-Environment: prod"];
-    let secrets = "https://api.example.com:8443/v1/projects/web/secrets/db/main?x=y";
+    let secrets = "https://api.example.com/v1/projects/web/secrets/db/main?x=y";
     world.check(
         "GET",
         secrets,
@@ -140,7 +140,7 @@ fn a_request_is_shown_its_route_and_what_it_needs() {
     );
     world.check(
         "POST",
-        "grpc://h:1/acme.v1.Secrets/List",
+        "grpc://h/acme.v1.Secrets/List",
         &[],
         7,
         "secrets:admin@acme",
@@ -206,6 +206,20 @@ fn people_are_shown_where_the_route_stands() {
         "{}",
         denied.stdout
     );
+}
+
+#[test]
+fn a_port_counts_unless_the_table_says_otherwise() {
+    let url = "https://api.example.com:8443/v1/projects/web/secrets/db";
+    let prod = ["x-environment: prod"];
+    let world = World::new(TABLE);
+    world.check_denied("GET", url, &prod, "no_route");
+    let denied = world.test("GET", url, &prod, &[]);
+    denied.refused("write ignore_ports = true above the routes");
+    world.check_denied("GET", &url.replace(":8443", "."), &prod, "no_route");
+    let world = World::new(format!("ignore_ports = true\n{TABLE}"));
+    world.check("GET", url, &prod, 14, "secrets:read@acme/web/prod/db");
+    world.check_denied("GET", &url.replace(":8443", "."), &prod, "no_route");
 }
 
 #[test]
@@ -337,7 +351,7 @@ fn a_wrong_table_is_told_with_its_line_and_what_to_do() {
     check_wrong(
         "[[routes]]\npath = \"/a\"",
         Some(1),
-        "unknown field `routes`, expected `route`",
+        "unknown field `routes`, expected `ignore_ports` or `route`",
     );
     check_wrong(
         "[[route]]\npath = \"/a\"\nactoin = \"a:b\"",

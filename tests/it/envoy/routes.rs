@@ -19,7 +19,10 @@ use auth::attribute_context::{HttpRequest, Peer, Request};
 use auth::authorization_client::AuthorizationClient;
 use auth::check_response::HttpResponse;
 
+/// The tests' Envoy has one virtual host for all, so that ports are nothing to it.
 const TABLE: &str = r#"
+ignore_ports = true
+
 [[route]]
 host = "api.example.com"
 methods = ["GET", "HEAD"]
@@ -137,7 +140,6 @@ async fn the_first_route_of_the_table_that_matches_says_what_a_request_needs() {
         .await;
     for host in [
         "API.example.com",
-        "api.example.com.",
         "api.example.com:8443",
         "Api.Example.Com:80",
     ] {
@@ -147,6 +149,7 @@ async fn the_first_route_of_the_table_that_matches_says_what_a_request_needs() {
     }
     for host in [
         "example.com",
+        "api.example.com.",
         "api.example.com.evil",
         "evil-api.example.com",
     ] {
