@@ -82,7 +82,8 @@ pub struct Needed<'a> {
     /// The action and the resource that the token must permit, both inside the grammar; without
     /// them any token that holds will do.
     pub need: Option<(Cow<'a, str>, Cow<'a, str>)>,
-    /// Whom the token must be meant for.
+    /// The audience that is asked for: a token that is for another is denied, one that is for none
+    /// passes. Without it, every token that is for an audience is denied.
     pub audience: Option<&'a str>,
     /// What becomes of it while the answer cannot be known.
     pub on_stale: OnStale,

@@ -8,6 +8,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::program::{Ran, fresh, latchkey, run, tool};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/manifests/check.py");
@@ -149,6 +151,20 @@ fn a_broken_istio_manifest_is_refused() {
         "'timeout' is a required property",
     );
     mesh("MERGE_SLASHES", "MERGE", "'MERGE' is not one of");
+    let gateway = |from, to, why| refused("istio/gateway.yaml", from, to, why);
+    gateway(
+        "operation: MERGE",
+        "operation: PATCH",
+        "'PATCH' is not one of",
+    );
+    // The values of patches are Envoy's, and are held against Envoy's own definitions.
+    let port = "strip_any_host_port";
+    gateway(
+        port,
+        "strip_all_host_port",
+        "no field named \"strip_all_host_port\"",
+    );
+    gateway("REJECT_REQUEST", "REFUSE_REQUEST", "REFUSE_REQUEST");
 }
 
 #[test]
@@ -170,8 +186,8 @@ fn a_broken_envoy_gateway_manifest_is_refused() {
         "'timeOut' was unexpected",
     );
     refused(
-        "backendRefs:\n        - {name: latchkey,",
-        "backendRefs:\n        - {service: latchkey,",
+        "backendRefs:\n        - {name: latchkey-ready,",
+        "backendRefs:\n        - {service: latchkey-ready,",
         "'name' is a required property",
     );
     refused(
@@ -258,4 +274,92 @@ fn envoys_configurations_are_good_to_envoy() {
     validate(&text).ok();
     let wrong = text.replacen("failure_mode_allow", "failure_mode_deny", 1);
     validate(&wrong).refused("failure_mode_deny");
+}
+
+/// What of the two configurations for Envoy may differ, and where.
+const DIFFERENT: [&str; 7] = [
+    "/node",
+    "/static_resources/listeners/0/address",
+    "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters/0\
+     /typed_config/grpc_service/initial_metadata",
+    "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config\
+     /virtual_hosts/0/routes",
+    "/static_resources/clusters/0/typed_extension_protocol_options\
+     /envoy.extensions.upstreams.http.v3.HttpProtocolOptions/http_filters",
+    "/static_resources/clusters/0/load_assignment",
+    "/static_resources/clusters/1/load_assignment",
+];
+
+#[test]
+fn envoy_is_set_alike_with_kubernetes_and_without() {
+    let read = |text: &str| {
+        let mut command = Command::new(tool("python3"));
+        command.args([SCRIPT, "json"]);
+        let mut read = run(command, text).json();
+        for path in DIFFERENT {
+            let (parent, name) = path.rsplit_once('/').expect("a path");
+            let parent = read.pointer_mut(parent).and_then(Value::as_object_mut);
+            parent.expect("it is there").remove(name);
+        }
+        read
+    };
+    let bare = read(&example("envoy/envoy.yaml"));
+    let kubernetes = read(&data("kubernetes/envoy.yaml", "envoy", "envoy.yaml"));
+    assert_eq!(kubernetes, bare);
+}
+
+/// The rows of the table under a line of the README, by cells.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let readme = example("../README.md");
+    let (_, after) = readme.split_once(heading).expect(heading);
+    let rows = after.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = rows.take_while(|line| line.starts_with('|')).skip(2);
+    let cells = |row: &str| {
+        let cells = row.trim_matches('|').split('|');
+        cells.map(|cell| cell.trim().to_owned()).collect()
+    };
+    rows.map(cells).collect()
+}
+
+/// What stands between backticks.
+fn named(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_setting_that_is_recommended_stands_in_the_examples() {
+    let texts = |folder: &str| -> String { all(folder).iter().map(|path| example(path)).collect() };
+    let recommended = table("Set so, everything else may be as you like:");
+    assert!(recommended.len() > 10, "{recommended:?}");
+    for (folder, instead) in [
+        ("envoy", ("", "")),
+        ("kubernetes", ("initial_metadata", "credential_injector")),
+    ] {
+        let text = texts(folder);
+        for row in &recommended {
+            for name in named(&row[0]) {
+                let name = if name == instead.0 { instead.1 } else { name };
+                let set = text.contains(&format!("{name}:")) || text.contains(&format!(".{name}"));
+                assert_eq!(set, row[1] != "unset", "{folder}: {name}");
+            }
+        }
+    }
+    let elsewhere = table("Where these stand in the other examples");
+    let (gateway, istio) = (texts("envoy-gateway"), texts("istio"));
+    for row in &recommended {
+        let Some(name) = named(&row[0]).next() else {
+            continue;
+        };
+        let found = elsewhere
+            .iter()
+            .find(|row| named(&row[0]).next() == Some(name));
+        let found = found.unwrap_or_else(|| panic!("{name} is in one table only"));
+        for (cell, text) in [(&found[1], &gateway), (&found[2], &istio)] {
+            let is_said = cell.starts_with("no") || named(cell).next().is_some();
+            assert!(is_said, "{name}: {cell}");
+            for word in named(cell) {
+                assert!(text.contains(word), "{name}: {word} stands in no example");
+            }
+        }
+    }
 }

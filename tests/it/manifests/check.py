@@ -2,6 +2,7 @@
 
     check.py judge ISTIO_FOLDER < MANIFESTS
     check.py data CONFIG_MAP KEY < MANIFESTS    prints what the ConfigMap has under the key
+    check.py json < DOCUMENT                    prints the one YAML document as JSON
 
 Kubernetes' own kinds are checked with the schemas of `kubernetes-validate`, Istio's with those of
 the npm package `@kubernetes-models/istio`, whose folder is given. For the others, Envoy Gateway's
@@ -17,6 +18,14 @@ import sys
 import jsonschema
 import kubernetes_validate
 import yaml
+from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2  # noqa: F401
+from envoy.extensions.filters.network.http_connection_manager.v3 import (  # noqa: F401
+    http_connection_manager_pb2,
+)
+from envoy.extensions.http.early_header_mutation.header_mutation.v3 import (  # noqa: F401
+    header_mutation_pb2,
+)
+from google.protobuf import any_pb2, json_format
 
 # What stable clusters run, and what the oldest supported ones do.
 KUBERNETES = ("1.33", "1.37")
@@ -98,7 +107,7 @@ def judge(document, folder):
     if schema is not None:
         validator = jsonschema.Draft202012Validator(schema)
         found = jsonschema.exceptions.best_match(validator.iter_errors(document))
-        return [said(found)] if found else [], source
+        return [said(found)] if found else patches(document), source
     errors = []
     for version in KUBERNETES:
         try:
@@ -108,6 +117,16 @@ def judge(document, folder):
         except kubernetes_validate.SchemaNotFoundError:
             return ["nothing here knows this kind"], "nothing"
     return errors, "Kubernetes' schema"
+
+
+def patches(document):
+    """What Envoy would refuse of an EnvoyFilter's patches, whose values have no schema."""
+    for patch in document["spec"].get("configPatches", []):
+        try:
+            json_format.ParseDict(patch["patch"]["value"]["typed_config"], any_pb2.Any())
+        except json_format.ParseError as error:
+            return [str(error)]
+    return []
 
 
 def said(error):
@@ -134,6 +153,8 @@ def main(arguments):
     match arguments:
         case ["judge", folder]:
             judged(documents, folder)
+        case ["json"]:
+            json.dump(documents[0], sys.stdout)
         case ["data", name, key]:
             maps = [it for it in documents if it["kind"] == "ConfigMap"]
             [found] = [it for it in maps if it["metadata"]["name"] == name]
