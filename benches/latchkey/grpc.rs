@@ -1,14 +1,14 @@
-//! Check over gRPC against an empty RPC: throughput, CPU time and user instructions a request.
+//! A method over gRPC against one that does nothing: throughput, CPU time, user instructions.
 //!
 //! ```text
-//! this process ─► serve-check, serve-empty: the benchmark again, each a server alone
+//! this process ─► serve-check, serve-empty, …: the benchmark again, each a server alone
 //! ```
 //!
 //! The rounds of both alternate, so that what else the machine does meets both. What is measured
 //! is the server's own; the load runs in this process and is the same for both.
 
 mod counted;
-mod load;
+pub(crate) mod load;
 mod server;
 
 use std::fmt;
@@ -23,7 +23,7 @@ use tonic::codegen::Bytes;
 use super::report::Spread;
 use counted::{Counted, Counter};
 use load::{CONNECTIONS, Load, STREAMS};
-use server::Time;
+pub(crate) use server::Time;
 
 const ROUNDS: usize = 7;
 const ROUND_REQUESTS: usize = 100_000;
@@ -33,14 +33,20 @@ const COUNTED_TOKENS: u64 = 1_000;
 // proc(5) counts in hundredths of a second on every architecture that Rust's Linux targets have.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Which server: the measured one, or the one that it is compared with.
+/// Which server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// Latchkey, asked for Checks.
     Check,
+    /// An RPC of empty messages.
     Empty,
+    /// Latchkey, asked by Envoy.
+    Authorize,
+    /// An authorisation server that lets everything pass.
+    Constant,
 }
 
-const KINDS: [Kind; 2] = [Kind::Check, Kind::Empty];
+const KINDS: [Kind; 4] = [Kind::Check, Kind::Empty, Kind::Authorize, Kind::Constant];
 
 impl Kind {
     /// The hidden word that makes the benchmark this server.
@@ -48,6 +54,16 @@ impl Kind {
         match self {
             Self::Check => "serve-check",
             Self::Empty => "serve-empty",
+            Self::Authorize => "serve-authorize",
+            Self::Constant => "serve-constant",
+        }
+    }
+
+    fn method(self) -> &'static str {
+        match self {
+            Self::Check => "latchkey.v1.CheckService/Check",
+            Self::Empty => "bench.v1.EmptyService/Call",
+            Self::Authorize | Self::Constant => "envoy.service.auth.v3.Authorization/Check",
         }
     }
 }
@@ -69,26 +85,34 @@ pub(crate) fn served(words: &[String]) -> bool {
     true
 }
 
+/// Check against an empty RPC.
 pub(crate) fn run() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = runtime();
+    let pair = [Kind::Check, Kind::Empty];
+    println!(
+        "Check over gRPC against an empty RPC, {TOKENS} tokens, {CONNECTIONS} connections of \
+         {STREAMS} streams, 1 worker, {ROUNDS} rounds of {ROUND_REQUESTS}:"
+    );
+    speed(&runtime, pair);
+    instructions(&runtime, pair, COUNTED_TOKENS);
+}
+
+/// For the load: the servers have their own.
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
-    speed(&runtime);
-    match Counter::find() {
-        Some(counter) => instructions(&runtime, counter),
-        None => println!("gRPC instructions: neither perf's counters nor valgrind are here"),
-    }
+        .expect("a runtime")
 }
 
 /// A server process; it ends when its standard input does.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Process {
-    fn start(wrapper: &[String], kind: Kind, tokens: u64, time: Time) -> Self {
+    pub(crate) fn start(wrapper: &[String], kind: Kind, tokens: u64, time: Time) -> Self {
         let program = std::env::current_exe().expect("the benchmark");
         let mut words = wrapper.iter();
         let mut command = match words.next() {
@@ -118,7 +142,7 @@ impl Process {
     }
 
     /// User and system time so far, in microseconds.
-    fn cpu_us(&self) -> [f64; 2] {
+    pub(crate) fn cpu_us(&self) -> [f64; 2] {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("runs");
         // The name before may hold anything; fields 14 and 15 by proc(5).
         let (_, rest) = stat.rsplit_once(')').expect("as in proc(5)");
@@ -126,7 +150,7 @@ impl Process {
         [11, 12].map(|at| fields[at].parse::<f64>().expect("ticks") / TICKS_PER_SECOND * 1e6)
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         drop(self.child.stdin.take());
         assert!(self.child.wait().expect("ends").success());
     }
@@ -139,11 +163,11 @@ struct Round {
     cpu_us: f64,
 }
 
-fn speed(runtime: &Runtime) {
-    let servers = KINDS.map(|kind| Process::start(&[], kind, TOKENS, Time::Runs));
+fn speed(runtime: &Runtime, pair: [Kind; 2]) {
+    let servers = pair.map(|kind| Process::start(&[], kind, TOKENS, Time::Runs));
     let loads = [0, 1].map(|at| {
-        let messages = load::messages(KINDS[at], ROUND_REQUESTS as u64, TOKENS);
-        runtime.block_on(Load::connect(KINDS[at], servers[at].port, &messages))
+        let messages = load::messages(pair[at], ROUND_REQUESTS as u64, TOKENS);
+        runtime.block_on(Load::connect(pair[at], servers[at].port, &messages))
     });
     let mut rounds: [Vec<Round>; 2] = [Vec::new(), Vec::new()];
     // The first round warms up.
@@ -162,10 +186,6 @@ fn speed(runtime: &Runtime) {
             }
         }
     }
-    println!(
-        "Check over gRPC against an empty RPC, {TOKENS} tokens, {CONNECTIONS} connections of \
-         {STREAMS} streams, 1 worker, {ROUNDS} rounds of {ROUND_REQUESTS}:"
-    );
     let compared = |of: fn(&Round) -> f64| {
         let [check, empty] = [0, 1].map(|at| rounds[at].iter().map(of).collect());
         Compared::of(check, empty)
@@ -185,18 +205,30 @@ fn speed(runtime: &Runtime) {
     servers.into_iter().for_each(Process::stop);
 }
 
-fn instructions(runtime: &Runtime, counter: Counter) {
+/// User instructions of the first of a pair and of the second, a request.
+pub(crate) fn instructions(runtime: &Runtime, pair: [Kind; 2], tokens: u64) {
+    let Some(counter) = Counter::find() else {
+        println!("  instructions: neither perf's counters nor valgrind are here");
+        return;
+    };
     // Two runs each, so that start and end cancel out.
     let [few, many] = match counter {
         Counter::Perf => [20_000, 220_000],
         Counter::Callgrind => [1_000, 11_000],
     };
-    let messages = KINDS.map(|kind| load::messages(kind, many as u64, COUNTED_TOKENS));
+    let messages = pair.map(|kind| load::messages(kind, many as u64, tokens));
     let mut rounds: [Vec<Counted>; 2] = [Vec::new(), Vec::new()];
     for _ in 0..COUNTED_ROUNDS {
         for at in 0..2 {
-            let [less, more] = [few, many]
-                .map(|requests| count(runtime, counter, KINDS[at], &messages[at], requests));
+            let [less, more] = [few, many].map(|requests| {
+                count(
+                    runtime,
+                    counter,
+                    (pair[at], tokens),
+                    &messages[at],
+                    requests,
+                )
+            });
             let each = (many - few) as f64;
             rounds[at].push(Counted {
                 all: (more.all - less.all) / each,
@@ -209,7 +241,7 @@ fn instructions(runtime: &Runtime, counter: Counter) {
         Compared::of(check, empty)
     };
     let whole = compared(|counted| counted.all);
-    let how = format!("{COUNTED_TOKENS} tokens, {CONNECTIONS} connections of {STREAMS} streams");
+    let how = format!("{tokens} tokens, {CONNECTIONS} connections of {STREAMS} streams");
     match counter {
         Counter::Perf => {
             println!("  user instructions a request, by perf ({how}): {whole:.0}");
@@ -232,7 +264,7 @@ fn instructions(runtime: &Runtime, counter: Counter) {
 fn count(
     runtime: &Runtime,
     counter: Counter,
-    kind: Kind,
+    (kind, tokens): (Kind, u64),
     messages: &Arc<[Bytes]>,
     requests: usize,
 ) -> Counted {
@@ -242,7 +274,7 @@ fn count(
         Counter::Perf => Time::Runs,
         Counter::Callgrind => Time::Stands,
     };
-    let server = Process::start(&counter.wrapper(&out), kind, COUNTED_TOKENS, time);
+    let server = Process::start(&counter.wrapper(&out), kind, tokens, time);
     runtime.block_on(async {
         let load = Load::connect(kind, server.port, messages).await;
         load.ask(requests).await;
@@ -252,11 +284,11 @@ fn count(
     counter.read(&out)
 }
 
-/// Check and the empty RPC by medians with their spread, and the ratio of each pair of rounds.
-struct Compared([Spread; 3]);
+/// Two servers by medians with their spread, and the ratio of each pair of rounds.
+pub(crate) struct Compared([Spread; 3]);
 
 impl Compared {
-    fn of(check: Vec<f64>, empty: Vec<f64>) -> Self {
+    pub(crate) fn of(check: Vec<f64>, empty: Vec<f64>) -> Self {
         let ratios = check.iter().zip(&empty).map(|(check, empty)| check / empty);
         let ratios = Spread::of(ratios.collect());
         Self([Spread::of(check), Spread::of(empty), ratios])

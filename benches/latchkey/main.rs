@@ -6,6 +6,7 @@
 
 mod check;
 mod database;
+mod envoy;
 mod grpc;
 mod population;
 #[path = "../../tests/it/proxy.rs"]
@@ -56,6 +57,9 @@ fn main() {
     }
     if wanted("grpc") {
         grpc::run();
+    }
+    if wanted("envoy") {
+        envoy::run(counts_or(&counts, &[10_000, 1_000_000]));
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn nanoseconds(elapsed: Duration, repeats: usize) -> f64 {
 
 /// The median and the 99th percentile of latencies.
 pub(crate) struct Percentiles {
-    p50: Duration,
+    pub(crate) p50: Duration,
     pub(crate) p99: Duration,
 }
 

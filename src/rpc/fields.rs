@@ -147,12 +147,77 @@ pub(super) fn put_time(out: &mut Vec<u8>, field: u8, ms: Option<u64>) {
 #[inline]
 pub(super) fn put_long(out: &mut Vec<u8>, field: u8, fill: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(&[field << 3 | 2, 0, 0]);
-    let start = out.len();
+    let at = out.len() - 2;
     fill(out);
-    let length = out.len() - start;
+    set_length(out, at);
+}
+
+/// A message that is known but for one text in it: made once, and filled for each answer.
+#[derive(Debug)]
+pub(super) struct Form {
+    // Up to the text, with room for the lengths.
+    bytes: Vec<u8>,
+    // Where the lengths stand of what ends with the text, and behind them what ends later.
+    lengths: Vec<usize>,
+    tail: &'static [u8],
+}
+
+impl Form {
+    /// A form of nothing yet; [`Form::within`] and [`Form::text`] add to it, from the outside in.
+    pub(super) fn new(field: u8) -> Self {
+        let empty = Self {
+            bytes: Vec::new(),
+            lengths: Vec::new(),
+            tail: b"",
+        };
+        empty.within(field)
+    }
+
+    /// Goes on inside a message, or the text, in this field.
+    pub(super) fn within(mut self, field: u8) -> Self {
+        self.bytes.extend_from_slice(&[field << 3 | 2, 0, 0]);
+        self.lengths.push(self.bytes.len() - 2);
+        self
+    }
+
+    /// Puts a text that is known.
+    pub(super) fn text(mut self, field: u8, text: &str) -> Self {
+        put_text(&mut self.bytes, field, text);
+        self
+    }
+
+    /// Ends the outermost message with these bytes.
+    pub(super) fn ending(mut self, tail: &'static [u8]) -> Self {
+        self.tail = tail;
+        self
+    }
+
+    /// Writes it with the text that `fill` makes; whether that is any.
+    #[inline]
+    pub(super) fn put(&self, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        let text = out.len();
+        fill(out);
+        let has_text = out.len() > text;
+        for at in &self.lengths {
+            set_length(out, start + at);
+        }
+        if !self.tail.is_empty() {
+            out.extend_from_slice(self.tail);
+            set_length(out, start + 1);
+        }
+        has_text
+    }
+}
+
+/// The length of what is behind its two bytes.
+#[inline]
+fn set_length(out: &mut [u8], at: usize) {
+    let length = out.len() - at - 2;
     debug_assert!(length < LONG_BYTES_MAX, "a longer one would be cut");
-    out[start - 2] = length as u8 | 0x80;
-    out[start - 1] = (length >> 7) as u8 & 0x7f;
+    out[at] = length as u8 | 0x80;
+    out[at + 1] = (length >> 7) as u8 & 0x7f;
 }
 
 /// Ends a body that began with [`HEAD_BYTES`] of room.

@@ -42,7 +42,6 @@ use super::wire::{Usual, written};
 
 const CHECK: &str = "/latchkey.v1.CheckService/Check";
 const STREAM_CHECK: &str = "/latchkey.v1.CheckService/StreamCheck";
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Bytes of a question of a stream: what a client may leave half sent on each of its streams.
@@ -143,9 +142,6 @@ impl Services {
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, Box<Unusual>> {
         let unusual = |services, request| Err(Box::new(Unusual { services, request }));
-        if request.headers().contains_key(GRPC_ENCODING) {
-            return unusual(self, request);
-        }
         let (parts, mut body) = request.into_parts();
         let read = Read::all(&mut body).await;
         if let Read::Whole(bytes) = &read

@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use h2::client::SendRequest;
+use latchkey::proto::envoy::config::core::v3 as core;
+use latchkey::proto::envoy::service::auth::v3 as auth;
+use latchkey::proto::envoy::service::auth::v3::attribute_context as context;
+use latchkey::proto::envoy::service::auth::v3::check_response::HttpResponse;
 use latchkey::proto::v1;
 use prost::Message as _;
 use tokio::net::TcpStream;
@@ -42,7 +46,91 @@ pub(crate) fn messages(kind: Kind, count: u64, tokens: u64) -> Arc<[Bytes]> {
             .map(|i| framed(&check(mix(i ^ 0xBEEF) % tokens)))
             .collect(),
         Kind::Empty => Arc::new([framed(&())]),
+        // Both are asked the same.
+        Kind::Authorize | Kind::Constant => (0..count)
+            .map(|i| framed(&of_envoy(mix(i ^ 0xBEEF) % tokens)))
+            .collect(),
     }
+}
+
+/// What Envoy 1.40 asks about a browser's request, by its size and its headers.
+fn of_envoy(n: u64) -> auth::CheckRequest {
+    let (action, resource) = need(n);
+    let path = format!("/v1/{resource}?version=3&include=metadata");
+    let bearer = format!("Bearer {}", secret(n));
+    let id = format!("{:08x}-5d6c-4a5e-9f1b-0123456789ab", n as u32);
+    let headers = [
+        (":authority", "api.example.com"),
+        (":method", "GET"),
+        (":path", path.as_str()),
+        (":scheme", "https"),
+        ("accept", "application/json, text/plain, */*"),
+        ("accept-encoding", "gzip, deflate, br, zstd"),
+        ("accept-language", "en-GB,en;q=0.9,nl;q=0.8"),
+        ("authorization", &bearer),
+        ("cache-control", "no-cache"),
+        ("origin", "https://app.example.com"),
+        ("referer", "https://app.example.com/projects/overview"),
+        ("sec-fetch-dest", "empty"),
+        ("sec-fetch-mode", "cors"),
+        ("sec-fetch-site", "same-site"),
+        (
+            "traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ),
+        (
+            "user-agent",
+            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        ),
+        ("x-envoy-expected-rq-timeout-ms", "15000"),
+        ("x-forwarded-for", "10.1.2.3"),
+        ("x-forwarded-proto", "https"),
+        ("x-request-id", &id),
+    ];
+    let headers = headers.map(|(name, value)| core::HeaderValue {
+        key: name.to_owned(),
+        raw_value: value.into(),
+        ..core::HeaderValue::default()
+    });
+    let peer = |address: &str, port| context::Peer {
+        address: Some(core::Address {
+            address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+                address: address.to_owned(),
+                port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+            })),
+        }),
+        ..context::Peer::default()
+    };
+    let http = context::HttpRequest {
+        id,
+        method: "GET".to_owned(),
+        path,
+        host: "api.example.com".to_owned(),
+        protocol: "HTTP/2".to_owned(),
+        header_map: Some(core::HeaderMap {
+            headers: headers.into(),
+        }),
+        ..context::HttpRequest::default()
+    };
+    let extensions = extensions(&action);
+    let extensions = extensions.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    auth::CheckRequest {
+        attributes: Some(auth::AttributeContext {
+            source: Some(peer("10.1.2.3", 52_044)),
+            destination: Some(peer("10.4.5.6", 8_443)),
+            request: Some(context::Request { http: Some(http) }),
+            context_extensions: extensions.into(),
+        }),
+    }
+}
+
+/// What the route in Envoy says of every request.
+pub(crate) fn extensions(action: &str) -> [(&'static str, &str); 3] {
+    [
+        ("latchkey.action", action),
+        ("latchkey.path", "/v1/{resource=**}"),
+        ("latchkey.resource", "{resource}"),
+    ]
 }
 
 fn framed(message: &impl prost::Message) -> Bytes {
@@ -65,10 +153,7 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) async fn connect(kind: Kind, port: u16, messages: &Arc<[Bytes]>) -> Self {
-        let method = match kind {
-            Kind::Check => "latchkey.v1.CheckService/Check",
-            Kind::Empty => "bench.v1.EmptyService/Call",
-        };
+        let method = kind.method();
         let (mut connections, mut tasks) = (Vec::new(), JoinSet::new());
         for _ in 0..CONNECTIONS {
             let stream = TcpStream::connect(("127.0.0.1", port)).await;
@@ -151,7 +236,12 @@ async fn ask_one(
             let answer = v1::CheckResponse::decode(reply).expect("a reply");
             assert!(answer.allowed, "every question is answered by an allow");
         }
-        Kind::Empty => assert!(reply.is_empty()),
+        Kind::Authorize => {
+            let answer = auth::CheckResponse::decode(reply).expect("a reply");
+            let passes = matches!(answer.http_response, Some(HttpResponse::OkResponse(_)));
+            assert!(passes, "every request may pass");
+        }
+        Kind::Empty | Kind::Constant => assert!(reply.is_empty()),
     }
     sender
 }

@@ -11,6 +11,7 @@
 //! are taken away. Numbers are those of proto/envoy; tests read the answers with prost.
 
 use std::io::Write as _;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 
@@ -20,7 +21,9 @@ use crate::domain::chain::Revision;
 use crate::domain::permission::Need;
 use crate::domain::token::TokenKind;
 
-use super::super::fields::{HEAD_BYTES, end_body, put_long, put_message, put_number, put_text};
+use super::super::fields::{
+    Form, HEAD_BYTES, end_body, put_long, put_message, put_number, put_text,
+};
 use super::super::question::Told;
 use super::denial::{Challenge, Denial};
 use super::headers::Headers;
@@ -49,7 +52,7 @@ enum Identity {
 /// How answers look: what the operator sets of them.
 #[derive(Debug)]
 pub(super) struct Style {
-    identity: Vec<(Identity, Box<str>)>,
+    identity: Vec<(Identity, Box<str>, Form)>,
     realm: Box<str>,
     strips_credential: bool,
     expires_soon_ms: Option<u64>,
@@ -82,7 +85,9 @@ impl Style {
         ];
         let set = identity.into_iter().filter(|(_, name)| !name.is_empty());
         Self {
-            identity: set.map(|(of, name)| (of, name.as_str().into())).collect(),
+            identity: set
+                .map(|(of, name)| (of, name.as_str().into(), header(name)))
+                .collect(),
             realm: settings.realm.as_str().into(),
             strips_credential: settings.strip_credential,
             expires_soon_ms: settings
@@ -93,7 +98,7 @@ impl Style {
 
     /// The names of the identity headers.
     pub(super) fn identity(&self) -> impl Iterator<Item = &str> {
-        self.identity.iter().map(|(_, name)| &**name)
+        self.identity.iter().map(|(_, name, _)| &**name)
     }
 
     /// The request passes, with what may be told of its token, or without one.
@@ -106,11 +111,10 @@ impl Style {
         let mut out = begun();
         put_message(&mut out, 1, |_| {});
         put_long(&mut out, 3, |out| {
-            for (of, name) in &self.identity {
+            for (of, name, header) in &self.identity {
                 let start = out.len();
-                let set = told.is_some_and(|told| {
-                    put_header(out, 2, name, |out| put_identity(out, *of, told))
-                });
+                let set =
+                    told.is_some_and(|told| header.put(out, |out| put_identity(out, *of, told)));
                 if !set {
                     out.truncate(start);
                     put_text(out, 5, name);
@@ -237,23 +241,22 @@ fn put_all(out: &mut Vec<u8>, texts: &[&str]) {
         .for_each(|text| out.extend_from_slice(text.as_bytes()));
 }
 
-/// A HeaderValueOption that replaces what is there; whether it has a value.
-#[inline]
-fn put_header(out: &mut Vec<u8>, field: u8, name: &str, fill: impl FnOnce(&mut Vec<u8>)) -> bool {
-    let mut has_value = false;
+/// A HeaderValueOption in field 2 that replaces what is there: its `append` is a BoolValue that is
+/// there, and false.
+fn header(name: &str) -> Form {
+    let option = Form::new(2).within(1).text(1, name).within(2);
+    option.ending(&[2 << 3 | 2, 0])
+}
+
+/// The same with its value, in any field.
+fn put_header(out: &mut Vec<u8>, field: u8, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
     put_long(out, field, |out| {
         put_long(out, 1, |out| {
             put_text(out, 1, name);
-            put_long(out, 2, |out| {
-                let start = out.len();
-                fill(out);
-                has_value = out.len() > start;
-            });
+            put_long(out, 2, fill);
         });
-        // A BoolValue that is there, and false.
         put_message(out, 2, |_| {});
     });
-    has_value
 }
 
 /// Writes nothing where there is nothing to tell.
@@ -343,36 +346,50 @@ fn put_body(out: &mut Vec<u8>, denial: Denial, request_id: &[u8]) {
     out.push(b'}');
 }
 
-/// A Struct with what filters, access logs and rate limits may use.
+/// What filters, access logs and rate limits may use: the fields of a Struct.
+struct Facts {
+    reason: Form,
+    revision: Form,
+    token_id: Form,
+    subject: Form,
+    kind: Form,
+    valid_for_ms: Form,
+}
+
+static FACTS: LazyLock<Facts> = LazyLock::new(|| {
+    let value = |name| Form::new(1).text(1, name).within(2);
+    let text = |name| value(name).within(3);
+    Facts {
+        reason: text("reason"),
+        revision: text("revision"),
+        token_id: text("token_id"),
+        subject: text("subject"),
+        kind: text("kind"),
+        valid_for_ms: value("valid_for_ms"),
+    }
+});
+
 fn put_metadata(out: &mut Vec<u8>, reason: &str, told: Option<&Told<'_>>) {
-    put_fact(out, "reason", |out| put_all(out, &[reason]));
+    let facts = &*FACTS;
+    facts.reason.put(out, |out| put_all(out, &[reason]));
     let Some(told) = told else { return };
-    put_fact(out, "revision", |out| put_revision(out, told.revision));
+    facts
+        .revision
+        .put(out, |out| put_revision(out, told.revision));
     if let Some(seen) = told.seen {
-        put_fact(out, "token_id", |out| {
-            out.extend_from_slice(&seen.id.text())
-        });
-        put_fact(out, "subject", |out| put_subject(out, seen));
-        put_fact(out, "kind", |out| put_all(out, &[seen.kind.name()]));
+        facts
+            .token_id
+            .put(out, |out| out.extend_from_slice(&seen.id.text()));
+        facts.subject.put(out, |out| put_subject(out, seen));
+        facts.kind.put(out, |out| put_all(out, &[seen.kind.name()]));
     }
     if let Some(valid_for_ms) = told.valid_for_ms {
-        put_entry(out, "valid_for_ms", |out| {
+        facts.valid_for_ms.put(out, |out| {
+            // A number of a Struct is a double.
             out.push(2 << 3 | 1);
             out.extend_from_slice(&(valid_for_ms as f64).to_le_bytes());
         });
     }
-}
-
-fn put_fact(out: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
-    put_entry(out, name, |out| put_long(out, 3, fill));
-}
-
-/// A field of a Struct.
-fn put_entry(out: &mut Vec<u8>, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
-    put_long(out, 1, |out| {
-        put_text(out, 1, name);
-        put_long(out, 2, fill);
-    });
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@
 
 use super::super::fields::{Fields, NoMessage};
 
+/// The first byte of a message whose first field holds bytes.
+const NAME: u8 = 1 << 3 | 2;
+
 /// One header as it came; a name comes as often as the client sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header<'a> {
@@ -154,9 +157,31 @@ fn read_peer(message: &[u8]) -> Result<Peer<'_>, NoMessage> {
     })
 }
 
+/// A message of a name (field 1) and one other short field, as nearly all headers are sent; none
+/// for any other shape.
+#[inline]
+fn usual(message: &[u8], field: u8) -> Option<Header<'_>> {
+    let [NAME, length @ ..0x80, rest @ ..] = message else {
+        return None;
+    };
+    let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+    let (key, length, value) = match rest {
+        [key, length @ ..0x80, value @ ..] => (*key, usize::from(*length), value),
+        [key, low, high @ 1..0x80, value @ ..] => {
+            let length = usize::from(*low & 0x7f) | usize::from(*high) << 7;
+            (*key, length, value)
+        }
+        _ => return None,
+    };
+    (key == field << 3 | 2 && length == value.len()).then_some(Header { name, value })
+}
+
 /// An entry of a map of texts.
 #[inline]
 fn read_entry(message: &[u8]) -> Result<Header<'_>, NoMessage> {
+    if let Some(header) = usual(message, 2) {
+        return Ok(header);
+    }
     let [name, value] = once(message, [1, 2])?;
     Ok(Header {
         name: name.unwrap_or_default(),
@@ -170,6 +195,10 @@ fn read_list<'a>(message: &'a [u8], seen: &mut impl FnMut(Header<'a>)) -> Result
     let mut fields = Fields::of(message);
     while let Some((number, header)) = fields.next()? {
         if number == 1 {
+            if let Some(header) = usual(header, 3) {
+                seen(header);
+                continue;
+            }
             let [name, text, raw] = once(header, [1, 2, 3])?;
             seen(Header {
                 name: name.unwrap_or_default(),

@@ -14,6 +14,8 @@ use super::attributes::Header;
 
 /// Headers that a credential may be read from.
 pub(super) const CREDENTIALS_MAX: usize = 4;
+/// Lengths of names that are told apart.
+const LENGTHS: usize = 32;
 /// Lines of `x-forwarded-for` that are looked at, the last ones.
 const FORWARDED_MAX: usize = 4;
 /// Look-alikes of identity headers; nobody sends so many in good faith.
@@ -42,9 +44,8 @@ enum Use {
 /// The names that matter.
 #[derive(Debug)]
 pub(super) struct Wanted {
-    // A bit for each length that a wanted name has; those above 63 share one.
-    lengths: u64,
-    names: Vec<(Box<str>, Use)>,
+    // By their lengths, those from the last on together: most headers have none of these.
+    names: [Vec<(Box<str>, Use)>; LENGTHS],
     credentials: Vec<Box<str>>,
 }
 
@@ -67,10 +68,12 @@ impl Wanted {
         names.extend(forwarded.then(|| ("x-forwarded-for".into(), Use::ForwardedFor)));
         let identity = identity.iter().filter(|name| name.contains('-'));
         names.extend(identity.map(|name| ((*name).into(), Use::Identity)));
-        let bits = names.iter().map(|(name, _)| length_bit(name.len()));
+        let mut by_length = [const { Vec::new() }; LENGTHS];
+        for (name, of) in names {
+            by_length[place(name.len())].push((name, of));
+        }
         Self {
-            lengths: bits.fold(0, |all, bit| all | bit),
-            names,
+            names: by_length,
             credentials,
         }
     }
@@ -81,8 +84,8 @@ impl Wanted {
     }
 }
 
-fn length_bit(length: usize) -> u64 {
-    1 << length.min(63)
+fn place(length: usize) -> usize {
+    length.min(LENGTHS - 1)
 }
 
 /// What a header that should come once was.
@@ -138,32 +141,29 @@ impl<'w, 'a> Headers<'w, 'a> {
     /// Notes a header if it matters.
     #[inline]
     pub(super) fn note(&mut self, header: Header<'a>) {
-        if self.wanted.lengths & length_bit(header.name.len()) != 0 {
-            self.note_wanted(header);
+        let wanted = self.wanted;
+        for (name, of) in &wanted.names[place(header.name.len())] {
+            self.note_wanted(header, name, *of);
         }
     }
 
-    fn note_wanted(&mut self, Header { name, value }: Header<'a>) {
-        for (wanted, of) in &self.wanted.names {
-            if wanted.len() != name.len() {
-                continue;
-            }
-            if wanted.as_bytes() == name {
-                match of {
-                    Use::Credential(at) => self.credentials[*at].add(value),
-                    Use::ContentType => self.content_type.add(value),
-                    Use::Connection => self.note_connection(value),
-                    Use::RequestId => self.request_id.add(value),
-                    Use::ForwardedFor => {
-                        self.forwarded[self.forwarded_lines % FORWARDED_MAX] = value;
-                        self.forwarded_lines += 1;
-                    }
-                    // It is overwritten or taken away in any case.
-                    Use::Identity => {}
+    #[inline]
+    fn note_wanted(&mut self, Header { name, value }: Header<'a>, wanted: &str, of: Use) {
+        if wanted.as_bytes() == name {
+            match of {
+                Use::Credential(at) => self.credentials[at].add(value),
+                Use::ContentType => self.content_type.add(value),
+                Use::Connection => self.note_connection(value),
+                Use::RequestId => self.request_id.add(value),
+                Use::ForwardedFor => {
+                    self.forwarded[self.forwarded_lines % FORWARDED_MAX] = value;
+                    self.forwarded_lines += 1;
                 }
-            } else if *of == Use::Identity && looks_like(name, wanted.as_bytes()) {
-                self.note_look_alike(name);
+                // It is overwritten or taken away in any case.
+                Use::Identity => {}
             }
+        } else if of == Use::Identity && looks_like(name, wanted.as_bytes()) {
+            self.note_look_alike(name);
         }
     }
 
@@ -268,8 +268,11 @@ impl<'a> Noted<'a> {
     }
 }
 
-/// Whether a service that makes `-` of `_` would take `name` for `wanted`, which is as long.
+/// Whether a service that makes `-` of `_` would take `name` for `wanted`.
 fn looks_like(name: &[u8], wanted: &[u8]) -> bool {
+    if name.len() != wanted.len() {
+        return false;
+    }
     let mut pairs = name.iter().zip(wanted);
     pairs.all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
 }
@@ -303,10 +306,9 @@ fn bare(value: &[u8]) -> Credential<'_> {
     if value.is_empty() {
         return Credential::None;
     }
-    if value
-        .iter()
-        .any(|byte| *byte == b',' || byte.is_ascii_whitespace())
-    {
+    // Blanks, and control characters with them; all at once is faster than up to the first.
+    let parts = |byte: &u8| *byte == b',' || *byte <= b' ';
+    if value.iter().fold(false, |any, byte| any | parts(byte)) {
         return Credential::Several;
     }
     Credential::Token(std::str::from_utf8(value).unwrap_or(NO_TEXT))

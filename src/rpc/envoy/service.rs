@@ -47,7 +47,6 @@ use super::headers::{Credential, Headers, Wanted};
 use super::sender::{client_ip, thumbprint, workload};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
-const GRPC_ENCODING: &str = "grpc-encoding";
 
 /// What an operator did wrong is logged once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -191,11 +190,8 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     /// None for what cannot be read.
     #[inline]
-    fn read(inner: &'a Inner, parts: &Parts, body: &'a [u8]) -> Option<Self> {
+    fn read(inner: &'a Inner, body: &'a [u8]) -> Option<Self> {
         let message = message_in(body, inner.message_bytes_max)?;
-        if parts.headers.contains_key(GRPC_ENCODING) {
-            return None;
-        }
         let mut headers = Headers::of(&inner.wanted);
         let attributes = Attributes::read(message, &mut |header| headers.note(header)).ok()?;
         Some(Self {
@@ -258,7 +254,7 @@ impl Inner {
 
     #[inline]
     fn at_once(&self, parts: &Parts, body: &[u8]) -> Step {
-        let Some(asked) = Asked::read(self, parts, body) else {
+        let Some(asked) = Asked::read(self, body) else {
             return Step::Answer(self.refused(Denial::Unreadable, false, b""));
         };
         let table = self.routes.current();
