@@ -4,42 +4,103 @@
 //! are read without allocating. Where one of them is wrong, or unknown, the request is denied: a
 //! misspelt key must not mean that nothing is asked.
 
+use std::collections::HashMap;
+use std::hash::BuildHasher as _;
+
+use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
+
 use super::demand::{self, Demand};
 use super::path::Path;
-use super::template::PathTemplate;
-use super::{Headers, Needed, Request, Unanswerable};
+use super::template::{PathTemplate, ResourceTemplate};
+use super::{Headers, Needed, OnStale, Request, Unanswerable};
 
 const PREFIX: &str = "latchkey.";
 
+/// Routes in Envoy whose keys are remembered.
+const KNOWN_MAX: usize = 1_024;
+
 /// The keys as they came.
-#[derive(Default)]
-struct Keys<'a> {
-    action: Option<&'a str>,
-    resource: Option<&'a str>,
-    path: Option<&'a str>,
-    audience: Option<&'a str>,
-    stale: Option<&'a str>,
-    optional: Option<&'a str>,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Keys<T> {
+    action: Option<T>,
+    resource: Option<T>,
+    path: Option<T>,
+    audience: Option<T>,
+    stale: Option<T>,
+    optional: Option<T>,
 }
 
-/// What a request needs by the keys that came with it; `None` when none of them is Latchkey's.
-pub fn by_extensions<'a>(
-    extensions: impl Iterator<Item = (&'a str, &'a str)>,
-    request: &Request<'a>,
-    headers: &impl Headers,
-) -> Option<Result<Needed<'a>, Unanswerable>> {
-    let mut keys = None;
-    for (name, value) in extensions {
-        if let Some(name) = name.strip_prefix(PREFIX)
-            && let Err(wrong) = keys.get_or_insert_with(Keys::default).note(name, value)
-        {
-            return Some(Err(Unanswerable::Misconfigured(wrong)));
-        }
+impl Keys<Box<str>> {
+    fn is(&self, other: &Keys<&str>) -> bool {
+        self.action.as_deref() == other.action
+            && self.resource.as_deref() == other.resource
+            && self.path.as_deref() == other.path
+            && self.audience.as_deref() == other.audience
+            && self.stale.as_deref() == other.stale
+            && self.optional.as_deref() == other.optional
     }
-    Some(keys?.needed(request, headers))
 }
 
-impl<'a> Keys<'a> {
+/// Keys that are known to be right, so that those of a route are checked once and not for each of
+/// its requests. Read without a lock; a new one is added to a copy.
+#[derive(Debug, Default)]
+pub struct Extensions {
+    known: ArcSwap<HashMap<u64, Keys<Box<str>>, RandomState>>,
+    hash: RandomState,
+}
+
+impl Extensions {
+    /// What a request needs by the keys that came with it; `None` when none of them is Latchkey's.
+    pub fn needed<'a>(
+        &self,
+        extensions: impl Iterator<Item = (&'a str, &'a str)>,
+        request: &Request<'a>,
+        headers: &impl Headers,
+    ) -> Option<Result<Needed<'a>, Unanswerable>> {
+        let mut keys = None;
+        for (name, value) in extensions {
+            if let Some(name) = name.strip_prefix(PREFIX)
+                && let Err(wrong) = keys.get_or_insert_with(Keys::default).note(name, value)
+            {
+                return Some(Err(Unanswerable::Misconfigured(wrong)));
+            }
+        }
+        Some(self.checked(&keys?).and_then(|(template, demand)| {
+            // Envoy took this route by the path as it came: another spelling would have missed
+            // the routes before it.
+            let path = Path::as_compared(request.path)?;
+            if template.is_some_and(|template| !template.matches(&path)) {
+                return Err(Unanswerable::NoRoute);
+            }
+            demand.needed(template, &path, headers)
+        }))
+    }
+
+    fn checked<'a>(
+        &self,
+        keys: &Keys<&'a str>,
+    ) -> Result<(Option<PathTemplate<'a>>, Demand<'a>), Unanswerable> {
+        let hash = self.hash.hash_one(keys);
+        let known = self.known.load();
+        if known.get(&hash).is_some_and(|known| known.is(keys)) {
+            return Ok(keys.known());
+        }
+        let checked = keys.checked()?;
+        self.known.rcu(|known| {
+            // Operators write few of them; where they write many, the newest are kept.
+            let mut known = match known.len() < KNOWN_MAX {
+                true => HashMap::clone(known),
+                false => HashMap::default(),
+            };
+            known.insert(hash, keys.owned());
+            known
+        });
+        Ok(checked)
+    }
+}
+
+impl<'a> Keys<&'a str> {
     fn note(&mut self, name: &str, value: &'a str) -> Result<(), String> {
         let place = match name {
             "action" => &mut self.action,
@@ -56,26 +117,42 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn needed(
-        self,
-        request: &Request<'a>,
-        headers: &impl Headers,
-    ) -> Result<Needed<'a>, Unanswerable> {
-        // Envoy took this route by the path as it came: another spelling would have missed the
-        // routes before it.
-        let path = Path::as_compared(request.path)?;
+    /// What they ask for, checked.
+    fn checked(&self) -> Result<(Option<PathTemplate<'a>>, Demand<'a>), Unanswerable> {
         let template = match self.path {
             Some(text) => Some(PathTemplate::parse(text).map_err(wrong("path"))?),
             None => None,
         };
-        let demand = self.demand(template)?;
-        if template.is_some_and(|template| !template.matches(&path)) {
-            return Err(Unanswerable::NoRoute);
-        }
-        demand.needed(template, &path, headers)
+        Ok((template, self.demand(template)?))
     }
 
-    fn demand(self, template: Option<PathTemplate<'_>>) -> Result<Demand<'a>, Unanswerable> {
+    /// The same of keys that were checked before.
+    fn known(&self) -> (Option<PathTemplate<'a>>, Demand<'a>) {
+        let need = self.action.zip(self.resource);
+        let demand = Demand {
+            need: need.map(|(action, resource)| (action, ResourceTemplate::known(resource))),
+            audience: self.audience,
+            on_stale: match self.stale {
+                Some("error") => OnStale::Error,
+                _ => OnStale::Deny,
+            },
+            optional: self.optional == Some("true"),
+        };
+        (self.path.map(PathTemplate::known), demand)
+    }
+
+    fn owned(&self) -> Keys<Box<str>> {
+        Keys {
+            action: self.action.map(Box::from),
+            resource: self.resource.map(Box::from),
+            path: self.path.map(Box::from),
+            audience: self.audience.map(Box::from),
+            stale: self.stale.map(Box::from),
+            optional: self.optional.map(Box::from),
+        }
+    }
+
+    fn demand(&self, template: Option<PathTemplate<'_>>) -> Result<Demand<'a>, Unanswerable> {
         let need = match (self.action, self.resource) {
             (Some(action), Some(resource)) => {
                 let read = demand::need(action, resource, template);
@@ -133,7 +210,11 @@ mod tests {
             method: "GET",
             path,
         };
-        let told = match by_extensions(pairs, &request, &Environment) {
+        let extensions = Extensions::default();
+        let needed = extensions.needed(pairs.clone(), &request, &Environment);
+        // Keys that were checked before mean the same.
+        assert_eq!(extensions.needed(pairs, &request, &Environment), needed);
+        let told = match needed {
             None => "none".to_owned(),
             Some(Err(why)) => format!("{why:?}"),
             Some(Ok(needed)) => {
@@ -232,7 +313,7 @@ mod tests {
                 method: "GET",
                 path: "/p/web",
             };
-            match by_extensions(pairs, &request, &Environment) {
+            match Extensions::default().needed(pairs, &request, &Environment) {
                 Some(Err(Unanswerable::Misconfigured(why))) => {
                     assert!(why.contains(hint), "{keys:?}: {why}");
                 }
@@ -283,10 +364,47 @@ mod tests {
             method: "GET",
             path: "/p",
         };
-        let needed = by_extensions(pairs.into_iter(), &request, &Environment);
+        let extensions = Extensions::default();
+        let needed = extensions.needed(pairs.into_iter(), &request, &Environment);
         let needed = needed.expect("keys").expect("a need");
         let (action, resource) = needed.need.expect("a need");
         assert!(matches!(action, std::borrow::Cow::Borrowed("a:b")));
         assert!(matches!(resource, std::borrow::Cow::Borrowed("acme")));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_told_apart() {
+        let extensions = Extensions::default();
+        let resources: Vec<String> = (0..=KNOWN_MAX).map(|n| format!("acme/{n}")).collect();
+        for _ in 0..2 {
+            for resource in &resources {
+                let pairs = [
+                    ("latchkey.action", "a:b"),
+                    ("latchkey.resource", resource.as_str()),
+                ];
+                let request = Request {
+                    host: "any",
+                    method: "GET",
+                    path: "/p",
+                };
+                let needed = extensions.needed(pairs.into_iter(), &request, &Environment);
+                let need = needed.expect("keys").expect("right").need.expect("a need");
+                assert_eq!(need.1, *resource);
+                assert!(extensions.known.load().len() <= KNOWN_MAX);
+            }
+        }
+        // What is wrong is not remembered.
+        let wrong = [("latchkey.action", "a:b"), ("latchkey.resource", "acme//")];
+        let before = extensions.known.load().len();
+        for _ in 0..2 {
+            let request = Request {
+                host: "any",
+                method: "GET",
+                path: "/p",
+            };
+            let needed = extensions.needed(wrong.into_iter(), &request, &Environment);
+            assert!(matches!(needed, Some(Err(Unanswerable::Misconfigured(_)))));
+        }
+        assert_eq!(extensions.known.load().len(), before);
     }
 }

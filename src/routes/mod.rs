@@ -21,7 +21,7 @@ mod tree;
 
 use std::borrow::Cow;
 
-pub use extensions::by_extensions;
+pub use extensions::Extensions;
 pub use live::{Counts, Follower, Live, OpenError};
 pub use path::{PATH_BYTES_MAX, PathRefusal};
 pub use table::{Matched, NearMiss, ROUTES_MAX, TABLE_BYTES_MAX, Table, TableError};

@@ -109,12 +109,14 @@ impl Style {
         look_alikes: &[&str],
     ) -> Vec<u8> {
         let mut out = begun();
+        let texts = told.map(Texts::of);
         put_message(&mut out, 1, |_| {});
         put_long(&mut out, 3, |out| {
             for (of, name, header) in &self.identity {
                 let start = out.len();
-                let set =
-                    told.is_some_and(|told| header.put(out, |out| put_identity(out, *of, told)));
+                let set = texts
+                    .as_ref()
+                    .is_some_and(|texts| header.put(out, |out| put_identity(out, *of, texts)));
                 if !set {
                     out.truncate(start);
                     put_text(out, 5, name);
@@ -132,7 +134,9 @@ impl Style {
                 put_header(out, 6, EXPIRES_AT, |out| put_instant(out, at_ms));
             }
         });
-        put_long(&mut out, 4, |out| put_metadata(out, "allowed", told));
+        put_long(&mut out, 4, |out| {
+            put_metadata(out, "allowed", texts.as_ref())
+        });
         end_body(&mut out);
         out
     }
@@ -194,7 +198,7 @@ fn denied(realm: &str, refused: &Refused<'_>) -> Vec<u8> {
         }
     });
     put_long(&mut out, 4, |out| {
-        put_metadata(out, denial.name(), refused.told)
+        put_metadata(out, denial.name(), refused.told.map(Texts::of).as_ref());
     });
     end_body(&mut out);
     out
@@ -259,16 +263,36 @@ fn put_header(out: &mut Vec<u8>, field: u8, name: &str, fill: impl FnOnce(&mut V
     });
 }
 
+/// What is told, with what of it stands in an answer twice already as text.
+struct Texts<'a> {
+    told: &'a Told<'a>,
+    token_id: Option<[u8; 36]>,
+    revision: RevisionText,
+}
+
+impl<'a> Texts<'a> {
+    #[inline]
+    fn of(told: &'a Told<'a>) -> Self {
+        Self {
+            told,
+            token_id: told.seen.map(|seen| seen.id.text()),
+            revision: RevisionText::of(told.revision),
+        }
+    }
+}
+
 /// Writes nothing where there is nothing to tell.
 #[inline]
-fn put_identity(out: &mut Vec<u8>, of: Identity, told: &Told<'_>) {
-    let Some(seen) = told.seen else { return };
+fn put_identity(out: &mut Vec<u8>, of: Identity, texts: &Texts<'_>) {
+    let (Some(seen), Some(token_id)) = (texts.told.seen, &texts.token_id) else {
+        return;
+    };
     match of {
         Identity::Subject => put_subject(out, seen),
-        Identity::TokenId => out.extend_from_slice(&seen.id.text()),
+        Identity::TokenId => out.extend_from_slice(token_id),
         Identity::Kind => out.extend_from_slice(seen.kind.name().as_bytes()),
         Identity::Scopes => put_scopes(out, seen),
-        Identity::Revision => put_revision(out, told.revision),
+        Identity::Revision => out.extend_from_slice(texts.revision.as_bytes()),
     }
 }
 
@@ -299,25 +323,34 @@ fn put_scopes(out: &mut Vec<u8>, seen: &Seen<'_>) {
     }
 }
 
-fn put_revision(out: &mut Vec<u8>, revision: Revision) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut decimal = [0; 20];
-    let (mut number, mut at) = (revision.number, decimal.len());
-    loop {
-        at -= 1;
-        decimal[at] = DIGITS[(number % 10) as usize];
-        number /= 10;
-        if number == 0 {
-            break;
+/// A consistency token: at most 20 digits, a dash and 16 digits of its chain.
+struct RevisionText {
+    // Written from its end, since a number is.
+    text: [u8; 37],
+    start: usize,
+}
+
+impl RevisionText {
+    fn of(revision: Revision) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'-'; 37];
+        for (at, byte) in revision.chain.into_iter().enumerate() {
+            text[21 + 2 * at] = DIGITS[usize::from(byte >> 4)];
+            text[22 + 2 * at] = DIGITS[usize::from(byte & 0xf)];
+        }
+        let (mut number, mut start) = (revision.number, 20);
+        loop {
+            start -= 1;
+            text[start] = DIGITS[(number % 10) as usize];
+            number /= 10;
+            if number == 0 {
+                return Self { text, start };
+            }
         }
     }
-    out.extend_from_slice(&decimal[at..]);
-    out.push(b'-');
-    for byte in revision.chain {
-        out.extend_from_slice(&[
-            DIGITS[usize::from(byte >> 4)],
-            DIGITS[usize::from(byte & 0xf)],
-        ]);
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.text[self.start..]
     }
 }
 
@@ -369,21 +402,22 @@ static FACTS: LazyLock<Facts> = LazyLock::new(|| {
     }
 });
 
-fn put_metadata(out: &mut Vec<u8>, reason: &str, told: Option<&Told<'_>>) {
+fn put_metadata(out: &mut Vec<u8>, reason: &str, texts: Option<&Texts<'_>>) {
     let facts = &*FACTS;
     facts.reason.put(out, |out| put_all(out, &[reason]));
-    let Some(told) = told else { return };
+    let Some(texts) = texts else { return };
+    let revision = texts.revision.as_bytes();
     facts
         .revision
-        .put(out, |out| put_revision(out, told.revision));
-    if let Some(seen) = told.seen {
+        .put(out, |out| out.extend_from_slice(revision));
+    if let (Some(seen), Some(token_id)) = (texts.told.seen, &texts.token_id) {
         facts
             .token_id
-            .put(out, |out| out.extend_from_slice(&seen.id.text()));
+            .put(out, |out| out.extend_from_slice(token_id));
         facts.subject.put(out, |out| put_subject(out, seen));
         facts.kind.put(out, |out| put_all(out, &[seen.kind.name()]));
     }
-    if let Some(valid_for_ms) = told.valid_for_ms {
+    if let Some(valid_for_ms) = texts.told.valid_for_ms {
         facts.valid_for_ms.put(out, |out| {
             // A number of a Struct is a double.
             out.push(2 << 3 | 1);

@@ -15,6 +15,8 @@ use super::super::fields::{Fields, NoMessage};
 
 /// The first byte of a message whose first field holds bytes.
 const NAME: u8 = 1 << 3 | 2;
+/// The same of a list whose headers are in its first field.
+const HEADER: u8 = 1 << 3 | 2;
 
 /// One header as it came; a name comes as often as the client sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +178,21 @@ fn usual(message: &[u8], field: u8) -> Option<Header<'_>> {
     (key == field << 3 | 2 && length == value.len()).then_some(Header { name, value })
 }
 
+/// The first header of a list, and what is behind it; none if it is not of the usual shape.
+#[inline]
+fn first_usual(list: &[u8]) -> Option<(Header<'_>, &[u8])> {
+    let (length, rest) = match list {
+        [HEADER, length @ ..0x80, rest @ ..] => (usize::from(*length), rest),
+        [HEADER, low, high @ 1..0x80, rest @ ..] => {
+            let length = usize::from(*low & 0x7f) | usize::from(*high) << 7;
+            (length, rest)
+        }
+        _ => return None,
+    };
+    let (header, rest) = rest.split_at_checked(length)?;
+    Some((usual(header, 3)?, rest))
+}
+
 /// An entry of a map of texts.
 #[inline]
 fn read_entry(message: &[u8]) -> Result<Header<'_>, NoMessage> {
@@ -192,13 +209,14 @@ fn read_entry(message: &[u8]) -> Result<Header<'_>, NoMessage> {
 /// A HeaderMap: the values are bytes, and texts where a sender has no bytes.
 #[inline]
 fn read_list<'a>(message: &'a [u8], seen: &mut impl FnMut(Header<'a>)) -> Result<(), NoMessage> {
-    let mut fields = Fields::of(message);
+    let mut rest = message;
+    while let Some((header, after)) = first_usual(rest) {
+        seen(header);
+        rest = after;
+    }
+    let mut fields = Fields::of(rest);
     while let Some((number, header)) = fields.next()? {
         if number == 1 {
-            if let Some(header) = usual(header, 3) {
-                seen(header);
-                continue;
-            }
             let [name, text, raw] = once(header, [1, 2, 3])?;
             seen(Header {
                 name: name.unwrap_or_default(),

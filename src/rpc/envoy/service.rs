@@ -30,7 +30,7 @@ use crate::domain::permission::Need;
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::KindSet;
-use crate::routes::{self, HeaderValue, Live, Needed, OnStale, Table, Unanswerable, by_extensions};
+use crate::routes::{self, Extensions, HeaderValue, Live, Needed, OnStale, Table, Unanswerable};
 
 use super::super::auth::budget;
 use super::super::check::{CheckRpc, WAIT_MAX};
@@ -59,6 +59,7 @@ struct Inner {
     check: CheckRpc,
     metrics: Metrics,
     routes: Arc<Live>,
+    extensions: Extensions,
     style: Style,
     wanted: Wanted,
     trusted_hops: usize,
@@ -84,6 +85,7 @@ impl EnvoyFront {
             check,
             metrics,
             routes,
+            extensions: Extensions::default(),
             trusted_hops: settings.trusted_hops,
             message_bytes_max,
             logged: Mutex::default(),
@@ -344,7 +346,9 @@ impl Inner {
         request: &routes::Request<'a>,
         table: &'a Table,
     ) -> Result<Needed<'a>, Denial> {
-        let by_route = by_extensions(asked.attributes.extensions(), request, asked);
+        let by_route = self
+            .extensions
+            .needed(asked.attributes.extensions(), request, asked);
         let needed = by_route.unwrap_or_else(|| table.find(request, asked));
         needed.map_err(|why| match why {
             Unanswerable::Path(_) => Denial::Path,
