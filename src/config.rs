@@ -26,7 +26,9 @@ use crate::domain::format::format_max;
 use crate::domain::token::TokenKind;
 
 pub use database::{Database, DatabaseUrl, Lease, Replica, Write};
-pub use envoy::{Envoy, IdentityHeaders};
+pub use envoy::{
+    CREDENTIALS_MAX as ENVOY_CREDENTIALS_MAX, Envoy, HOPS_MAX as ENVOY_HOPS_MAX, IdentityHeaders,
+};
 pub use keys::{KEYS, Key};
 pub use sources::{ConfigError, Sources};
 

@@ -13,9 +13,9 @@ use super::{optional_duration, text_duration};
 use crate::routes::is_header_name;
 
 /// Headers that a credential may be read from.
-const CREDENTIALS_MAX: usize = 4;
+pub const CREDENTIALS_MAX: usize = 4;
 /// Proxies of the operator's own in front of a request.
-const HOPS_MAX: usize = 32;
+pub const HOPS_MAX: usize = 32;
 const REALM_BYTES_MAX: usize = 64;
 const POLL_MIN: Duration = Duration::from_millis(100);
 const POLL_MAX: Duration = Duration::from_secs(60 * 60);

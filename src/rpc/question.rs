@@ -150,7 +150,9 @@ pub(super) struct Told<'s> {
     pub(super) seen: Option<&'s Seen<'s>>,
     /// How long an allow may be acted on, in milliseconds.
     pub(super) valid_for_ms: Option<u64>,
-    /// Until the token ends, in milliseconds.
+    /// When what was presented ends: the token, an ancestor, or the grace of a former secret.
+    pub(super) ends_ms: Option<u64>,
+    /// How long that is, in milliseconds.
     pub(super) left_ms: u64,
     /// When to ask again, in milliseconds.
     pub(super) retry_after_ms: Option<u64>,
@@ -171,6 +173,7 @@ impl<'s> Told<'s> {
             reason,
             seen: decision.token.as_ref().filter(|_| tells_of_token(reason)),
             valid_for_ms: (reason == Reason::Allowed).then_some(answer.valid_for_ms),
+            ends_ms: decision.ends_ms,
             left_ms: answer.left_ms,
             retry_after_ms: (reason == Reason::Stale).then_some(STALE_RETRY_AFTER_MS),
             revision: decision.revision,
@@ -374,6 +377,7 @@ mod tests {
             kind: TokenKind::User,
             subject: "user:alice",
             scopes: None,
+            narrowed: false,
             expires_ms: Some(1_500),
             counts_uses: false,
         };

@@ -196,12 +196,24 @@ impl Services {
     }
 }
 
-/// The whole body of a unary call; none if it breaks off or is longer than a message of `most`
-/// bytes may be.
+/// Why the body of a call is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoBody {
+    /// It is longer than a message may be.
+    TooLong,
+    /// It broke off.
+    Broken,
+}
+
+/// The whole body of a unary call.
+///
+/// # Errors
+/// [`NoBody`] if it breaks off or is longer than a message of `most` bytes may be.
 #[inline]
-pub(super) async fn collected(body: &mut Body, most: usize) -> Option<Bytes> {
+pub(super) async fn collected(body: &mut Body, most: usize) -> Result<Bytes, NoBody> {
     match Read::all(body).await {
-        Read::Whole(bytes) => Some(bytes),
+        Read::Whole(bytes) if bytes.len() > most + HEAD_BYTES => Err(NoBody::TooLong),
+        Read::Whole(bytes) => Ok(bytes),
         Read::Begun(frames) => Box::pin(joined(frames, body, most)).await,
     }
 }
@@ -210,7 +222,7 @@ async fn joined(
     begun: VecDeque<Result<Frame<Bytes>, Status>>,
     body: &mut Body,
     most: usize,
-) -> Option<Bytes> {
+) -> Result<Bytes, NoBody> {
     let mut all = BytesMut::new();
     let mut begun = begun.into_iter();
     loop {
@@ -219,11 +231,11 @@ async fn joined(
             None => poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await,
         };
         let Some(frame) = frame else {
-            return Some(all.freeze());
+            return Ok(all.freeze());
         };
-        if let Ok(data) = frame.ok()?.into_data() {
+        if let Ok(data) = frame.map_err(|_| NoBody::Broken)?.into_data() {
             if all.len() + data.len() > most + HEAD_BYTES {
-                return None;
+                return Err(NoBody::TooLong);
             }
             all.extend_from_slice(&data);
         }

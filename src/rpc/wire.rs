@@ -305,6 +305,7 @@ mod tests {
                 kind: TokenKind::ALL[kind],
                 subject: &subject,
                 scopes: None,
+                narrowed: false,
                 expires_ms,
                 counts_uses: false,
             };
@@ -312,6 +313,7 @@ mod tests {
                 reason,
                 seen: shown.then_some(&seen),
                 valid_for_ms: times.0,
+                ends_ms: None,
                 left_ms: 0,
                 retry_after_ms: times.1,
                 revision: Revision { number, chain },

@@ -75,6 +75,8 @@ pub struct Seen<'s> {
     pub subject: &'s str,
     /// What it is narrowed to; none for `All`.
     pub scopes: Option<&'s ScopeSet>,
+    /// Whether a ceiling, or the scopes of an ancestor, narrow it besides.
+    pub narrowed: bool,
     /// When the first of it and its ancestors ends.
     pub expires_ms: Option<UnixMs>,
     /// Whether each use must be counted before it is allowed.
@@ -170,6 +172,11 @@ fn see<'s>(state: &'s State, lineage: &Lineage<'s>, hot: &'s Hot) -> Seen<'s> {
         kind: hot.kind(),
         subject,
         scopes: state.tokens.scopes(hot),
+        narrowed: lineage.iter().enumerate().any(|(generation, link)| {
+            let tokens = &state.tokens;
+            tokens.ceiling(link.hot).is_some()
+                || (generation > 0 && tokens.scopes(link.hot).is_some())
+        }),
         expires_ms: lineage
             .iter()
             .filter_map(|link| link.hot.expires_ms())

@@ -142,7 +142,7 @@ impl Style {
     }
 
     fn ends_soon(&self, told: &Told<'_>) -> Option<u64> {
-        let at_ms = told.seen?.expires_ms?;
+        let at_ms = told.ends_ms?;
         (told.left_ms <= self.expires_soon_ms?).then_some(at_ms)
     }
 
@@ -158,7 +158,8 @@ pub(super) fn unanswered() -> Vec<u8> {
         denial: Denial::Unanswered,
         need: None,
         told: None,
-        grpc: false,
+        // A sentence, which reads well as a body, too: what the request was is not known here.
+        grpc: true,
         request_id: b"",
     };
     denied("", &refused)
@@ -308,7 +309,10 @@ fn put_subject(out: &mut Vec<u8>, seen: &Seen<'_>) {
 /// What the token is narrowed to, as a list of RFC 6749, section 3.3.
 fn put_scopes(out: &mut Vec<u8>, seen: &Seen<'_>) {
     let Some(scopes) = seen.scopes else {
-        out.extend_from_slice(b"all");
+        // Narrowed by what it was derived from or by a ceiling, it has no list of its own to tell.
+        if !seen.narrowed {
+            out.extend_from_slice(b"all");
+        }
         return;
     };
     let start = out.len();

@@ -37,6 +37,7 @@ fn with_told<R>(reason: Reason, subject: &str, of: impl FnOnce(&Told<'_>) -> R) 
         kind: TokenKind::User,
         subject,
         scopes: None,
+        narrowed: false,
         expires_ms: Some(1_700_000_000_000),
         counts_uses: false,
     };

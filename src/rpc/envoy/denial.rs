@@ -22,8 +22,14 @@ pub(super) enum Denial {
     NoResource,
     /// The rule at Envoy's route cannot be read.
     Misconfigured,
-    /// Envoy itself may not ask.
+    /// Names came that may be taken for identity headers, and too many to take away.
+    LookAlikes,
+    /// Envoy itself may not ask: it is not known.
     Caller,
+    /// Envoy itself may not ask about this.
+    CallerNotPermitted,
+    /// The question is longer than messages may be.
+    TooLarge,
     /// The question could not be read.
     Unreadable,
     /// The question could not be answered, or not in time.
@@ -64,6 +70,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     const BAD_REQUEST: Self = Self { http: 400, grpc: 3 };
+    const TOO_LARGE: Self = Self { http: 413, grpc: 3 };
     const UNAUTHENTICATED: Self = Self {
         http: 401,
         grpc: 16,
@@ -87,12 +94,14 @@ impl Denial {
             Self::Token(Reason::NotPermitted)
             | Self::NoRoute
             | Self::NoResource
-            | Self::Misconfigured => Outcome::FORBIDDEN,
+            | Self::Misconfigured
+            | Self::CallerNotPermitted => Outcome::FORBIDDEN,
             Self::Token(_) => Outcome::UNAUTHENTICATED,
             // Envoy makes INTERNAL of 400, which says that the service is broken.
             Self::SeveralTokens if grpc => Outcome::UNAUTHENTICATED,
-            Self::Path if grpc => Outcome::FORBIDDEN,
-            Self::SeveralTokens | Self::Path => Outcome::BAD_REQUEST,
+            Self::Path | Self::LookAlikes | Self::TooLarge if grpc => Outcome::FORBIDDEN,
+            Self::SeveralTokens | Self::Path | Self::LookAlikes => Outcome::BAD_REQUEST,
+            Self::TooLarge => Outcome::TOO_LARGE,
         }
     }
 
@@ -122,7 +131,10 @@ impl Denial {
             Self::NoRoute => "no_route",
             Self::NoResource => "no_resource",
             Self::Misconfigured => "misconfigured",
+            Self::LookAlikes => "look_alikes",
             Self::Caller => "caller",
+            Self::CallerNotPermitted => "caller_not_permitted",
+            Self::TooLarge => "too_large",
             Self::Unreadable => "unreadable",
             Self::Unanswered => "unanswered",
         }
@@ -133,12 +145,14 @@ impl Denial {
     pub(super) fn refusal(self) -> Option<&'static str> {
         Some(match self {
             // The caller's refusal has a reason of its own.
-            Self::Token(_) | Self::Caller => return None,
+            Self::Token(_) | Self::Caller | Self::CallerNotPermitted => return None,
             Self::SeveralTokens => "SEVERAL_TOKENS",
             Self::Path => "PATH",
             Self::NoRoute => "NO_ROUTE",
             Self::NoResource => "NO_RESOURCE",
             Self::Misconfigured => "MISCONFIGURED",
+            Self::LookAlikes => "LOOK_ALIKES",
+            Self::TooLarge => "TOO_LARGE",
             Self::Unreadable => "UNREADABLE",
             Self::Unanswered => "UNANSWERED",
         })
@@ -153,7 +167,10 @@ impl Denial {
             Self::NoRoute => "no rule permits this request",
             Self::NoResource => "the request does not name a resource as its rule asks",
             Self::Misconfigured => "the rule for this route cannot be read",
+            Self::LookAlikes => "too many headers look like those of the proxy",
             Self::Caller => "the proxy may not ask for this check",
+            Self::CallerNotPermitted => "the proxy may not ask about this resource",
+            Self::TooLarge => "the request is too large to be judged",
             Self::Unreadable => "the request could not be read",
             Self::Unanswered => "the check could not be answered; try again",
         }
@@ -162,7 +179,7 @@ impl Denial {
 
 /// Every denial, for tests.
 #[cfg(test)]
-pub(super) const ALL: [Denial; 23] = [
+pub(super) const ALL: [Denial; 26] = [
     Denial::Token(Reason::Stale),
     Denial::Token(Reason::NoToken),
     Denial::Token(Reason::Malformed),
@@ -183,7 +200,10 @@ pub(super) const ALL: [Denial; 23] = [
     Denial::NoRoute,
     Denial::NoResource,
     Denial::Misconfigured,
+    Denial::LookAlikes,
     Denial::Caller,
+    Denial::CallerNotPermitted,
+    Denial::TooLarge,
     Denial::Unreadable,
     Denial::Unanswered,
 ];

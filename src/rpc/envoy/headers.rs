@@ -10,14 +10,16 @@
 //! gateway interface makes `-` of `_`, are noted so that they can be taken away; and no header may
 //! be named as one that the next proxy drops.
 
+use std::collections::VecDeque;
+
+use crate::config::{ENVOY_CREDENTIALS_MAX as CREDENTIALS_MAX, ENVOY_HOPS_MAX};
+
 use super::attributes::Header;
 
-/// Headers that a credential may be read from.
-pub(super) const CREDENTIALS_MAX: usize = 4;
 /// Lengths of names that are told apart.
 const LENGTHS: usize = 32;
-/// Lines of `x-forwarded-for` that are looked at, the last ones.
-const FORWARDED_MAX: usize = 4;
+/// Lines of `x-forwarded-for` that are looked at: as many as there may be trusted hops.
+const FORWARDED_MAX: usize = ENVOY_HOPS_MAX;
 /// Look-alikes of identity headers; nobody sends so many in good faith.
 const LOOK_ALIKES_MAX: usize = 16;
 
@@ -66,8 +68,7 @@ impl Wanted {
             names.push((name.clone(), Use::Credential(at)));
         }
         names.extend(forwarded.then(|| ("x-forwarded-for".into(), Use::ForwardedFor)));
-        let identity = identity.iter().filter(|name| name.contains('-'));
-        names.extend(identity.map(|name| ((*name).into(), Use::Identity)));
+        names.extend(identity.iter().map(|name| ((*name).into(), Use::Identity)));
         let mut by_length = [const { Vec::new() }; LENGTHS];
         for (name, of) in names {
             by_length[place(name.len())].push((name, of));
@@ -104,8 +105,7 @@ pub(super) struct Headers<'w, 'a> {
     credentials: [Noted<'a>; CREDENTIALS_MAX],
     content_type: Noted<'a>,
     request_id: Noted<'a>,
-    forwarded: [&'a [u8]; FORWARDED_MAX],
-    forwarded_lines: usize,
+    forwarded: VecDeque<&'a [u8]>,
     look_alikes: Vec<&'a str>,
     hostile: bool,
 }
@@ -131,8 +131,7 @@ impl<'w, 'a> Headers<'w, 'a> {
             credentials: Default::default(),
             content_type: Noted::Absent,
             request_id: Noted::Absent,
-            forwarded: [b""; FORWARDED_MAX],
-            forwarded_lines: 0,
+            forwarded: VecDeque::new(),
             look_alikes: Vec::new(),
             hostile: false,
         }
@@ -156,8 +155,11 @@ impl<'w, 'a> Headers<'w, 'a> {
                 Use::Connection => self.note_connection(value),
                 Use::RequestId => self.request_id.add(value),
                 Use::ForwardedFor => {
-                    self.forwarded[self.forwarded_lines % FORWARDED_MAX] = value;
-                    self.forwarded_lines += 1;
+                    // The last ones count: what a client wrote stands before them.
+                    if self.forwarded.len() == FORWARDED_MAX {
+                        self.forwarded.pop_front();
+                    }
+                    self.forwarded.push_back(value);
                 }
                 // It is overwritten or taken away in any case.
                 Use::Identity => {}
@@ -250,11 +252,12 @@ impl<'w, 'a> Headers<'w, 'a> {
 
     /// The entries of `x-forwarded-for` from the right, as far as they are looked at.
     pub(super) fn forwarded(&self) -> impl Iterator<Item = &'a str> {
-        let lines = self.forwarded_lines;
-        let last = lines.saturating_sub(FORWARDED_MAX)..lines;
-        let lines = last.rev().map(|line| self.forwarded[line % FORWARDED_MAX]);
         // What is no text is no address.
-        let lines = lines.map(|line| std::str::from_utf8(line).unwrap_or(NO_TEXT));
+        let lines = self
+            .forwarded
+            .iter()
+            .rev()
+            .map(|line| std::str::from_utf8(line).unwrap_or(NO_TEXT));
         lines.flat_map(|line| line.rsplit(',').map(str::trim))
     }
 }
@@ -268,18 +271,24 @@ impl<'a> Noted<'a> {
     }
 }
 
-/// Whether a service that makes `-` of `_` would take `name` for `wanted`.
+/// Whether a service may take `name` for `wanted`: gateway interfaces (RFC 3875, section 4.1.18)
+/// make one character of `-`, and some of `.` and others, too.
 fn looks_like(name: &[u8], wanted: &[u8]) -> bool {
-    if name.len() != wanted.len() {
-        return false;
-    }
-    let mut pairs = name.iter().zip(wanted);
-    pairs.all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
+    let folded = |byte: &u8| match byte.is_ascii_alphanumeric() {
+        true => byte.to_ascii_lowercase(),
+        false => b'_',
+    };
+    name.len() == wanted.len() && name.iter().map(folded).eq(wanted.iter().map(folded))
 }
 
 /// The token of an `authorization`; schemes of others are none of ours.
 fn bearer(value: &[u8]) -> Credential<'_> {
     let (scheme, token) = value.split_at(value.len().min(BEARER.len()));
+    let is_bearer = |scheme: &[u8]| {
+        let (word, rest) = scheme.split_at(scheme.len().min(BEARER.len() - 1));
+        word.eq_ignore_ascii_case(&BEARER[..BEARER.len() - 1])
+            && rest.iter().all(u8::is_ascii_whitespace)
+    };
     if scheme.eq_ignore_ascii_case(BEARER) {
         return match bare(token) {
             Credential::None => Credential::Token(NO_TEXT),
@@ -294,7 +303,8 @@ fn bearer(value: &[u8]) -> Credential<'_> {
     };
     if rest.any(hidden) {
         Credential::Several
-    } else if value.eq_ignore_ascii_case(BEARER.trim_ascii_end()) {
+    } else if is_bearer(scheme) {
+        // Without a token, or with one behind another blank: malformed, and not another's.
         Credential::Token(NO_TEXT)
     } else {
         Credential::None
@@ -376,6 +386,8 @@ mod tests {
         // A bearer without a token is malformed, not anonymous.
         check(&[(auth, "Bearer")], Token(NO_TEXT));
         check(&[(auth, "Bearer ")], Token(NO_TEXT));
+        check(&[(auth, "bearer\ta")], Token(NO_TEXT));
+        check(&[(auth, "Bearers a")], None);
         check(&[(auth, "Bearer"), (key, "a")], Several);
     }
 
@@ -416,12 +428,14 @@ mod tests {
             ("x-latchkey-subject", "root"),
             ("x-latchkey-subjecu", "root"),
             ("x_latchkey_scopes", "all"),
+            ("x.latchkey.kind", "user"),
         ];
         with(&came, |noted| {
             let expected = [
                 "x_latchkey_subject",
                 "x-latchkey_subject",
                 "X-Latchkey_Kind",
+                "x.latchkey.kind",
             ];
             assert_eq!(noted.look_alikes(), Some(&expected[..]));
         });
@@ -445,8 +459,9 @@ mod tests {
         check(&[line("a")], &["a"]);
         check(&[line("a, b"), line("c,d")], &["d", "c", "b", "a"]);
         check(&[line("")], &[""]);
-        let many = ["1", "2", "3", "4", "5", "6"].map(line);
-        check(&many, &["6", "5", "4", "3"]);
+        let mut many = [line("mine"); FORWARDED_MAX + 2];
+        many[1] = line("second");
+        check(&many, &["mine"; FORWARDED_MAX]);
     }
 
     #[test]

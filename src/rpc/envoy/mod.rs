@@ -12,6 +12,7 @@
 
 mod answer;
 mod attributes;
+mod counted;
 mod denial;
 mod headers;
 mod sender;

@@ -11,7 +11,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -21,7 +20,6 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::request::Parts;
 use tonic::codegen::{BoxFuture, Service, http};
-use zeroize::Zeroizing;
 
 use crate::authority;
 use crate::authority::check::CheckRequest;
@@ -39,15 +37,18 @@ use super::super::fields::message_in;
 use super::super::front::DirectAnswer;
 use super::super::metrics::{Metrics, Passed};
 use super::super::question::Told;
-use super::super::unary::{collected, replied};
+use super::super::unary::{NoBody, collected, replied};
 use super::answer::{Refused, Style, unanswered};
 use super::attributes::Attributes;
+use super::counted::{Counting, Use};
 use super::denial::Denial;
 use super::headers::{Credential, Headers, Wanted};
 use super::sender::{client_ip, thumbprint, workload};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
+/// Characters of what is logged of it.
+const LOGGED_CHARS_MAX: usize = 256;
 /// What an operator did wrong is logged once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -55,7 +56,7 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(in super::super) struct EnvoyFront(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     check: CheckRpc,
     metrics: Metrics,
     routes: Arc<Live>,
@@ -64,8 +65,8 @@ struct Inner {
     wanted: Wanted,
     trusted_hops: usize,
     message_bytes_max: usize,
-    // When a fault of the operator's was last logged. Locked for a comparison.
-    logged: Mutex<Option<Instant>>,
+    // When each fault was last logged. Locked for a comparison.
+    logged: Mutex<[Option<Instant>; 2]>,
 }
 
 impl EnvoyFront {
@@ -110,12 +111,21 @@ impl Service<http::Request<Body>> for EnvoyFront {
 
     #[inline]
     fn call(&mut self, request: http::Request<Body>) -> EnvoyAnswering {
-        EnvoyAnswering::First(Box::pin(Arc::clone(&self.0).first(request)))
+        EnvoyAnswering {
+            metrics: self.0.metrics.clone(),
+            state: State::First(Box::pin(Arc::clone(&self.0).first(request))),
+        }
     }
 }
 
-/// How far an answer to Envoy is.
-pub(in super::super) enum EnvoyAnswering {
+/// An answer to Envoy.
+pub(in super::super) struct EnvoyAnswering {
+    state: State,
+    metrics: Metrics,
+}
+
+/// How far it is.
+enum State {
     /// It is read, and answered unless a use must be counted.
     First(BoxFuture<http::Response<Body>, Box<Counting>>),
     /// A use is being counted.
@@ -127,30 +137,31 @@ impl Future for EnvoyAnswering {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        match this {
-            Self::First(answer) => match answer.as_mut().poll(context) {
+        let state = &mut self.get_mut().state;
+        match state {
+            State::First(answer) => match answer.as_mut().poll(context) {
                 Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
                 Poll::Ready(Err(counting)) => {
-                    *this = Self::Counted(Box::pin(counting.counted()));
+                    *state = State::Counted(Box::pin(counting.counted()));
                     // Pending once: only who has a place by then may go on to submit a use.
                     context.waker().wake_by_ref();
                     Poll::Pending
                 }
                 Poll::Pending => Poll::Pending,
             },
-            Self::Counted(answer) => answer.as_mut().poll(context),
+            State::Counted(answer) => answer.as_mut().poll(context),
         }
     }
 }
 
 impl DirectAnswer for EnvoyAnswering {
     fn may_write(&self) -> bool {
-        matches!(self, Self::Counted(_))
+        matches!(self.state, State::Counted(_))
     }
 
     // An error of gRPC could let the request pass.
     fn given_up(&self, _: Refusal) -> http::Response<Body> {
+        self.metrics.passed(Passed::Unavailable);
         replied(unanswered().into())
     }
 }
@@ -162,25 +173,6 @@ enum Step {
     Error,
     /// This is the answer once a use was counted.
     Count(Box<Use>),
-}
-
-/// A use that must be counted before a request may pass.
-struct Use {
-    token: Zeroizing<String>,
-    need: Option<(String, String)>,
-    client_ip: Option<IpAddr>,
-    audience: Option<String>,
-    workload: Option<String>,
-    grpc: bool,
-    request_id: Vec<u8>,
-    allowed: Vec<u8>,
-}
-
-/// A use with who counts it.
-pub(in super::super) struct Counting {
-    inner: Arc<Inner>,
-    used: Box<Use>,
-    wait: Duration,
 }
 
 /// What is read of a question.
@@ -239,18 +231,21 @@ impl Inner {
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, Box<Counting>> {
         let (parts, mut body) = request.into_parts();
-        let body = collected(&mut body, self.message_bytes_max).await;
-        match self.at_once(&parts, &body.unwrap_or_default()) {
+        let step = match collected(&mut body, self.message_bytes_max).await {
+            Ok(body) => self.at_once(&parts, &body),
+            Err(NoBody::TooLong) => Step::Answer(self.refused(Denial::TooLarge, false, b"")),
+            Err(NoBody::Broken) => Step::Answer(self.refused(Denial::Unreadable, false, b"")),
+        };
+        match step {
             Step::Answer(answer) => Ok(replied(answer.into())),
             Step::Error => {
                 let message = Reason::Stale.message().to_owned();
                 Ok(response(Refusal::Unavailable(message)))
             }
-            Step::Count(used) => Err(Box::new(Counting {
-                wait: budget(&parts.headers, WAIT_MAX),
-                inner: self,
-                used,
-            })),
+            Step::Count(used) => {
+                let wait = budget(&parts.headers, WAIT_MAX);
+                Err(Box::new(Counting::new(self, used, wait)))
+            }
         }
     }
 
@@ -262,6 +257,8 @@ impl Inner {
         let table = self.routes.current();
         self.decided(parts, &asked, &table)
             .unwrap_or_else(|denial| {
+                // A stranger is told nothing of what routes there are.
+                let denial = self.may_ask(parts).err().unwrap_or(denial);
                 let grpc = asked.headers.is_grpc();
                 Step::Answer(self.refused(denial, grpc, asked.request_id()))
             })
@@ -274,8 +271,8 @@ impl Inner {
     #[inline]
     fn decided(&self, parts: &Parts, asked: &Asked<'_>, table: &Table) -> Result<Step, Denial> {
         let request = asked.request()?;
-        let needed = self.needed(asked, &request, table)?;
-        let look_alikes = asked.headers.look_alikes().ok_or(Denial::Unreadable)?;
+        let needed = self.needed(parts, asked, &request, table)?;
+        let look_alikes = asked.headers.look_alikes().ok_or(Denial::LookAlikes)?;
         let by_caller = |refusal| self.caller_refused(&refusal);
         let caller = self.check.caller(&parts.headers, &parts.extensions);
         let caller = caller.map_err(by_caller)?;
@@ -342,6 +339,7 @@ impl Inner {
     /// What the request needs, by Envoy's route or by the table.
     fn needed<'a>(
         &self,
+        parts: &Parts,
         asked: &Asked<'a>,
         request: &routes::Request<'a>,
         table: &'a Table,
@@ -355,7 +353,8 @@ impl Inner {
             Unanswerable::NoRoute => Denial::NoRoute,
             Unanswerable::Value(_) => Denial::NoResource,
             Unanswerable::Misconfigured(what) => {
-                if self.may_log() {
+                if self.may_ask(parts).is_ok() && self.may_log(Fault::Extensions) {
+                    let what: String = what.chars().take(LOGGED_CHARS_MAX).collect();
                     tracing::warn!(what, "the context_extensions of a route cannot be read");
                 }
                 Denial::Misconfigured
@@ -377,7 +376,8 @@ impl Inner {
             Reason::Allowed => {
                 let allowed = self.style.allowed(Some(told), &asked.headers, look_alikes);
                 if told.seen.is_some_and(|seen| seen.counts_uses) {
-                    Step::Count(Box::new(Use::of(asked, question, allowed)))
+                    let request = (asked.headers.is_grpc(), asked.request_id());
+                    Step::Count(Box::new(Use::of(request, question, told, allowed)))
                 } else {
                     Step::Answer(allowed)
                 }
@@ -396,11 +396,7 @@ impl Inner {
     /// The answer where no token was judged, counted.
     #[cold]
     fn refused(&self, denial: Denial, grpc: bool, request_id: &[u8]) -> Vec<u8> {
-        if let Some(reason) = denial.refusal() {
-            self.check.count_refused(reason);
-        }
-        self.metrics.passed(denied(denial));
-        self.style.denied(&Refused {
+        self.denied(&Refused {
             denial,
             need: None,
             told: None,
@@ -409,25 +405,64 @@ impl Inner {
         })
     }
 
+    /// The answer to what does not pass, counted.
+    #[cold]
+    pub(super) fn denied(&self, refused: &Refused<'_>) -> Vec<u8> {
+        if let Some(reason) = refused.denial.refusal() {
+            self.check.count_refused(reason);
+        }
+        self.metrics.passed(denied(refused.denial));
+        self.style.denied(refused)
+    }
+
+    /// The answer to what passes once its use was counted, counted.
+    pub(super) fn passed(&self, allowed: Vec<u8>) -> http::Response<Body> {
+        self.metrics.passed(Passed::Allowed);
+        replied(allowed.into())
+    }
+
+    /// Who counts uses.
+    pub(super) fn check(&self) -> &CheckRpc {
+        &self.check
+    }
+
+    /// Whether the caller may ask anything at all.
+    #[cold]
+    fn may_ask(&self, parts: &Parts) -> Result<(), Denial> {
+        let caller = self.check.caller(&parts.headers, &parts.extensions);
+        let judged = caller.and_then(|caller| self.check.view().may_check(caller, &[]));
+        judged.map_err(|_| Denial::Caller)
+    }
+
     /// Envoy's own token does not do: that is for the operator to mend, and told to nobody else.
     #[cold]
     fn caller_refused(&self, refusal: &Refusal) -> Denial {
         self.check.note(refusal);
-        if self.may_log() {
+        if self.may_log(Fault::Caller) {
             tracing::warn!(%refusal, "a proxy asks without a token that permits it");
         }
-        Denial::Caller
+        match refusal {
+            Refusal::NotPermitted(_) => Denial::CallerNotPermitted,
+            _ => Denial::Caller,
+        }
     }
 
-    fn may_log(&self) -> bool {
+    fn may_log(&self, fault: Fault) -> bool {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let due = logged.is_none_or(|last| now.duration_since(last) >= LOG_EVERY);
+        let (last, now) = (&mut logged[fault as usize], Instant::now());
+        let due = last.is_none_or(|last| now.duration_since(last) >= LOG_EVERY);
         if due {
-            *logged = Some(now);
+            *last = Some(now);
         }
         due
     }
+}
+
+/// What an operator did wrong; each is logged by its own time.
+#[derive(Clone, Copy)]
+enum Fault {
+    Extensions,
+    Caller,
 }
 
 fn denied(denial: Denial) -> Passed {
@@ -435,59 +470,5 @@ fn denied(denial: Denial) -> Passed {
         Passed::Unavailable
     } else {
         Passed::Denied
-    }
-}
-
-impl Use {
-    fn of(asked: &Asked<'_>, question: &CheckRequest<'_>, allowed: Vec<u8>) -> Self {
-        let need = question.needs.first();
-        let context = &question.context;
-        Self {
-            token: question.token.to_owned().into(),
-            need: need.map(|need| (need.action().to_owned(), need.resource().to_owned())),
-            client_ip: context.client_ip,
-            audience: context.audience.map(str::to_owned),
-            workload: context.workload.map(str::to_owned),
-            grpc: asked.headers.is_grpc(),
-            request_id: asked.request_id().to_vec(),
-            allowed,
-        }
-    }
-}
-
-impl Counting {
-    async fn counted(self) -> Result<http::Response<Body>, Infallible> {
-        let Self { inner, used, wait } = self;
-        let denial = match inner.count(&used, wait).await {
-            Ok(Reason::Allowed) => {
-                inner.metrics.passed(Passed::Allowed);
-                return Ok(replied(used.allowed.into()));
-            }
-            Ok(reason) => Denial::Token(reason),
-            // It may have been counted; the request does not pass.
-            Err(_) => Denial::Unanswered,
-        };
-        let answer = inner.refused(denial, used.grpc, &used.request_id);
-        Ok(replied(answer.into()))
-    }
-}
-
-impl Inner {
-    async fn count(&self, used: &Use, wait: Duration) -> Result<Reason, Refusal> {
-        let need = used.need.as_ref().map(|(action, resource)| {
-            Need::parse(action, resource).map_err(|error| Refusal::invalid("needs", error))
-        });
-        let need = need.transpose()?;
-        let question = CheckRequest {
-            token: &used.token,
-            needs: need.as_slice(),
-            context: authority::Context {
-                client_ip: used.client_ip,
-                audience: used.audience.as_deref(),
-                workload: used.workload.as_deref(),
-            },
-            kinds: KindSet::ALL,
-        };
-        self.check.spend(&question, wait).await
     }
 }
