@@ -1,9 +1,9 @@
-//! Requests through a real Envoy: without a filter, and asking a server that lets all pass, and
-//! asking Latchkey.
+//! Requests through a real Envoy: without a filter, asking servers that let all pass, and asking
+//! Latchkey.
 //!
 //! ```text
 //! load ─► Envoy, a listener each ─┬─► no filter
-//!                                 ├─► ext_authz ─► serve-constant
+//!                                 ├─► ext_authz ─► serve-constant, serve-unread
 //!                                 └─► ext_authz ─► serve-authorize, by number of tokens
 //! ```
 //!
@@ -32,6 +32,11 @@ const ROUND_REQUESTS: usize = 10_000;
 const TIMED_REQUESTS: usize = 2_000;
 const STREAMS: usize = 20;
 
+/// What a service generated from Envoy's API takes that answers always the same.
+const CONSTANT: &str = "a constant answer";
+/// The least that any server of the same stack takes.
+const UNREAD: &str = "an empty answer to an unread question";
+
 const START: &str = r#"
     mkfifo said
     "$ENVOY" -c envoy.json --disable-hot-restart --concurrency 1 --admin-address-path admin \
@@ -50,8 +55,10 @@ const START: &str = r#"
 pub(crate) fn run(tokens: &[u64]) {
     let runtime = runtime();
     for tokens in tokens {
-        println!("Envoy's question against a constant answer, {tokens} tokens, asked directly:");
-        instructions(&runtime, [Kind::Authorize, Kind::Constant], *tokens);
+        for (kind, name) in [(Kind::Constant, CONSTANT), (Kind::Unread, UNREAD)] {
+            println!("Latchkey with {tokens} tokens against {name}, asked as Envoy asks:");
+            instructions(&runtime, [Kind::Authorize, kind], *tokens);
+        }
     }
     runtime.block_on(through_envoy(tokens));
 }
@@ -83,7 +90,8 @@ async fn through_envoy(tokens: &[u64]) {
     };
     let mut ways = vec![
         way("no filter".to_owned(), 1, None),
-        way("a constant answer".to_owned(), 1, Some(Kind::Constant)),
+        way(CONSTANT.to_owned(), 1, Some(Kind::Constant)),
+        way(UNREAD.to_owned(), 1, Some(Kind::Unread)),
     ];
     for tokens in tokens {
         let name = format!("Latchkey, {tokens} tokens");
@@ -208,20 +216,21 @@ fn tell(ways: &[Way]) {
             added(|round| round.p99_us),
         );
     }
-    let constant = &ways[1];
-    for way in &ways[2..] {
-        let compared = |of: fn(&Round) -> f64| {
-            let [ours, theirs] = [way, constant].map(|way| way.rounds.iter().map(of).collect());
-            Compared::of(ours, theirs)
-        };
-        println!("  {} against a constant answer:", way.name);
-        println!("    requests a second: {:.0}", compared(|round| round.rate));
-        println!("    p50, us: {:.0}", compared(|round| round.p50_us));
-        println!("    p99, us: {:.0}", compared(|round| round.p99_us));
-        println!(
-            "    user CPU of the server, us a request: {:.2}",
-            compared(|round| round.user_us)
-        );
+    for way in &ways[3..] {
+        for other in &ways[1..3] {
+            let compared = |of: fn(&Round) -> f64| {
+                let [ours, theirs] = [way, other].map(|way| way.rounds.iter().map(of).collect());
+                Compared::of(ours, theirs)
+            };
+            println!("  {} against {}:", way.name, other.name);
+            println!("    requests a second: {:.0}", compared(|round| round.rate));
+            println!("    p50, us: {:.0}", compared(|round| round.p50_us));
+            println!("    p99, us: {:.0}", compared(|round| round.p99_us));
+            println!(
+                "    user CPU of the server, us a request: {:.2}",
+                compared(|round| round.user_us)
+            );
+        }
     }
 }
 

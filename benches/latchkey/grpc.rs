@@ -42,11 +42,19 @@ pub(crate) enum Kind {
     Empty,
     /// Latchkey, asked by Envoy.
     Authorize,
-    /// An authorisation server that lets everything pass.
+    /// An authorisation server that reads the question, lets everything pass and says the same.
     Constant,
+    /// One that neither reads the question nor says anything.
+    Unread,
 }
 
-const KINDS: [Kind; 4] = [Kind::Check, Kind::Empty, Kind::Authorize, Kind::Constant];
+const KINDS: [Kind; 5] = [
+    Kind::Check,
+    Kind::Empty,
+    Kind::Authorize,
+    Kind::Constant,
+    Kind::Unread,
+];
 
 impl Kind {
     /// The hidden word that makes the benchmark this server.
@@ -56,6 +64,7 @@ impl Kind {
             Self::Empty => "serve-empty",
             Self::Authorize => "serve-authorize",
             Self::Constant => "serve-constant",
+            Self::Unread => "serve-unread",
         }
     }
 
@@ -63,7 +72,9 @@ impl Kind {
         match self {
             Self::Check => "latchkey.v1.CheckService/Check",
             Self::Empty => "bench.v1.EmptyService/Call",
-            Self::Authorize | Self::Constant => "envoy.service.auth.v3.Authorization/Check",
+            Self::Authorize | Self::Constant | Self::Unread => {
+                "envoy.service.auth.v3.Authorization/Check"
+            }
         }
     }
 }

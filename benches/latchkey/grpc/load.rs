@@ -46,8 +46,8 @@ pub(crate) fn messages(kind: Kind, count: u64, tokens: u64) -> Arc<[Bytes]> {
             .map(|i| framed(&check(mix(i ^ 0xBEEF) % tokens)))
             .collect(),
         Kind::Empty => Arc::new([framed(&())]),
-        // Both are asked the same.
-        Kind::Authorize | Kind::Constant => (0..count)
+        // They are asked the same.
+        Kind::Authorize | Kind::Constant | Kind::Unread => (0..count)
             .map(|i| framed(&of_envoy(mix(i ^ 0xBEEF) % tokens)))
             .collect(),
     }
@@ -236,12 +236,12 @@ async fn ask_one(
             let answer = v1::CheckResponse::decode(reply).expect("a reply");
             assert!(answer.allowed, "every question is answered by an allow");
         }
-        Kind::Authorize => {
+        Kind::Authorize | Kind::Constant => {
             let answer = auth::CheckResponse::decode(reply).expect("a reply");
             let passes = matches!(answer.http_response, Some(HttpResponse::OkResponse(_)));
             assert!(passes, "every request may pass");
         }
-        Kind::Empty | Kind::Constant => assert!(reply.is_empty()),
+        Kind::Empty | Kind::Unread => assert!(reply.is_empty()),
     }
     sender
 }

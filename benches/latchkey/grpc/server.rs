@@ -18,6 +18,8 @@ use latchkey::domain::clock::{Clock, ManualClock, SystemClock};
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::entry::LogEntry;
 use latchkey::domain::token::TokenId;
+use latchkey::proto::envoy::config::core::v3 as core;
+use latchkey::proto::envoy::service::auth::v3 as auth;
 use latchkey::replica::{LastUsedSettings, Replica, Settings as ReplicaSettings};
 use latchkey::rpc::{self, Direct, Metrics};
 use latchkey::store::list::{
@@ -94,6 +96,10 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
                 rpc::serve_routes(empty, routes, metrics, listener, limits, input_ends()).await
             }
             Kind::Constant => {
+                let constant = Constant::new(limits.message_bytes_max);
+                rpc::serve_routes(constant, routes, metrics, listener, limits, input_ends()).await
+            }
+            Kind::Unread => {
                 let empty = Empty::<true> {
                     message_bytes_max: limits.message_bytes_max,
                 };
@@ -235,5 +241,102 @@ impl Store for Made {
 
     async fn close(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+/// What a service that tonic generates from Envoy's API does which lets every request pass: it
+/// decodes the question, and answers as Latchkey does about one token.
+#[derive(Clone)]
+struct Constant {
+    message_bytes_max: usize,
+    answer: Arc<auth::CheckResponse>,
+}
+
+impl Constant {
+    fn new(message_bytes_max: usize) -> Self {
+        let replaces = |(key, value): (&str, &str)| core::HeaderValueOption {
+            header: Some(core::HeaderValue {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                ..core::HeaderValue::default()
+            }),
+            append: Some(false),
+        };
+        let told = [
+            ("x-latchkey-subject", "user:user-1234"),
+            (
+                "x-latchkey-token-id",
+                "01890a5d-ac96-774b-bcce-b302099a8057",
+            ),
+            ("x-latchkey-kind", "user"),
+            (
+                "x-latchkey-scopes",
+                "secrets:read@tenant-1/project-0/** secrets:read@tenant-1/project-1/**",
+            ),
+            ("x-latchkey-revision", "1000000-0123456789abcdef"),
+        ];
+        let facts = [
+            ("reason", "allowed"),
+            ("revision", "1000000-0123456789abcdef"),
+            ("token_id", "01890a5d-ac96-774b-bcce-b302099a8057"),
+            ("subject", "user:user-1234"),
+            ("kind", "user"),
+        ];
+        let facts = facts.map(|(name, text)| {
+            let kind = Some(prost_types::value::Kind::StringValue(text.to_owned()));
+            (name.to_owned(), prost_types::Value { kind })
+        });
+        let ok = auth::OkHttpResponse {
+            headers: told.map(replaces).into(),
+            ..auth::OkHttpResponse::default()
+        };
+        let answer = auth::CheckResponse {
+            status: Some(tonic_types::pb::Status::default()),
+            http_response: Some(auth::check_response::HttpResponse::OkResponse(ok)),
+            dynamic_metadata: Some(prost_types::Struct {
+                fields: facts.into(),
+            }),
+        };
+        Self {
+            message_bytes_max,
+            answer: Arc::new(answer),
+        }
+    }
+}
+
+impl Direct for Constant {
+    fn takes(path: &str) -> bool {
+        path.starts_with("/envoy.service.auth.v3.Authorization/")
+    }
+}
+
+impl Service<http::Request<Body>> for Constant {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let (most, answer) = (self.message_bytes_max, Arc::clone(&self.answer));
+        Box::pin(async move {
+            let codec = ProstCodec::<auth::CheckResponse, auth::CheckRequest>::default();
+            let mut grpc = Grpc::new(codec).apply_max_message_size_config(Some(most), None);
+            Ok(grpc.unary(Passes(answer), request).await)
+        })
+    }
+}
+
+struct Passes(Arc<auth::CheckResponse>);
+
+impl UnaryService<auth::CheckRequest> for Passes {
+    type Response = auth::CheckResponse;
+    type Future = BoxFuture<Response<auth::CheckResponse>, Status>;
+
+    fn call(&mut self, _: Request<auth::CheckRequest>) -> Self::Future {
+        let answer = auth::CheckResponse::clone(&self.0);
+        Box::pin(async { Ok(Response::new(answer)) })
     }
 }
