@@ -22,8 +22,9 @@ pub(super) enum Denial {
     NoResource,
     /// The rule at Envoy's route cannot be read.
     Misconfigured,
-    /// Names came that may be taken for identity headers, and too many to take away.
-    LookAlikes,
+    /// Headers came that could mislead a service: too many that it may take for identity headers,
+    /// or one that has identity headers dropped.
+    Headers,
     /// Envoy itself may not ask: it is not known.
     Caller,
     /// Envoy itself may not ask about this.
@@ -99,8 +100,8 @@ impl Denial {
             Self::Token(_) => Outcome::UNAUTHENTICATED,
             // Envoy makes INTERNAL of 400, which says that the service is broken.
             Self::SeveralTokens if grpc => Outcome::UNAUTHENTICATED,
-            Self::Path | Self::LookAlikes | Self::TooLarge if grpc => Outcome::FORBIDDEN,
-            Self::SeveralTokens | Self::Path | Self::LookAlikes => Outcome::BAD_REQUEST,
+            Self::Path | Self::Headers | Self::TooLarge if grpc => Outcome::FORBIDDEN,
+            Self::SeveralTokens | Self::Path | Self::Headers => Outcome::BAD_REQUEST,
             Self::TooLarge => Outcome::TOO_LARGE,
         }
     }
@@ -131,7 +132,7 @@ impl Denial {
             Self::NoRoute => "no_route",
             Self::NoResource => "no_resource",
             Self::Misconfigured => "misconfigured",
-            Self::LookAlikes => "look_alikes",
+            Self::Headers => "headers",
             Self::Caller => "caller",
             Self::CallerNotPermitted => "caller_not_permitted",
             Self::TooLarge => "too_large",
@@ -151,7 +152,7 @@ impl Denial {
             Self::NoRoute => "NO_ROUTE",
             Self::NoResource => "NO_RESOURCE",
             Self::Misconfigured => "MISCONFIGURED",
-            Self::LookAlikes => "LOOK_ALIKES",
+            Self::Headers => "HEADERS",
             Self::TooLarge => "TOO_LARGE",
             Self::Unreadable => "UNREADABLE",
             Self::Unanswered => "UNANSWERED",
@@ -167,7 +168,7 @@ impl Denial {
             Self::NoRoute => "no rule permits this request",
             Self::NoResource => "the request does not name a resource as its rule asks",
             Self::Misconfigured => "the rule for this route cannot be read",
-            Self::LookAlikes => "too many headers look like those of the proxy",
+            Self::Headers => "headers of the request could mislead a service",
             Self::Caller => "the proxy may not ask for this check",
             Self::CallerNotPermitted => "the proxy may not ask about this resource",
             Self::TooLarge => "the request is too large to be judged",
@@ -200,7 +201,7 @@ pub(super) const ALL: [Denial; 26] = [
     Denial::NoRoute,
     Denial::NoResource,
     Denial::Misconfigured,
-    Denial::LookAlikes,
+    Denial::Headers,
     Denial::Caller,
     Denial::CallerNotPermitted,
     Denial::TooLarge,

@@ -272,7 +272,7 @@ impl Inner {
     fn decided(&self, parts: &Parts, asked: &Asked<'_>, table: &Table) -> Result<Step, Denial> {
         let request = asked.request()?;
         let needed = self.needed(parts, asked, &request, table)?;
-        let look_alikes = asked.headers.look_alikes().ok_or(Denial::LookAlikes)?;
+        let look_alikes = asked.headers.look_alikes().ok_or(Denial::Headers)?;
         let by_caller = |refusal| self.caller_refused(&refusal);
         let caller = self.check.caller(&parts.headers, &parts.extensions);
         let caller = caller.map_err(by_caller)?;

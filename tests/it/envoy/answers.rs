@@ -322,7 +322,7 @@ async fn an_envoy_that_may_not_ask_lets_nothing_pass_and_one_with_a_token_may() 
     let envoy = mesh.another_envoy(&[asking, not]).await;
     assert_eq!(secret(&token).send(envoy.port("asking")).await.status, 200);
     assert_eq!(get(SECRET).send(envoy.port("asking")).await.status, 401);
-    assert_eq!(secret(&token).send(envoy.port("not")).await.status, 503);
+    assert_eq!(secret(&token).send(envoy.port("not")).await.status, 403);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -266,7 +266,7 @@ async fn no_client_can_have_an_identity_dropped_on_the_way() {
             "upgrade,cookie",
         ] {
             let (answer, _) = opening.clone().header("connection", names).open(port).await;
-            assert_eq!(answer.status, 503, "{names}: {answer:?}");
+            assert_eq!(answer.status, 400, "{names}: {answer:?}");
         }
         assert_eq!(mesh.reached().len(), before);
         let usual = opening.header("connection", "keep-alive, Upgrade");
