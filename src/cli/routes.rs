@@ -128,15 +128,13 @@ pub(crate) fn run(command: RoutesCommand, output: Output) -> Result<(), CliError
 impl TableArgs {
     /// The table, and its file as it is shown.
     fn read(&self) -> Result<(Table, String), CliError> {
-        let file = match &self.file {
-            Some(file) => file.clone(),
-            None => self.config.load(false)?.envoy.routes_file,
-        };
+        let envoy = self.config.load(false)?.envoy;
+        let file = self.file.as_ref().unwrap_or(&envoy.routes_file);
         if file.as_os_str().is_empty() {
             let why = "there is no route table: name it with --file, or set envoy.routes_file";
             return Err(CliError::usage(why));
         }
-        let table = Table::read(&file).map_err(CliError::usage)?;
+        let table = Table::read(file, &envoy.withheld()).map_err(CliError::usage)?;
         Ok((table, file.display().to_string()))
     }
 }

@@ -289,7 +289,8 @@ impl Routes {
             let live = Arc::new(Live::empty());
             return Ok(Self { live, task: None });
         }
-        let (live, follower) = Live::open(file).map_err(CliError::usage)?;
+        let (live, follower) =
+            Live::open(file, config.envoy.withheld()).map_err(CliError::usage)?;
         // Without a file it ends the server, as it does where a terminal is closed.
         let mut hangup = signal(SignalKind::hangup()).map_err(cannot_wait)?;
         let (poll, told) = (config.envoy.routes_poll, Arc::clone(&live));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{optional_duration, text_duration};
-use crate::routes::is_header_name;
+use crate::routes::{Withheld, is_header_name};
 
 /// Headers that a credential may be read from.
 pub const CREDENTIALS_MAX: usize = 4;
@@ -111,6 +111,21 @@ impl Envoy {
     /// The headers that a credential is read from, in their order.
     pub fn credential_names(&self) -> impl Iterator<Item = &str> {
         self.credentials.split(',').map(str::trim)
+    }
+
+    /// The headers that no resource is made of.
+    #[must_use]
+    pub fn withheld(&self) -> Withheld {
+        let headers = &self.headers;
+        let identity = [
+            &headers.subject,
+            &headers.token_id,
+            &headers.kind,
+            &headers.scopes,
+            &headers.revision,
+        ];
+        let identity = identity.into_iter().map(String::as_str);
+        Withheld::with(self.credential_names().chain(identity))
     }
 
     /// What cannot be used, with the name of its key; none if all can.

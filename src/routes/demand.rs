@@ -11,6 +11,7 @@ use crate::domain::permission::Need;
 
 use super::path::Path;
 use super::template::{PathTemplate, ResourceTemplate, is_filled};
+use super::withheld::Withheld;
 use super::{Headers, Needed, OnStale, Unanswerable};
 
 /// What a route asks, checked.
@@ -74,6 +75,7 @@ pub(super) fn need<'t>(
     action: &'t str,
     resource: &'t str,
     path: Option<PathTemplate<'_>>,
+    withheld: &Withheld,
 ) -> Result<(&'t str, ResourceTemplate<'t>), (Half, String)> {
     let is_template = is_filled(resource);
     let concrete = if is_template { "resource" } else { resource };
@@ -83,7 +85,7 @@ pub(super) fn need<'t>(
         Ok(_) if !is_template => return Ok((action, ResourceTemplate::known(resource))),
         Ok(_) => {}
     }
-    let resource = ResourceTemplate::parse(resource, path);
+    let resource = ResourceTemplate::parse(resource, path, withheld);
     Ok((action, resource.map_err(|why| (Half::Resource, why))?))
 }
 

@@ -13,6 +13,7 @@ use foldhash::fast::RandomState;
 use super::demand::{self, Demand};
 use super::path::Path;
 use super::template::{PathTemplate, ResourceTemplate};
+use super::withheld::Withheld;
 use super::{Headers, Needed, OnStale, Request, Unanswerable};
 
 const PREFIX: &str = "latchkey.";
@@ -46,11 +47,21 @@ impl Keys<Box<str>> {
 /// its requests. Read without a lock; a new one is added to a copy.
 #[derive(Debug, Default)]
 pub struct Extensions {
+    withheld: Withheld,
     known: ArcSwap<HashMap<u64, Keys<Box<str>>, RandomState>>,
     hash: RandomState,
 }
 
 impl Extensions {
+    /// Nothing is known yet; no resource is made of a header that is withheld.
+    #[must_use]
+    pub fn new(withheld: Withheld) -> Self {
+        Self {
+            withheld,
+            ..Self::default()
+        }
+    }
+
     /// What a request needs by the keys that came with it; `None` when none of them is Latchkey's.
     pub fn needed<'a>(
         &self,
@@ -86,7 +97,7 @@ impl Extensions {
         if known.get(&hash).is_some_and(|known| known.is(keys)) {
             return Ok(keys.known());
         }
-        let checked = keys.checked()?;
+        let checked = keys.checked(&self.withheld)?;
         self.known.rcu(|known| {
             // Operators write few of them; where they write many, the newest are kept.
             let mut known = match known.len() < KNOWN_MAX {
@@ -118,12 +129,15 @@ impl<'a> Keys<&'a str> {
     }
 
     /// What they ask for, checked.
-    fn checked(&self) -> Result<(Option<PathTemplate<'a>>, Demand<'a>), Unanswerable> {
+    fn checked(
+        &self,
+        withheld: &Withheld,
+    ) -> Result<(Option<PathTemplate<'a>>, Demand<'a>), Unanswerable> {
         let template = match self.path {
             Some(text) => Some(PathTemplate::parse(text).map_err(wrong("path"))?),
             None => None,
         };
-        Ok((template, self.demand(template)?))
+        Ok((template, self.demand(template, withheld)?))
     }
 
     /// The same of keys that were checked before.
@@ -152,10 +166,14 @@ impl<'a> Keys<&'a str> {
         }
     }
 
-    fn demand(&self, template: Option<PathTemplate<'_>>) -> Result<Demand<'a>, Unanswerable> {
+    fn demand(
+        &self,
+        template: Option<PathTemplate<'_>>,
+        withheld: &Withheld,
+    ) -> Result<Demand<'a>, Unanswerable> {
         let need = match (self.action, self.resource) {
             (Some(action), Some(resource)) => {
-                let read = demand::need(action, resource, template);
+                let read = demand::need(action, resource, template, withheld);
                 Some(read.map_err(|(key, why)| wrong(key.as_str())(why))?)
             }
             (None, None) => None,
@@ -313,7 +331,8 @@ mod tests {
                 method: "GET",
                 path: "/p/web",
             };
-            match Extensions::default().needed(pairs, &request, &Environment) {
+            let withheld = Withheld::with(std::iter::once("x-acme-token"));
+            match Extensions::new(withheld).needed(pairs, &request, &Environment) {
                 Some(Err(Unanswerable::Misconfigured(why))) => {
                     assert!(why.contains(hint), "{keys:?}: {why}");
                 }
@@ -346,6 +365,13 @@ mod tests {
             &["latchkey.path=/{a}", READ, "latchkey.resource={b}"],
             "no capture",
         );
+        let secret = "latchkey.resource=acme/{header:x-api-key}";
+        wrong(
+            &[READ, secret],
+            "latchkey.resource: '{header:x-api-key}': a credential",
+        );
+        let set = "latchkey.resource=acme/{header:x_acme_token}";
+        wrong(&[READ, set], "a credential");
         wrong(&["latchkey.path=p"], "latchkey.path: a path begins");
         wrong(&["latchkey.path=/p/**/x"], "latchkey.path");
         wrong(&["latchkey.audience="], "latchkey.audience");

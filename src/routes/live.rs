@@ -25,6 +25,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::table::{TABLE_BYTES_MAX, Table, TableError};
+use super::withheld::Withheld;
 
 /// How soon what has changed is read once more.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
@@ -67,8 +68,8 @@ impl Table {
     ///
     /// # Errors
     /// [`OpenError`] with the file, and the line where one is wrong.
-    pub fn read(file: &Path) -> Result<Self, OpenError> {
-        judge(file, &read(file))
+    pub fn read(file: &Path, withheld: &Withheld) -> Result<Self, OpenError> {
+        judge(file, &read(file), withheld)
     }
 }
 
@@ -106,14 +107,15 @@ impl Live {
     ///
     /// # Errors
     /// [`OpenError`]: who starts with a wrong table does not know what it lets through.
-    pub fn open(file: &Path) -> Result<(Arc<Self>, Follower), OpenError> {
+    pub fn open(file: &Path, withheld: Withheld) -> Result<(Arc<Self>, Follower), OpenError> {
         let read = read(file);
-        let table = judge(file, &read)?;
+        let table = judge(file, &read, &withheld)?;
         tracing::info!(file = %file.display(), routes = table.len(), "routes read");
         let live = Arc::new(Self::of(table));
         let follower = Follower {
             live: Arc::clone(&live),
             file: file.to_owned(),
+            withheld: Arc::new(withheld),
             judged: read,
             changed: None,
         };
@@ -161,6 +163,7 @@ type Content = Result<Vec<u8>, String>;
 pub struct Follower {
     live: Arc<Live>,
     file: PathBuf,
+    withheld: Arc<Withheld>,
     /// What the file said when it was last taken or refused.
     judged: Content,
     /// What it says now, if that was seen once only.
@@ -200,8 +203,8 @@ impl Follower {
             return;
         }
         self.changed = None;
-        let file = self.file.clone();
-        let judged = spawn_blocking(move || (judge(&file, &read), read)).await;
+        let (file, withheld) = (self.file.clone(), Arc::clone(&self.withheld));
+        let judged = spawn_blocking(move || (judge(&file, &read, &withheld), read)).await;
         if let Ok((table, read)) = judged {
             self.judged = read;
             self.take(table);
@@ -232,7 +235,7 @@ fn read(file: &Path) -> Content {
     read.map(|_| bytes).map_err(|error| error.to_string())
 }
 
-fn judge(file: &Path, content: &Content) -> Result<Table, OpenError> {
+fn judge(file: &Path, content: &Content, withheld: &Withheld) -> Result<Table, OpenError> {
     let file = file.display().to_string();
     let bytes = match content {
         Ok(bytes) => bytes,
@@ -249,7 +252,7 @@ fn judge(file: &Path, content: &Content) -> Result<Table, OpenError> {
             message: "it is no UTF-8".to_owned(),
         }
     });
-    text.and_then(Table::parse)
+    text.and_then(|text| Table::parse(text, withheld))
         .map_err(|wrong| OpenError::Wrong { file, wrong })
 }
 
@@ -303,7 +306,7 @@ mod tests {
             let dir = TempDir::new().expect("a directory");
             let file = dir.path().join("routes.toml");
             std::fs::write(&file, table_for("/a")).expect("written");
-            let (live, follower) = Live::open(&file).expect("a table");
+            let (live, follower) = Live::open(&file, Withheld::default()).expect("a table");
             Self {
                 dir,
                 live,
@@ -408,7 +411,8 @@ mod tests {
         }
         symlink("..1", at("..data")).expect("linked");
         symlink("..data/routes.toml", at("routes.toml")).expect("linked");
-        let (live, follower) = Live::open(&at("routes.toml")).expect("a table");
+        let (live, follower) =
+            Live::open(&at("routes.toml"), Withheld::default()).expect("a table");
         let task = tokio::spawn(follower.run(Duration::from_secs(2)));
 
         symlink("..2", at("..data_tmp")).expect("linked");
@@ -435,7 +439,11 @@ mod tests {
     fn a_wrong_file_refuses_the_start_and_is_told_with_its_line() {
         let dir = TempDir::new().expect("a directory");
         let file = dir.path().join("routes.toml");
-        let told = || Live::open(&file).expect_err("refused").to_string();
+        let told = || {
+            Live::open(&file, Withheld::default())
+                .expect_err("refused")
+                .to_string()
+        };
         let shown = file.display();
         assert!(
             told().starts_with(&format!("{shown}: cannot be read: ")),

@@ -18,6 +18,7 @@ mod path;
 mod table;
 mod template;
 mod tree;
+mod withheld;
 
 use std::borrow::Cow;
 
@@ -26,6 +27,7 @@ pub use live::{Counts, Follower, Live, OpenError};
 pub use path::{PATH_BYTES_MAX, PathRefusal};
 pub use table::{Matched, NearMiss, ROUTES_MAX, TABLE_BYTES_MAX, Table, TableError};
 pub use template::is_header_name;
+pub use withheld::Withheld;
 
 /// What of a request a route looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use super::host::{self, HostPattern};
 use super::path::Path;
 use super::template::{PathTemplate, ResourceTemplate};
 use super::tree::{Place, Tree};
+use super::withheld::Withheld;
 use super::{Headers, Needed, OnStale, Request, Unanswerable};
 
 /// Most routes of a table.
@@ -62,11 +63,11 @@ pub struct NearMiss {
 }
 
 impl Table {
-    /// Reads the text of a table.
+    /// Reads the text of a table, whose resources are made of no header that is withheld.
     ///
     /// # Errors
     /// [`TableError`] with the line of the first thing that is wrong.
-    pub fn parse(text: &str) -> Result<Self, TableError> {
+    pub fn parse(text: &str, withheld: &Withheld) -> Result<Self, TableError> {
         if text.len() > TABLE_BYTES_MAX {
             let message = format!("a table has at most {TABLE_BYTES_MAX} bytes");
             return Err(TableError {
@@ -93,7 +94,7 @@ impl Table {
             ..Self::default()
         };
         for entry in &file.route {
-            table.add(entry, &lines)?;
+            table.add(entry, &lines, withheld)?;
         }
         Ok(table)
     }
@@ -178,7 +179,12 @@ impl Table {
         self.rules.get(place as usize)
     }
 
-    fn add(&mut self, entry: &Spanned<Entry>, lines: &Lines) -> Result<(), TableError> {
+    fn add(
+        &mut self,
+        entry: &Spanned<Entry>,
+        lines: &Lines,
+        withheld: &Withheld,
+    ) -> Result<(), TableError> {
         let line = lines.at(entry.span().start);
         let at_route = |message: String| TableError {
             line: Some(line),
@@ -187,7 +193,7 @@ impl Table {
         if self.rules.len() == ROUTES_MAX {
             return Err(at_route(format!("a table has at most {ROUTES_MAX} routes")));
         }
-        let rule = Rule::read(entry.get_ref(), line, lines)?;
+        let rule = Rule::read(entry.get_ref(), line, lines, withheld)?;
         let hides = |place| {
             self.rule(place)
                 .is_some_and(|earlier| earlier.covers(&rule))
@@ -248,7 +254,12 @@ struct Rule {
 }
 
 impl Rule {
-    fn read(entry: &Entry, line: usize, lines: &Lines) -> Result<Self, TableError> {
+    fn read(
+        entry: &Entry,
+        line: usize,
+        lines: &Lines,
+        withheld: &Withheld,
+    ) -> Result<Self, TableError> {
         let at_route = |message: &str| TableError {
             line: Some(line),
             message: message.to_owned(),
@@ -291,7 +302,7 @@ impl Rule {
             line,
             host: host.transpose()?,
             methods,
-            need: need_of(entry, template, lines, at_route)?,
+            need: need_of(entry, template, lines, withheld, at_route)?,
             audience: audience.transpose()?.map(Into::into),
             on_stale: on_stale.transpose()?.unwrap_or_default(),
             optional: entry.optional,
@@ -344,6 +355,7 @@ fn need_of(
     entry: &Entry,
     template: PathTemplate<'_>,
     lines: &Lines,
+    withheld: &Withheld,
     at_route: impl Fn(&str) -> TableError,
 ) -> Result<Option<BoxedNeed>, TableError> {
     let (action, resource) = match (&entry.action, &entry.resource) {
@@ -360,7 +372,12 @@ fn need_of(
             ));
         }
     };
-    let read = demand::need(action.get_ref(), resource.get_ref(), Some(template));
+    let read = demand::need(
+        action.get_ref(),
+        resource.get_ref(),
+        Some(template),
+        withheld,
+    );
     read.map_err(|(half, why)| match half {
         Half::Action => lines.wrong(action, why),
         Half::Resource => lines.wrong(resource, why),

@@ -82,7 +82,7 @@ fn told(table: &Table, method: &str, url: &str) -> String {
 }
 
 fn check(method: &str, url: &str, expected: &str) {
-    let table = Table::parse(TABLE).expect("a table");
+    let table = Table::parse(TABLE, &Withheld::default()).expect("a table");
     assert_eq!(told(&table, method, url), expected, "{method} {url}");
 }
 
@@ -144,7 +144,7 @@ fn a_host_that_envoy_may_compare_otherwise_has_no_route_where_routes_name_hosts(
     let routes = "[[route]]\nhost = \"public.com\"\npath = \"/**\"\noptional = true\n[[route]]\npath = \"/a\"\n";
     let any = "[[route]]\npath = \"/a\"\n";
     let check = |top: &str, routes: &str, host: &str, expected: &str| {
-        let table = Table::parse(&format!("{top}{routes}")).expect("a table");
+        let table = Table::parse(&format!("{top}{routes}"), &Withheld::default()).expect("a table");
         assert_eq!(
             told(&table, "GET", &format!("{host}/a")),
             expected,
@@ -199,7 +199,7 @@ fn what_has_two_readings_or_no_value_is_denied() {
 }
 
 fn check_wrong(text: &str, line: Option<usize>, hint: &str) {
-    let error = Table::parse(text).expect_err(text);
+    let error = Table::parse(text, &Withheld::default()).expect_err(text);
     assert_eq!(error.line, line, "{text}: {error}");
     assert!(error.message.contains(hint), "{text}: {error}");
 }
@@ -273,7 +273,7 @@ fn a_table_with_one_wrong_line_is_refused_whole_and_told_by_it() {
 fn a_table_has_its_limits() {
     let route = |at| format!("[[route]]\npath = \"/{at}\"\n");
     let full: String = (0..ROUTES_MAX).map(route).collect();
-    let table = Table::parse(&full).expect("as many as there may be");
+    let table = Table::parse(&full, &Withheld::default()).expect("as many as there may be");
     assert_eq!(table.len(), ROUTES_MAX);
     assert_eq!(told(&table, "GET", "/4095"), "8191:");
     let line = Some(2 * ROUTES_MAX + 1);
@@ -289,7 +289,7 @@ fn a_table_has_its_limits() {
 /// Two routes: is the second one refused for never matching?
 fn check_hidden(first: &str, second: &str, hidden: bool) {
     let text = format!("[[route]]\n{first}\n[[route]]\n{second}\n");
-    match Table::parse(&text) {
+    match Table::parse(&text, &Withheld::default()) {
         Ok(_) => assert!(!hidden, "{text}"),
         Err(error) => {
             assert!(hidden, "{text}: {error}");
@@ -351,7 +351,7 @@ fn a_route_that_can_never_match_is_refused() {
     // One hides it only together with another.
     let three = "[[route]]\nmethods = [\"GET\"]\npath = \"/a\"\n[[route]]\npath = \"/a\"\nmethods = \
                  [\"PUT\"]\n[[route]]\npath = \"/a\"\nmethods = [\"GET\", \"PUT\"]\n";
-    assert!(Table::parse(three).is_ok());
+    assert!(Table::parse(three, &Withheld::default()).is_ok());
 }
 
 fn template() -> impl Strategy<Value = String> {
@@ -402,9 +402,9 @@ proptest! {
             let file: File = toml::from_str(&text).expect("a route");
             let before = table.len();
             // What is refused for being hidden would be found by none of them.
-            let _ = table.add(&file.route[0], &Lines::of(&text));
+            let _ = table.add(&file.route[0], &Lines::of(&text), &Withheld::default());
             let taken = table.len() > before;
-            let read = Rule::read(file.route[0].get_ref(), 1, &Lines::of(&text));
+            let read = Rule::read(file.route[0].get_ref(), 1, &Lines::of(&text), &Withheld::default());
             all.push((taken.then_some(before), read.expect("a route")));
         }
         for (raw, host, method) in &requests {

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use crate::domain::grammar::{RESOURCE_BYTES_MAX, RESOURCE_SEGMENTS_MAX, is_segment};
 
 use super::path::{self, Path};
+use super::withheld::Withheld;
 use super::{HeaderValue, Headers, Unanswerable};
 
 /// Most segments of a path template.
@@ -22,13 +23,6 @@ pub(super) const PARTS_MAX: usize = 32;
 const TEMPLATE_BYTES_MAX: usize = 1 << 10;
 /// Most bytes of the name of a capture or a header.
 const NAME_BYTES_MAX: usize = 64;
-/// Headers that hold credentials, which must not end up in a resource: resources are logged.
-const SECRET_HEADERS: &[&str] = &[
-    "authorization",
-    "cookie",
-    "proxy-authorization",
-    "x-api-key",
-];
 
 /// One segment of a path template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,7 +336,11 @@ impl<'t> ResourceTemplate<'t> {
     ///
     /// # Errors
     /// What is wrong with it, and what to write instead.
-    pub(super) fn parse(text: &'t str, path: Option<PathTemplate<'_>>) -> Result<Self, String> {
+    pub(super) fn parse(
+        text: &'t str,
+        path: Option<PathTemplate<'_>>,
+        withheld: &Withheld,
+    ) -> Result<Self, String> {
         let template = Self(text);
         let count = segments(text).count();
         if count > RESOURCE_SEGMENTS_MAX || text.len() > TEMPLATE_BYTES_MAX {
@@ -354,7 +352,7 @@ impl<'t> ResourceTemplate<'t> {
         for segment in segments(text) {
             match Piece::read(segment) {
                 Piece::Literal(text) => check_resource_literal(text)?,
-                Piece::Header(name) => check_header(segment, name)?,
+                Piece::Header(name) => check_header(segment, name, withheld)?,
                 Piece::Capture(name) => {
                     if !is_name(name) {
                         return Err(format!(
@@ -432,10 +430,10 @@ fn check_resource_literal(text: &str) -> Result<(), String> {
     }
 }
 
-fn check_header(segment: &str, name: &str) -> Result<(), String> {
-    if SECRET_HEADERS.contains(&name) {
+fn check_header(segment: &str, name: &str, withheld: &Withheld) -> Result<(), String> {
+    if withheld.has(name) {
         return Err(format!(
-            "'{segment}': a credential must not become part of a resource"
+            "'{segment}': a credential or an identity must not become part of a resource"
         ));
     }
     if is_header_name(name) {

@@ -169,7 +169,7 @@ fn check_resource(template: &str, resource: &str, raw: &str, expected: Result<&s
     ]);
     let template = PathTemplate::parse(template).unwrap_or_else(|why| panic!("{template}: {why}"));
     assert!(template.matches(&path(raw)), "{template:?} {raw}");
-    let read = ResourceTemplate::parse(resource, Some(template));
+    let read = ResourceTemplate::parse(resource, Some(template), &Withheld::default());
     let read = read.unwrap_or_else(|why| panic!("{resource}: {why}"));
     let made = read.resource(Some(template), &path(raw), &headers);
     let expected = match expected {
@@ -260,18 +260,18 @@ fn what_is_no_resource_template_is_refused_and_says_what_to_write() {
         ("{header:authorization}", "credential"),
         ("{header:cookie}", "credential"),
     ] {
-        let why = match ResourceTemplate::parse(resource, Some(template)) {
+        let why = match ResourceTemplate::parse(resource, Some(template), &Withheld::default()) {
             Ok(_) => panic!("{resource:?} is refused"),
             Err(why) => why,
         };
         assert!(why.contains(hint), "{resource}: {why}");
     }
     assert!(
-        ResourceTemplate::parse("{a}", None).is_err(),
+        ResourceTemplate::parse("{a}", None, &Withheld::default()).is_err(),
         "no path, no capture"
     );
     let many = "a/".repeat(RESOURCE_SEGMENTS_MAX) + "a";
-    assert!(ResourceTemplate::parse(&many, None).is_err());
+    assert!(ResourceTemplate::parse(&many, None, &Withheld::default()).is_err());
 }
 
 proptest! {
@@ -282,7 +282,7 @@ proptest! {
     ) {
         let template = if tail { "/p/{a=**}" } else { "/p/{a}" };
         let template = PathTemplate::parse(template).expect("a template");
-        let resource = ResourceTemplate::parse("x/{a}/y", Some(template)).expect("a template");
+        let resource = ResourceTemplate::parse("x/{a}/y", Some(template), &Withheld::default()).expect("a template");
         let path = match Path::parse(&raw) {
             Ok(path) if template.matches(&path) => path,
             Ok(_) => return Ok(()),
@@ -306,6 +306,6 @@ proptest! {
         if let (Ok(template), Ok(path)) = (PathTemplate::parse(&text), Path::parse(&raw)) {
             template.matches(&path);
         }
-        let _ = ResourceTemplate::parse(&text, None);
+        let _ = ResourceTemplate::parse(&text, None, &Withheld::default());
     }
 }

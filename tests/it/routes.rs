@@ -452,6 +452,32 @@ fn what_a_route_cannot_need_is_told_and_what_never_matches() {
     check_wrong(many, Some(8193), "at most 4096 routes");
 }
 
+#[test]
+fn no_resource_is_made_of_a_header_that_the_settings_give_another_meaning() {
+    let route = "[[route]]\npath = \"/a\"\naction = \"a:b\"\nresource = \"acme/{header:x-acme}\"\n";
+    let world = World::new(route);
+    world.check("GET", "/a", &["x-acme: web"], 1, "a:b@acme/web");
+    for setting in [
+        "envoy.credentials=authorization,x-acme",
+        "envoy.credentials=x_acme",
+        "envoy.headers.subject=x-acme",
+        "envoy.headers.revision=x-acme",
+    ] {
+        let ran = world.test("GET", "/a", &["x-acme: web"], &["--set", setting]);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (2, ""),
+            "{setting}: {}",
+            ran.stderr
+        );
+        let place = format!(
+            "{}:4: '{{header:x-acme}}': a credential",
+            world.file().display()
+        );
+        assert!(ran.stderr.contains(&place), "{setting}: {}", ran.stderr);
+    }
+}
+
 fn command(words: &[&str], file: &Path) -> Ran {
     let mut command = latchkey();
     command.args(words).arg(file);

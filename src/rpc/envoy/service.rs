@@ -86,7 +86,7 @@ impl EnvoyFront {
             check,
             metrics,
             routes,
-            extensions: Extensions::default(),
+            extensions: Extensions::new(settings.withheld()),
             trusted_hops: settings.trusted_hops,
             message_bytes_max,
             logged: Mutex::default(),
