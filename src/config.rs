@@ -358,7 +358,7 @@ impl Default for Limits {
             message_bytes_max: 1024 * 1024,
             // More than a proxy takes back at once for a client of its own: what ends its connection
             // ends the questions of all its other clients.
-            pending_resets_max: 10_000,
+            pending_resets_max: 256,
             error_resets_max: 100,
             ping_every: Duration::from_secs(30),
             ping_time_max: Duration::from_secs(10),

@@ -6,6 +6,7 @@
 mod address;
 mod answers;
 mod bare;
+mod burst;
 mod certificates;
 mod client;
 mod config;
