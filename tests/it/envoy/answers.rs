@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use v1::enforcement::State;
 
-use super::client::{Answer, Ask, get};
+use super::client::{Answer, Ask, get, until};
 use super::config::Listener;
 use super::mesh::{Mesh, SECRET, asking, web, with_scope};
 
@@ -223,7 +223,8 @@ async fn a_token_that_expires_is_told_so() {
         ..web()
     });
     let ask = secret(&short.await.secret);
-    while ask.send(mesh.envoy.port("raw")).await.status == 200 {}
+    let ended = async || ask.send(mesh.envoy.port("raw")).await.status != 200;
+    until("expired", ended).await;
     mesh.finds_invalid(&ask, "expired", "the token has expired")
         .await;
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::upstream::Seen;
 
@@ -204,6 +204,19 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
         let begin = line + 2;
         body.extend(&bytes[begin..begin + length]);
         bytes = &bytes[begin + length + 2..];
+    }
+}
+
+/// Asks again and again until it is so, which must be while there is patience.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let from = std::panic::Location::caller();
+    async move {
+        let began = Instant::now();
+        while !is_so().await {
+            assert!(began.elapsed() < PATIENCE, "not {what}, at {from}");
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -4,9 +4,10 @@
 //! would let everything pass that is not judged.
 
 use latchkey::proto::v1;
+use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::client::{Ask, ask, get};
+use super::client::{Ask, ask, get, until};
 use super::mesh::{Mesh, SECRET, asking, web};
 
 /// Two listeners that fail open and leave requests as they are.
@@ -153,18 +154,16 @@ async fn a_burst_on_a_new_connection_is_judged_where_envoy_is_told_how_much_fits
 async fn no_question_is_lost_when_connections_are_renewed() {
     let mesh = mesh(&["limits.connection_age_max=200ms"]).await;
     let path = "/stats?format=json&filter=cluster.asked-by-raw.upstream_cx_total";
-    loop {
+    let renewed = async || {
         let mut answers = JoinSet::new();
         for _ in 0..16 {
             let port = mesh.envoy.port("raw");
             answers.spawn(async move { get(SECRET).send(port).await.status });
         }
         assert_eq!(answers.join_all().await, [401; 16]);
-        let told = mesh.envoy.ask(path).await;
-        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-        if told["stats"][0]["value"].as_u64().expect("a number") > 8 {
-            break;
-        }
-    }
+        let told: Value = serde_json::from_str(&mesh.envoy.ask(path).await).expect("JSON");
+        told["stats"][0]["value"].as_u64() > Some(8)
+    };
+    until("renewed", renewed).await;
     assert_eq!(mesh.reached().len(), 0);
 }

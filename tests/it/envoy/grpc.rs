@@ -43,7 +43,7 @@ fn listener(name: &'static str, port: u16) -> Listener {
     Listener::asking(name, port).route("/acme.v1.Secrets/", &NEEDS)
 }
 
-/// `raw`, `joined`, `web` with Envoy's gRPC-Web filter, and `caller` where Latchkey asks callers.
+/// `raw`, `joined`, and `web` with Envoy's gRPC-Web filter.
 async fn mesh() -> Mesh {
     Mesh::start(&[], |port| {
         let [raw, mut joined, mut web] = ["raw", "joined", "web"].map(|name| listener(name, port));

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use latchkey::proto::v1;
 use serde_json::Value;
 
-use super::client::{Ask, get};
+use super::client::{Ask, get, until};
 use super::config::Listener;
 use super::mesh::{Mesh, SECRET, asking, web, with_scope};
 use super::upstream::Seen;
@@ -203,6 +203,17 @@ async fn a_client_is_told_when_its_token_ends_soon() {
     }
 }
 
+/// What Envoy's access log tells of a request, once it does.
+async fn logged(mesh: &Mesh, path: &str) -> Value {
+    let find = || {
+        let lines = mesh.envoy.written("requests");
+        let lines = lines.lines().map(serde_json::from_str::<Value>);
+        lines.flatten().find(|line| line["path"] == path)
+    };
+    until("logged", async || find().is_some()).await;
+    find().expect("found")["latchkey"].clone()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_access_log_tells_who_it_was_and_why_not() {
     let mesh = Mesh::start(&[], listeners).await;
@@ -215,21 +226,10 @@ async fn the_access_log_tells_who_it_was_and_why_not() {
     assert_eq!(get("/v1/secrets/b").send(raw).await.status, 401);
     mesh.revoke(&issued.secret).await;
     assert_eq!(with_token("/v1/secrets/c").send(joined).await.status, 401);
-    let logged = |path: &str| -> Value {
-        loop {
-            let lines = mesh.envoy.written("requests");
-            let lines = lines.lines().map(serde_json::from_str::<Value>);
-            let found = lines.flatten().find(|line| line["path"] == path);
-            if let Some(found) = found {
-                break found["latchkey"].clone();
-            }
-            std::thread::yield_now();
-        }
-    };
-    let allowed = logged("/v1/secrets/a");
+    let allowed = logged(&mesh, "/v1/secrets/a").await;
     assert_eq!(allowed["reason"], "allowed");
     assert!(allowed["valid_for_ms"].as_f64() > Some(0.0), "{allowed}");
-    let revoked = logged("/v1/secrets/c");
+    let revoked = logged(&mesh, "/v1/secrets/c").await;
     assert_eq!(revoked["reason"], "revoked");
     assert!(revoked["valid_for_ms"].is_null(), "{revoked}");
     for of_token in [allowed, revoked] {
@@ -238,8 +238,8 @@ async fn the_access_log_tells_who_it_was_and_why_not() {
         assert_eq!(of_token["kind"], "resource");
         assert!(of_token["revision"].is_string(), "{of_token}");
     }
-    assert_eq!(logged("/v1/nowhere")["reason"], "no_route");
-    let anonymous = logged("/v1/secrets/b");
+    assert_eq!(logged(&mesh, "/v1/nowhere").await["reason"], "no_route");
+    let anonymous = logged(&mesh, "/v1/secrets/b").await;
     assert_eq!(anonymous["reason"], "no_token");
     assert!(anonymous["token_id"].is_null(), "{anonymous}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::client::{Answer, get};
+use super::client::{Answer, get, until};
 use super::config::{Listener, config};
 use super::mesh::{NEEDS, SECRET, port, web};
 use super::process::Envoy;
@@ -137,13 +137,15 @@ impl Stage {
             "open",
             "open-short",
         ] {
-            while self.send(listener, Some(&self.revoked)).await.status != 401 {}
+            let answers = async || self.send(listener, Some(&self.revoked)).await.status == 401;
+            until("as ever", answers).await;
         }
     }
 
     /// Until nobody vouches any more for what it knows.
     async fn stale(&self) {
-        while self.send("closed", Some(&self.good)).await.status != 503 {}
+        let is_stale = async || self.send("closed", Some(&self.good)).await.status == 503;
+        until("stale", is_stale).await;
     }
 }
 

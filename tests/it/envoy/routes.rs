@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tonic::Code;
 
-use super::client::{Ask, get};
+use super::client::{Ask, get, until};
 use super::config::Listener;
 use super::grpc::call;
 use super::mesh::{Mesh, with_scope};
@@ -225,17 +225,18 @@ async fn a_table_is_replaced_whole_and_a_broken_one_not_at_all() {
     stage.check(&before, 401, Some("no_token")).await;
     let broken = format!("{TABLE}\n[[route]]\npath = \"/new\"\nacton = \"a:b\"\n");
     stage.replace(&broken);
-    while !stage.mesh.latchkey.logged().contains("acton") {
-        tokio::task::yield_now().await;
-    }
+    let told = async || stage.mesh.latchkey.logged().contains("acton");
+    until("told", told).await;
     stage.check(&before, 401, Some("no_token")).await;
     stage.check(&get("/new"), 403, Some("no_route")).await;
     stage.replace("[[route]]\npath = \"/new\"\noptional = true\n");
     let port = stage.mesh.envoy.port("raw");
-    while get("/new").send(port).await.status != 200 {
+    let replaced = async || {
         // No request is lost meanwhile: it is judged by the one or by the other.
         assert!([401, 403].contains(&before.send(port).await.status));
-    }
+        get("/new").send(port).await.status == 200
+    };
+    until("replaced", replaced).await;
     stage.check(&before, 403, Some("no_route")).await;
 }
 
