@@ -343,3 +343,29 @@ async fn a_websocket_is_asked_about_once_and_a_denied_one_is_not_opened() {
     stream.read_exact(&mut bytes).await.expect("received");
     assert_eq!(&bytes, b"any bytes");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_for_an_audience_is_for_routes_of_that_audience_alone() {
+    let mesh = both(&[], routed).await;
+    // `/v1/audience` is for `web-api`, `/v1/signed-in` for nobody in particular.
+    for (audience, with, without) in [
+        ("", true, true),
+        ("web-api", true, false),
+        ("b", false, false),
+    ] {
+        let token = mesh.issue(v1::IssueTokenRequest {
+            audience: audience.to_owned(),
+            ..web()
+        });
+        let token = token.await.secret;
+        for (path, passes) in [("/v1/audience", with), ("/v1/signed-in", without)] {
+            let ask = get(path).bearer(&token);
+            if passes {
+                mesh.allows(&ask).await;
+            } else {
+                let message = "the token is not meant for this audience";
+                mesh.finds_invalid(&ask, "audience", message).await;
+            }
+        }
+    }
+}

@@ -40,6 +40,8 @@ pub(crate) struct Listener {
     pub(crate) traces: bool,
     /// Beginnings of the names of headers that are taken away before anything looks at them.
     pub(crate) removes: &'static [&'static str],
+    /// What its virtual host says beside its routes.
+    pub(crate) of_host: &'static [(&'static str, &'static str)],
     pub(crate) routes: Vec<Route>,
 }
 
@@ -69,6 +71,7 @@ impl Listener {
             include_certificate: false,
             traces: false,
             removes: &[],
+            of_host: &[],
             routes: Vec::new(),
         }
     }
@@ -178,23 +181,29 @@ impl Listener {
         });
         let mut routes = Vec::new();
         for Route { prefix, extensions } in &self.routes {
-            let extensions: serde_json::Map<String, Value> = extensions
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), json!(value)))
-                .collect();
             routes.push(json!({
                 "match": {"prefix": prefix},
                 "route": action,
-                "typed_per_filter_config": {"envoy.filters.http.ext_authz": {
-                    "@type": format!("{HTTP}.ext_authz.v3.ExtAuthzPerRoute"),
-                    "check_settings": {"context_extensions": extensions},
-                }},
+                "typed_per_filter_config": per_route(extensions),
             }));
         }
         routes.push(json!({"match": {"prefix": "/"}, "route": action}));
-        let host = json!({"name": "all", "domains": ["*"], "routes": routes});
+        let mut host = json!({"name": "all", "domains": ["*"], "routes": routes});
+        if !self.of_host.is_empty() {
+            host["typed_per_filter_config"] = per_route(self.of_host);
+        }
         json!({"virtual_hosts": [host]})
     }
+}
+
+fn per_route(extensions: &[(&str, &str)]) -> Value {
+    let pairs = extensions.iter();
+    let pairs = pairs.map(|(key, value)| ((*key).to_owned(), json!(value)));
+    let extensions: serde_json::Map<String, Value> = pairs.collect();
+    json!({"envoy.filters.http.ext_authz": {
+        "@type": format!("{HTTP}.ext_authz.v3.ExtAuthzPerRoute"),
+        "check_settings": {"context_extensions": extensions},
+    }})
 }
 
 /// The whole of it, with the upstream behind every listener.

@@ -236,3 +236,23 @@ async fn what_is_needed_is_said_by_the_route_and_the_peer_by_the_connection() {
         assert_eq!(source.address, "127.0.0.2");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_virtual_host_and_route_say_is_merged_key_by_key() {
+    let (fixed, upstream) = (Fixed::start().await, Upstream::start().await);
+    let mut asking =
+        Listener::asking("one", fixed.port).route("/a/", &[("latchkey.action", "c:d")]);
+    asking.of_host = &[("latchkey.action", "a:b"), ("latchkey.optional", "true")];
+    let envoy = Envoy::start(&config(&[asking], upstream.port)).await;
+    fixed.answer(Ok(CheckResponse::default()));
+    for (path, action) in [("/a/", "c:d"), ("/b", "a:b")] {
+        get(path).send(envoy.port("one")).await.seen();
+        let asked = fixed
+            .asked()
+            .attributes
+            .expect("attributes")
+            .context_extensions;
+        assert_eq!(asked["latchkey.action"], action);
+        assert_eq!((&*asked["latchkey.optional"], asked.len()), ("true", 2));
+    }
+}
