@@ -37,20 +37,7 @@ const CONSTANT: &str = "a constant answer";
 /// The least that any server of the same stack takes.
 const UNREAD: &str = "an empty answer to an unread question";
 
-const START: &str = r#"
-    mkfifo said
-    "$ENVOY" -c envoy.json --disable-hot-restart --concurrency 1 --admin-address-path admin \
-        --log-level info >said 2>&1 &
-    envoy=$!
-    stop() { kill "$envoy"; wait "$envoy"; }
-    exec 3<said
-    until [ "$serving" ]; do
-        read -r line <&3 || { cat log; exit 1; }
-        echo "$line" >>log
-        case $line in *"starting workers"*) serving=yes ;; esac
-    done
-    cat <&3 >>log &
-"#;
+const START: &str = include_str!("../../tests/it/envoy/start.sh");
 
 pub(crate) fn run(tokens: &[u64]) {
     let runtime = runtime();

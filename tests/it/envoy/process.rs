@@ -15,20 +15,7 @@ use crate::watched::{Watched, in_folder, write};
 /// How much of what it said is shown when a test fails.
 const TOLD_LINES_MAX: usize = 12;
 
-const START: &str = r#"
-    mkfifo said
-    "$ENVOY" -c envoy.json --disable-hot-restart --concurrency 1 --admin-address-path admin \
-        --file-flush-interval-msec 10 --log-level info >said 2>&1 &
-    envoy=$!
-    stop() { kill "$envoy"; wait "$envoy"; }
-    exec 3<said
-    until [ "$serving" ]; do
-        read -r line <&3 || { cat log; exit 1; }
-        echo "$line" >>log
-        case $line in *"starting workers"*) serving=yes ;; esac
-    done
-    cat <&3 >>log &
-"#;
+const START: &str = include_str!("start.sh");
 
 /// A running Envoy; it ends with its handle.
 pub(crate) struct Envoy {
