@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::leaks::{free_port, metrics};
@@ -27,8 +28,22 @@ fn last_used(who: As<'_>, id: &str) -> (String, String) {
     let shown = who.run(&format!("token show {id} --output json")).json();
     let text = |key: &str| shown[key].as_str().unwrap_or_default().to_owned();
     let (at, from) = (text("last_used_at"), text("last_used_from"));
-    assert!(at.is_empty() || at >= text("created_at"), "{shown}");
+    assert!(
+        at.is_empty() || instant(&at) >= instant(&text("created_at")),
+        "{shown}"
+    );
     (at, from)
+}
+
+/// An instant by its text, which has no zeros at its end and so has another order.
+fn instant(text: &str) -> Timestamp {
+    text.parse().expect("an instant")
+}
+
+#[test]
+fn instants_are_not_compared_as_texts() {
+    let [earlier, later] = ["2026-11-22T16:32:17.7Z", "2026-11-22T16:32:17.774Z"];
+    assert!(earlier > later && instant(earlier) < instant(later));
 }
 
 fn from_where(who: As<'_>, id: &str) -> Option<String> {
@@ -175,7 +190,7 @@ async fn replicas_note_uses_of_the_same_token_and_the_latest_stands_postgres() {
     b.terminate();
     let c = start("c");
     let (second, from) = last_used(c.as_bearer(&admin), &id);
-    assert!(second > first, "{second} {first}");
+    assert!(instant(&second) > instant(&first), "{second} {first}");
     assert_eq!(from, "192.0.2.2");
     c.terminate();
 }

@@ -156,6 +156,16 @@ impl Server {
         let _ = rustix::process::kill_process(pid, signal);
     }
 
+    /// Stops all its threads, until it is told to go on; they have stopped when this returns.
+    pub(crate) fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // The parent hears of it once the last thread has stopped.
+        let stopped = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED);
+        let (_, status) = stopped.expect("our child").expect("waited for");
+        assert!(status.stopped(), "{status:?}");
+    }
+
     /// The most memory that it had at any time.
     pub(crate) fn peak_kib(&self) -> u64 {
         let status = format!("/proc/{}/status", self.child.id());

@@ -176,7 +176,7 @@ async fn table() -> Vec<String> {
     lines.push(stage.row("answers later than `timeout`", "-short").await);
     stage.to_latchkey.to_client(Flow::Pass);
     stage.healed().await;
-    stage.latchkey.signal(Signal::STOP);
+    tokio::task::block_in_place(|| stage.latchkey.freeze());
     lines.push(
         stage
             .row("is frozen: connected, and silent", "-short")
