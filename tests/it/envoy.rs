@@ -14,6 +14,7 @@ mod example;
 mod facts;
 mod failing_open;
 mod fixed;
+mod frames;
 mod golden;
 mod grpc;
 mod hosts;

@@ -13,23 +13,12 @@ use tokio::time::timeout;
 
 use super::client::PATIENCE;
 use super::config::{Listener, config};
+use super::frames::{ALL_OF_IT, CANCEL, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame};
 use super::mesh::{Mesh, SECRET, asking};
 use super::process::Envoy;
 use crate::program::{Server, fresh};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const CANCEL: [u8; 4] = [0, 0, 0, 8];
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
 
 /// The fields of a GET by RFC 7541: names and usual values by their numbers in its table.
 fn fields(path: &str, more: &[u8]) -> Vec<u8> {
@@ -46,7 +35,7 @@ fn fields(path: &str, more: &[u8]) -> Vec<u8> {
 fn taken_back(count: u32, from: u32, fields: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for stream in (from..).step_by(2).take(count as usize) {
-        bytes.extend(frame(HEADERS, END_STREAM | END_HEADERS, stream, fields));
+        bytes.extend(frame(HEADERS, ALL_OF_IT, stream, fields));
         bytes.extend(frame(RST_STREAM, 0, stream, &CANCEL));
     }
     bytes
@@ -84,7 +73,7 @@ async fn check(port: u16, taken: u32) {
     for _ in 0..3 {
         let mut stream = begun(port).await;
         // From the first answer on Envoy is connected to Latchkey.
-        let ask = |id| frame(HEADERS, END_STREAM | END_HEADERS, id, &fields(SECRET, b""));
+        let ask = |id| frame(HEADERS, ALL_OF_IT, id, &fields(SECRET, b""));
         stream.write_all(&ask(1)).await.expect("sent");
         answer(&mut stream, 1).await;
         let last = 3 + 2 * taken;

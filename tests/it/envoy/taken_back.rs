@@ -7,24 +7,12 @@
 use tokio::io::AsyncWriteExt as _;
 
 use super::client::get;
+use super::frames::{ALL_OF_IT, CANCEL, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame};
 use super::mesh::{Mesh, SECRET, asking};
 
 /// Less than what Envoy itself takes for an attack.
 const AT_ONCE: u32 = 100;
 const TIMES: usize = 10;
-
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-/// The ends of the headers and of the stream.
-const ALL_OF_IT: u8 = 0x5;
-const CANCEL: u32 = 8;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-    [&head, payload].concat()
-}
 
 /// An entry of HPACK's table with a value of our own.
 fn named(entry: u8, value: &str) -> Vec<u8> {
@@ -39,7 +27,7 @@ fn taken_back() -> Vec<u8> {
     let streams = (0..AT_ONCE).map(|at| 2 * at + 1);
     let of = |stream| {
         let request = frame(HEADERS, ALL_OF_IT, stream, &headers);
-        [request, frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())].concat()
+        [request, frame(RST_STREAM, 0, stream, &CANCEL)].concat()
     };
     streams.flat_map(of).collect()
 }
@@ -52,8 +40,7 @@ async fn who_takes_requests_back_ends_nobody_elses_embedded() {
     denied().await;
     for _ in 0..TIMES {
         let mut stream = get(SECRET).connect(port).await;
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        let begun = [preface, frame(SETTINGS, 0, 0, b""), taken_back()].concat();
+        let begun = [PREFACE.to_vec(), frame(SETTINGS, 0, 0, b""), taken_back()].concat();
         stream.write_all(&begun).await.expect("sent");
         // What Envoy has asked meanwhile goes before this on the same connection.
         denied().await;
