@@ -32,12 +32,21 @@ fn read(body: &[u8]) -> CheckResponse {
 }
 
 fn with_told<R>(reason: Reason, subject: &str, of: impl FnOnce(&Told<'_>) -> R) -> R {
+    with_told_narrowed(reason, subject, false, of)
+}
+
+fn with_told_narrowed<R>(
+    reason: Reason,
+    subject: &str,
+    narrowed: bool,
+    of: impl FnOnce(&Told<'_>) -> R,
+) -> R {
     let seen = Seen {
         id: TokenId::parse(ID).unwrap(),
         kind: TokenKind::User,
         subject,
         scopes: None,
-        narrowed: false,
+        narrowed,
         expires_ms: Some(1_700_000_000_000),
         counts_uses: false,
     };
@@ -250,4 +259,18 @@ fn what_cannot_be_answered_is_denied() {
         other => panic!("{other:?}"),
     };
     assert_eq!(denied.status.unwrap().code, 503);
+}
+
+#[test]
+fn a_token_that_others_narrow_is_not_told_to_have_all_scopes() {
+    let wanted = Wanted::new(&["authorization"], &[], false);
+    let headers = Headers::of(&wanted);
+    let out = with_told_narrowed(Reason::Allowed, "user:alice", true, |told| {
+        style(&Envoy::default()).allowed(Some(told), &headers, &[])
+    });
+    let Some(HttpResponse::OkResponse(ok)) = read(&out).http_response else {
+        panic!("it passes");
+    };
+    assert!(!named(&ok.headers).contains_key("x-latchkey-scopes"));
+    assert_eq!(ok.headers_to_remove, ["x-latchkey-scopes"]);
 }

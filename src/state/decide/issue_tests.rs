@@ -186,6 +186,7 @@ fn a_service_token_needs_all_that_the_account_holds() {
         Reason::NotPermitted,
         "ceiling"
     );
+    assert!(world.is_narrowed(&token));
 }
 
 #[test]
@@ -209,6 +210,9 @@ fn derived_tokens_are_bounded_by_every_ancestor_and_die_with_them() {
         );
     }
     let last = chain[8].clone();
+    // The second has scopes of its own, and those after it only what it has.
+    let narrowed: Vec<bool> = chain.iter().map(|one| world.is_narrowed(one)).collect();
+    assert_eq!(narrowed, (0..9).map(|at| at > 1).collect::<Vec<_>>());
     assert_eq!(
         world.check(&last, "secrets:read", "acme/x"),
         Reason::Allowed

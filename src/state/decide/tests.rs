@@ -212,6 +212,18 @@ impl World {
         check(&self.state, &request, Now::at(self.now_ms)).reason
     }
 
+    /// Whether more than its own scopes is said to narrow a token.
+    pub(super) fn is_narrowed(&self, secret: &str) -> bool {
+        let request = CheckRequest {
+            token: secret,
+            needs: &[],
+            context: Context::default(),
+            kinds: KindSet::ALL,
+        };
+        let decision = check(&self.state, &request, Now::at(self.now_ms));
+        decision.token.expect("known").narrowed
+    }
+
     pub(super) fn id_of(&self, secret: &str) -> TokenId {
         self.state
             .token_by_key(Digest::of(secret).key())
