@@ -13,6 +13,7 @@ mod database;
 mod envoy;
 mod keys;
 mod optional_duration;
+mod seal;
 mod sources;
 mod text_duration;
 
@@ -30,6 +31,7 @@ pub use envoy::{
     CREDENTIALS_MAX as ENVOY_CREDENTIALS_MAX, Envoy, HOPS_MAX as ENVOY_HOPS_MAX, IdentityHeaders,
 };
 pub use keys::{KEYS, Key};
+pub use seal::{Seal, SealKeys};
 pub use sources::{ConfigError, Sources};
 
 /// All settings of a server.
@@ -56,6 +58,8 @@ pub struct Config {
     pub envoy: Envoy,
     /// How long tokens may live.
     pub tokens: Tokens,
+    /// Where the keys are that access tokens are sealed with.
+    pub seal: Seal,
     /// What becomes of the change log.
     pub changes: Changes,
     /// How it measures by itself how soon a revocation holds.

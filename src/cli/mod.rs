@@ -19,6 +19,8 @@ mod copy;
 mod directory;
 mod drill;
 mod failure;
+mod followed;
+mod key_pair;
 mod log;
 mod migrate;
 mod output;
@@ -26,6 +28,7 @@ mod parse;
 mod ready;
 mod routes;
 mod run;
+mod seal_key;
 mod server;
 mod status;
 mod store;
@@ -96,6 +99,12 @@ enum Command {
     /// Manage service accounts.
     #[command(subcommand)]
     Service(directory::principal::PrincipalCommand),
+    /// Make key pairs that service accounts log in with.
+    #[command(subcommand)]
+    KeyPair(key_pair::KeyPairCommand),
+    /// Make the keys that access tokens are sealed with.
+    #[command(subcommand)]
+    SealKey(seal_key::SealKeyCommand),
     /// Manage roles.
     #[command(subcommand)]
     Role(directory::role::RoleCommand),
@@ -207,6 +216,8 @@ async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
         Command::Service(command) => {
             directory::principal::run(PrincipalKind::Service, command, output).await
         }
+        Command::KeyPair(command) => key_pair::run(command, output),
+        Command::SealKey(command) => seal_key::run(command, output),
         Command::Role(command) => directory::role::run(command, output).await,
         Command::Grant(command) => directory::grant::run(command, output).await,
         Command::Apply(args) => apply::run(args, output).await,

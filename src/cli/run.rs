@@ -24,13 +24,13 @@ use crate::domain::clock::SystemClock;
 use crate::domain::entropy::{Entropy, OsEntropy};
 use crate::domain::token::TokenKind;
 use crate::replica::{self, Replica, WriterTask};
-use crate::routes::Live;
 use crate::rpc::{self, Metrics};
 use crate::state::decide::Lifetimes;
 use crate::store::StoreError;
 use crate::store::embedded::OpenError;
 
 use super::failure::CliError;
+use super::followed::Followed;
 use super::output::meter::Meter;
 use super::ready::Ready;
 use super::store;
@@ -162,12 +162,11 @@ pub(crate) async fn run(
         config.listen.addr = addr;
         taken = Some(listener);
     }
-    // Sooner than the store: a wrong table is soon mended, and a store may take long to load.
-    let routes = Routes::open(&config)?;
+    let followed = Followed::open(&config, &OsEntropy)?;
     let (authority, writer) = assemble(&config, open).await?;
     until_its_first_lease(&authority).await;
-    let served = serve(&config, taken, authority, &routes.live, first, ready).await;
-    routes.close().await;
+    let served = serve(&config, taken, authority, &followed, first, ready).await;
+    followed.close().await;
     writer.stop().await;
     served
 }
@@ -187,7 +186,7 @@ async fn serve(
     config: &Config,
     taken: Option<TcpListener>,
     authority: Authority,
-    routes: &Arc<Live>,
+    followed: &Followed,
     first: First,
     ready: impl FnOnce(Ready) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
@@ -216,11 +215,10 @@ async fn serve(
     let admin_addr = admin.as_ref().map(|(_, addr)| *addr);
     let admin_task = admin.map(|(listener, _)| {
         let shutdown = over.clone().cancelled_owned();
-        let (metrics, routes) = (metrics.clone(), Arc::clone(routes));
         tokio::spawn(rpc::serve_admin(
             authority.clone(),
-            metrics,
-            routes,
+            metrics.clone(),
+            followed.files.clone(),
             listener,
             shutdown,
         ))
@@ -238,7 +236,7 @@ async fn serve(
         metrics,
         listener,
         config,
-        Arc::clone(routes),
+        Arc::clone(&followed.files.routes),
         stop.clone().cancelled_owned(),
     );
     let served = served.await;
@@ -273,44 +271,6 @@ fn warn_of(config: &Config, authority: &Authority, first: First) {
             "Check asks its callers for no token: whoever reaches this port, also through a proxy, \
              may ask; check.open = false asks for one"
         );
-    }
-}
-
-/// The route table, and who follows its file if there is one.
-struct Routes {
-    live: Arc<Live>,
-    task: Option<JoinHandle<()>>,
-}
-
-impl Routes {
-    fn open(config: &Config) -> Result<Self, CliError> {
-        let file = &config.envoy.routes_file;
-        if file.as_os_str().is_empty() {
-            let live = Arc::new(Live::empty());
-            return Ok(Self { live, task: None });
-        }
-        let (live, follower) =
-            Live::open(file, config.envoy.withheld()).map_err(CliError::usage)?;
-        // Without a file it ends the server, as it does where a terminal is closed.
-        let mut hangup = signal(SignalKind::hangup()).map_err(cannot_wait)?;
-        let (poll, told) = (config.envoy.routes_poll, Arc::clone(&live));
-        let task = tokio::spawn(async move {
-            let told = async {
-                while hangup.recv().await.is_some() {
-                    told.look_now();
-                }
-            };
-            tokio::join!(follower.run(poll), told);
-        });
-        let task = Some(task);
-        Ok(Self { live, task })
-    }
-
-    async fn close(self) {
-        if let Some(task) = self.task {
-            task.abort();
-            let _ = task.await;
-        }
     }
 }
 
@@ -350,7 +310,7 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
     Ok(stop)
 }
 
-fn cannot_wait(error: std::io::Error) -> CliError {
+pub(super) fn cannot_wait(error: std::io::Error) -> CliError {
     CliError::unavailable(format!("cannot wait for signals: {error}"))
 }
 

@@ -65,6 +65,10 @@ fn the_lines_that_scripts_rely_on_are_accepted() {
         "latchkey token issue --kind user --wait --name n --reason r",
         "latchkey grant create --principal user:alice --role agent --resource acme --reason r --wait",
         "latchkey health",
+        "latchkey key-pair generate --out ci.key",
+        "latchkey key-pair generate --p256 --out ci.key --output json",
+        "latchkey seal-key generate --out seal.keys",
+        "latchkey seal-key generate --out -",
         "latchkey completions bash",
     ] {
         let line = line.replace("         ", "");
@@ -108,6 +112,9 @@ fn what_is_missing_or_contradicts_itself_is_a_usage_error() {
         "latchkey user create alice --home acme",
         "latchkey apply",
         "latchkey apply -f x --yes --dry-run",
+        "latchkey key-pair generate",
+        "latchkey key-pair generate --rsa --out f",
+        "latchkey seal-key generate",
         "latchkey dev --output yaml",
     ] {
         let error = parses(line).expect_err(line);

@@ -151,6 +151,22 @@ pub const KEYS: &[Key] = &[
         "longest life of service tokens",
     ),
     key(
+        "seal.keys",
+        "keys that access tokens are sealed with, as `latchkey seal-key generate` writes them, with commas or line ends between them; never printed",
+    ),
+    key(
+        "seal.keys_file",
+        "file with such keys, one a line, which no others may read; where nothing is set, `seal.keys` in `store.data_dir` of the embedded store, made at the first start",
+    ),
+    key(
+        "seal.keys_dir",
+        "directory of such files, as a Kubernetes Secret is mounted",
+    ),
+    key(
+        "seal.poll",
+        "how often they are read again; SIGHUP reads them at once",
+    ),
+    key(
         "changes.format_max",
         "newest format that the change log may be raised to while this server is there; `0` is the newest that it knows",
     ),

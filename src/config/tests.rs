@@ -102,6 +102,8 @@ fn settings_out_of_their_bounds_are_refused_by_name() {
         ("envoy.routes_poll", "99ms", false),
         ("envoy.routes_poll", "100ms", true),
         ("envoy.routes_poll", "61min", false),
+        ("seal.poll", "99ms", false),
+        ("seal.poll", "61min", false),
         ("lease.length", "199ms", false),
         ("lease.length", "301s", false),
         ("lease.poll", "6s", false),
@@ -171,6 +173,19 @@ fn printed_settings_read_back() {
     );
     let text = toml::to_string(&config).expect("settings are TOML");
     assert_eq!(built(&text, &[], &[]), config);
+}
+
+#[test]
+fn seal_keys_are_never_printed() {
+    let environment = [("LATCHKEY_SEAL_KEYS", "hunter2")];
+    let config = built("", &environment, &[]);
+    assert_eq!(config.seal.keys.reveal(), "hunter2");
+    let text = toml::to_string(&config).expect("settings are TOML");
+    let shown = format!("{text} {config:?}");
+    assert!(
+        !shown.contains("hunter2") && text.contains("keys = \"***\""),
+        "{shown}"
+    );
 }
 
 #[test]

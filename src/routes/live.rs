@@ -1,34 +1,25 @@
 //! The route table in use: read at start, and again whenever its file has changed.
 //!
-//! ```text
-//! every poll, or told to ─► bytes of the file ─► as judged before? ─► parse ─► swapped whole
-//!                                                                         └──► or refused: the old one stays
-//! ```
-//!
-//! Compares what the file says, not when it was written: a ConfigMap is swapped by a link above
-//! it. What the poll finds counts once it is read twice alike, for a file that is written in
-//! place is half there for a while; who says that it is to be read vouches for it. One task
-//! writes the table; requests hold the one they began with, and none waits.
+//! How it is followed is that of everything that is read while the server runs; here is what is
+//! read, what is taken and what is refused.
 
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
 use thiserror::Error;
-use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+
+use crate::followed;
 
 use super::table::{TABLE_BYTES_MAX, Table, TableError};
 use super::withheld::Withheld;
 
-/// How soon what has changed is read once more.
-const SETTLE_TIME: Duration = Duration::from_millis(100);
+/// The table in use; see [`followed::Live`].
+pub type Live = followed::Live<Table>;
+/// Who keeps the table as its file says.
+pub type Follower = followed::Follower<RouteFile>;
 
 /// Why a table is not taken from its file.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -73,29 +64,6 @@ impl Table {
     }
 }
 
-/// What became of the table since the start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// Routes in use.
-    pub routes: usize,
-    /// Times that another table was taken.
-    pub reloads: u64,
-    /// Contents of the file that were refused.
-    pub refusals: u64,
-    /// Whether the file is another than the table in use, because it is refused.
-    pub refused: bool,
-}
-
-/// The table in use. Its follower alone writes it; a request reads it without a lock.
-#[derive(Debug, Default)]
-pub struct Live {
-    table: ArcSwap<Table>,
-    reloads: AtomicU64,
-    refusals: AtomicU64,
-    refused: AtomicBool,
-    look: Notify,
-}
-
 impl Live {
     /// No routes: what Envoy's own routes do not answer is denied.
     #[must_use]
@@ -108,120 +76,43 @@ impl Live {
     /// # Errors
     /// [`OpenError`]: who starts with a wrong table does not know what it lets through.
     pub fn open(file: &Path, withheld: Withheld) -> Result<(Arc<Self>, Follower), OpenError> {
-        let read = read(file);
-        let table = judge(file, &read, &withheld)?;
-        tracing::info!(file = %file.display(), routes = table.len(), "routes read");
-        let live = Arc::new(Self::of(table));
-        let follower = Follower {
-            live: Arc::clone(&live),
+        Self::follow(RouteFile {
             file: file.to_owned(),
             withheld: Arc::new(withheld),
-            judged: read,
-            changed: None,
-        };
-        Ok((live, follower))
-    }
-
-    /// A table that stays as it is.
-    #[must_use]
-    pub fn of(table: Table) -> Self {
-        Self {
-            table: ArcSwap::from_pointee(table),
-            ..Self::default()
-        }
-    }
-
-    /// The table as it is now; a request asks once, and goes by what it was given.
-    #[must_use]
-    #[inline]
-    pub fn current(&self) -> Guard<Arc<Table>> {
-        self.table.load()
-    }
-
-    /// Has the file read at once, and what it says taken as it is.
-    pub fn look_now(&self) {
-        self.look.notify_one();
-    }
-
-    /// What became of the table since the start.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        Counts {
-            routes: self.current().len(),
-            reloads: self.reloads.load(Ordering::Relaxed),
-            refusals: self.refusals.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-        }
+        })
     }
 }
 
 /// The bytes of the file, or why there are none.
 type Content = Result<Vec<u8>, String>;
 
-/// Who keeps the table as its file says.
-#[derive(Debug)]
-pub struct Follower {
-    live: Arc<Live>,
+/// A file with a table, and the headers that it may not read.
+#[derive(Clone, Debug)]
+pub struct RouteFile {
     file: PathBuf,
     withheld: Arc<Withheld>,
-    /// What the file said when it was last taken or refused.
-    judged: Content,
-    /// What it says now, if that was seen once only.
-    changed: Option<Content>,
 }
 
-impl Follower {
-    /// Follows the file until it is dropped.
-    pub async fn run(mut self, poll: Duration) {
-        loop {
-            let wait = match self.changed {
-                None => poll,
-                Some(_) => poll.min(SETTLE_TIME),
-            };
-            let told = tokio::select! {
-                () = self.live.look.notified() => true,
-                () = sleep(wait) => false,
-            };
-            self.look(told).await;
-        }
+impl followed::Source for RouteFile {
+    type Content = Content;
+    type Value = Table;
+    type Error = OpenError;
+
+    fn read(&self) -> Content {
+        read(&self.file)
     }
 
-    /// Looks at the file once; what is new is taken or refused if it was seen before, or if it is
-    /// vouched for.
-    async fn look(&mut self, vouched: bool) {
-        let file = self.file.clone();
-        // The file may lie on a disk that hangs; that is not to hold up requests.
-        let Ok(read) = spawn_blocking(move || read(&file)).await else {
-            return;
-        };
-        if read == self.judged {
-            self.changed = None;
-            return;
-        }
-        if !vouched && self.changed.as_ref() != Some(&read) {
-            self.changed = Some(read);
-            return;
-        }
-        self.changed = None;
-        let (file, withheld) = (self.file.clone(), Arc::clone(&self.withheld));
-        let judged = spawn_blocking(move || (judge(&file, &read, &withheld), read)).await;
-        if let Ok((table, read)) = judged {
-            self.judged = read;
-            self.take(table);
-        }
+    fn judge(&self, content: &Content) -> Result<Table, OpenError> {
+        judge(&self.file, content, &self.withheld)
     }
-    fn take(&self, judged: Result<Table, OpenError>) {
-        let live = &*self.live;
-        live.refused.store(judged.is_err(), Ordering::Relaxed);
+
+    fn tell(&self, judged: Result<&Table, &OpenError>) {
         match judged {
             Ok(table) => {
                 tracing::info!(file = %self.file.display(), routes = table.len(), "routes read");
-                live.table.store(Arc::new(table));
-                live.reloads.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
                 tracing::warn!(%error, "routes refused: those before stay in use");
-                live.refusals.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -262,6 +153,10 @@ mod tests {
 
     use tempfile::TempDir;
 
+    use std::time::Duration;
+
+    use crate::followed::{Counts, SETTLE_TIME};
+
     use super::super::{HeaderValue, Headers, Request};
     use super::*;
 
@@ -286,13 +181,13 @@ mod tests {
         table.find(&request, &NoHeaders).is_ok()
     }
 
-    fn counts(routes: usize, reloads: u64, refusals: u64, refused: bool) -> Counts {
-        Counts {
-            routes,
+    fn counts(routes: usize, reloads: u64, refusals: u64, refused: bool) -> (usize, Counts) {
+        let counts = Counts {
             reloads,
             refusals,
             refused,
-        }
+        };
+        (routes, counts)
     }
 
     struct World {
@@ -314,6 +209,10 @@ mod tests {
             }
         }
 
+        fn counts(&self) -> (usize, Counts) {
+            (self.live.current().len(), self.live.counts())
+        }
+
         fn write(&self, text: impl AsRef<[u8]>) {
             std::fs::write(self.dir.path().join("routes.toml"), text).expect("written");
         }
@@ -328,7 +227,7 @@ mod tests {
     async fn what_has_changed_is_taken_once_it_is_read_twice_alike() {
         let mut world = World::start();
         world.look_twice().await;
-        assert_eq!(world.live.counts(), counts(1, 0, 0, false));
+        assert_eq!(world.counts(), counts(1, 0, 0, false));
         world.write(table_for("/b"));
         world.follower.look(false).await;
         assert!(has(&world.live.current(), "/a"), "it may be half written");
@@ -340,9 +239,9 @@ mod tests {
         );
         world.follower.look(false).await;
         assert!(has(&world.live.current(), "/c") && !has(&world.live.current(), "/a"));
-        assert_eq!(world.live.counts(), counts(2, 1, 0, false));
+        assert_eq!(world.counts(), counts(2, 1, 0, false));
         world.look_twice().await;
-        assert_eq!(world.live.counts(), counts(2, 1, 0, false), "taken once");
+        assert_eq!(world.counts(), counts(2, 1, 0, false), "taken once");
     }
 
     #[tokio::test]
@@ -352,7 +251,7 @@ mod tests {
         world.follower.look(true).await;
         assert!(has(&world.live.current(), "/b"));
         world.follower.look(true).await;
-        assert_eq!(world.live.counts(), counts(1, 1, 0, false));
+        assert_eq!(world.counts(), counts(1, 1, 0, false));
     }
 
     #[tokio::test]
@@ -368,12 +267,12 @@ mod tests {
             world.write(wrong);
             world.look_twice().await;
             world.look_twice().await;
-            assert_eq!(world.live.counts(), counts(1, 0, before + 1, true));
+            assert_eq!(world.counts(), counts(1, 0, before + 1, true));
             assert!(has(&world.live.current(), "/a") && !has(&world.live.current(), "/b"));
         }
         world.write(table_for("/b"));
         world.look_twice().await;
-        assert_eq!(world.live.counts(), counts(1, 1, 4, false));
+        assert_eq!(world.counts(), counts(1, 1, 4, false));
         assert!(has(&world.live.current(), "/b"));
     }
 
@@ -383,10 +282,10 @@ mod tests {
         std::fs::remove_file(world.dir.path().join("routes.toml")).expect("removed");
         world.look_twice().await;
         world.look_twice().await;
-        assert_eq!(world.live.counts(), counts(1, 0, 1, true));
+        assert_eq!(world.counts(), counts(1, 0, 1, true));
         world.write(table_for("/a"));
         world.look_twice().await;
-        assert_eq!(world.live.counts(), counts(1, 1, 1, false));
+        assert_eq!(world.counts(), counts(1, 1, 1, false));
     }
 
     #[tokio::test]

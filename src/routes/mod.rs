@@ -23,7 +23,7 @@ mod withheld;
 use std::borrow::Cow;
 
 pub use extensions::Extensions;
-pub use live::{Counts, Follower, Live, OpenError};
+pub use live::{Follower, Live, OpenError, RouteFile};
 pub use path::{PATH_BYTES_MAX, PathRefusal};
 pub use table::{Matched, NearMiss, ROUTES_MAX, TABLE_BYTES_MAX, Table, TableError};
 pub use template::is_header_name;

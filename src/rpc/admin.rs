@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::authority::Authority;
-use crate::routes::Live;
+use crate::{routes, seal};
 
 use super::metrics::Metrics;
 
@@ -57,6 +57,15 @@ struct Admin {
     registry: Arc<Registry>,
 }
 
+/// What is read again while the server runs, to be told of.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// The route table.
+    pub routes: Arc<routes::Live>,
+    /// The seal keys.
+    pub seals: Arc<seal::Live>,
+}
+
 /// Serves the admin port until `shutdown`.
 ///
 /// # Errors
@@ -64,12 +73,12 @@ struct Admin {
 pub async fn serve_admin(
     authority: Authority,
     metrics: Metrics,
-    routes: Arc<Live>,
+    files: Files,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let admin = Admin {
-        registry: Arc::new(metrics.registry(authority.clone(), routes)),
+        registry: Arc::new(metrics.registry(authority.clone(), files)),
         authority,
     };
     let router = Router::new()

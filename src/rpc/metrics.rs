@@ -20,11 +20,12 @@ use prometheus_client::registry::Registry;
 
 use crate::authority::Authority;
 use crate::domain::reason::Reason;
-use crate::routes::Live;
 
+use super::admin::Files;
 use super::canary_metrics::CanaryMetrics;
 pub(super) use super::canary_metrics::CanaryRun;
 use super::route_metrics::RouteMetrics;
+use super::seal_metrics::SealMetrics;
 
 /// Every reason, in the order of its number.
 const REASONS: [Reason; 15] = [
@@ -229,7 +230,7 @@ impl Metrics {
     }
 
     /// Everything that `/metrics` shows.
-    pub(super) fn registry(&self, authority: Authority, routes: Arc<Live>) -> Registry {
+    pub(super) fn registry(&self, authority: Authority, files: Files) -> Registry {
         let mut registry = Registry::with_prefix("latchkey");
         registry.register(
             "checks_refused",
@@ -248,7 +249,8 @@ impl Metrics {
             self.0.waited.clone(),
         );
         self.0.canary.register(&mut registry);
-        registry.register_collector(Box::new(RouteMetrics(routes)));
+        registry.register_collector(Box::new(RouteMetrics(files.routes)));
+        registry.register_collector(Box::new(SealMetrics(files.seals)));
         registry.register_collector(Box::new(Scrape {
             metrics: self.clone(),
             authority,

@@ -39,6 +39,7 @@ mod question;
 mod roles;
 mod route_metrics;
 mod scopes;
+mod seal_metrics;
 mod server;
 mod straight;
 mod stream;
@@ -50,7 +51,7 @@ mod verify;
 mod watch;
 mod wire;
 
-pub use admin::serve_admin;
+pub use admin::{Files, serve_admin};
 pub use canary::canary;
 pub use front::{Direct, DirectAnswer};
 pub use metrics::Metrics;

@@ -21,7 +21,8 @@ impl Collector for RouteMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
         let counts = self.0.counts();
-        gauge(out, "routes", "Routes in use", counts.routes as u64)?;
+        let routes = self.0.current().len();
+        gauge(out, "routes", "Routes in use", routes as u64)?;
         counter(
             out,
             "route_table_reloads",

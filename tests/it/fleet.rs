@@ -136,7 +136,7 @@ impl Node {
             })
         };
         let (asked, stopped) = (authority.clone(), stop.clone().cancelled_owned());
-        let told = rpc::serve_admin(asked, metrics, Arc::default(), admin_listener, stopped);
+        let told = rpc::serve_admin(asked, metrics, Default::default(), admin_listener, stopped);
         let telling = tokio::spawn(async move { told.await.expect("served") });
         let node = Self {
             address,

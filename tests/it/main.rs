@@ -32,6 +32,7 @@ mod replicas;
 mod rolling;
 mod routes;
 mod scenes;
+mod seal_keys;
 mod stale;
 mod store;
 mod streams;

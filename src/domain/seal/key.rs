@@ -25,7 +25,7 @@ const ID_CHARS: usize = 8;
 pub enum SealKeyError {
     /// It is another word, or cut short.
     #[error(
-        "is not the base64 of 32 bytes (44 characters, as `latchkey keys generate` writes them)"
+        "is not the base64 of 32 bytes (44 characters, as `latchkey seal-key generate` writes them)"
     )]
     Form,
     /// It was never drawn: all its bytes are the same.
@@ -69,14 +69,15 @@ impl FromStr for KeyId {
 
 /// 32 random bytes that tokens are sealed with.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SealKey([u8; SEAL_KEY_BYTES]);
+// Boxed, so that a key that is moved leaves no copy behind.
+pub struct SealKey(Box<[u8; SEAL_KEY_BYTES]>);
 
 impl SealKey {
     /// A new key.
     #[must_use]
     pub fn generate(entropy: &dyn Entropy) -> Self {
-        let mut key = Self([0; SEAL_KEY_BYTES]);
-        entropy.fill(&mut key.0);
+        let mut key = Self(Box::default());
+        entropy.fill(&mut *key.0);
         key
     }
 
@@ -85,17 +86,15 @@ impl SealKey {
     /// # Errors
     /// [`SealKeyError`].
     pub fn parse(text: &str) -> Result<Self, SealKeyError> {
-        // A bound of its own: whatever is given instead is not copied.
-        if text.len() != KEY_CHARS {
+        // The room that 44 characters may need; fewer bytes are a key.
+        let mut content = Zeroizing::new([0; KEY_CHARS / 4 * 3]);
+        if text.len() != KEY_CHARS
+            || STANDARD.decode_slice(text, &mut *content) != Ok(SEAL_KEY_BYTES)
+        {
             return Err(SealKeyError::Form);
         }
-        let content = STANDARD.decode(text).map_err(|_| SealKeyError::Form)?;
-        let content = Zeroizing::new(content);
-        let mut key = Self([0; SEAL_KEY_BYTES]);
-        if content.len() != SEAL_KEY_BYTES {
-            return Err(SealKeyError::Form);
-        }
-        key.0.copy_from_slice(&content);
+        let mut key = Self(Box::default());
+        key.0.copy_from_slice(&content[..SEAL_KEY_BYTES]);
         if key.0.iter().all(|byte| *byte == key.0[0]) {
             return Err(SealKeyError::Weak);
         }
@@ -105,7 +104,7 @@ impl SealKey {
     /// The text that [`SealKey::parse`] reads.
     #[must_use]
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(STANDARD.encode(self.0))
+        Zeroizing::new(STANDARD.encode(*self.0))
     }
 
     /// The bytes, for the MAC.
@@ -119,7 +118,7 @@ impl SealKey {
     pub fn id(&self) -> KeyId {
         let hash = Sha256::new()
             .chain_update(b"latchkey seal key\n")
-            .chain_update(self.0)
+            .chain_update(*self.0)
             .finalize();
         let mut first = [0; 4];
         first.copy_from_slice(&hash[..4]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main ─► cli ─► everything      rpc ─► authority ─► replica ─► state, store (trait) ─► domain
-//!                                  └──► config (the limits of the port), routes ─► domain
+//!                                  └──► config (the limits of the port), routes, seal ─► followed, domain
 //! ```
 //!
 //! Unit tests inside a file are exempt: they may build what they need. A module that the table
@@ -30,9 +30,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
             "config",
             "routes",
+            "seal",
         ],
     ),
-    ("routes", &["domain"]),
+    ("routes", &["domain", "followed"]),
+    ("seal", &["domain", "followed"]),
+    ("followed", &[]),
     ("client", &["domain", "proto"]),
     ("cli", EVERYTHING),
     ("main", &["cli"]),
@@ -49,6 +52,8 @@ const EVERYTHING: &[&str] = &[
     "replica",
     "authority",
     "routes",
+    "seal",
+    "followed",
     "rpc",
     "client",
     "cli",

@@ -1,0 +1,118 @@
+//! What a server reads again while it runs: its route table and its seal keys.
+//!
+//! Both are read before the store is opened, for what is wrong with a file is soon mended and a
+//! store may take long to load. SIGHUP has both read at once where a setting names a file; where
+//! none does it ends the server, as it does where a terminal is closed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+use crate::config::{Config, Seal};
+use crate::domain::entropy::Entropy;
+use crate::domain::seal::key::SealKey;
+use crate::followed::{Follower, Live, Source};
+use crate::routes;
+use crate::rpc::Files;
+use crate::seal::{self, KeySource};
+
+use super::failure::CliError;
+use super::run::cannot_wait;
+use super::store::Place;
+
+/// Its name in the data directory of an embedded store.
+const KEYS_FILE: &str = "seal.keys";
+
+/// The route table and the seal keys, and who follows their files.
+pub(crate) struct Followed {
+    pub(crate) files: Files,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Followed {
+    /// Reads what the settings name. An embedded store has one process, so that nobody else needs
+    /// to know its keys: without a setting they are in a file of its own. Replicas must all have
+    /// the same ones, and none of them makes any.
+    ///
+    /// # Errors
+    /// Usage for what cannot be read or is wrong.
+    pub(crate) fn open(config: &Config, entropy: &dyn Entropy) -> Result<Self, CliError> {
+        let mut tasks = Vec::new();
+        let file = &config.envoy.routes_file;
+        let routes = if file.as_os_str().is_empty() {
+            Arc::new(routes::Live::empty())
+        } else {
+            let opened = routes::Live::open(file, config.envoy.withheld());
+            let (live, follower) = opened.map_err(CliError::usage)?;
+            tasks.push(followed(&live, follower, config.envoy.routes_poll, true)?);
+            live
+        };
+        let mut source = source(&config.seal);
+        let told = source.file.is_some() || source.dir.is_some();
+        if let (true, Place::Directory(folder)) = (source.is_empty(), Place::of(config)) {
+            source.file = Some(own_file(&folder, entropy)?);
+        }
+        let seals = if source.is_empty() {
+            tracing::info!("no seal keys are set: nobody can log in or exchange tokens here");
+            Arc::new(seal::Live::empty())
+        } else {
+            let (live, follower) = seal::Live::open(source).map_err(CliError::usage)?;
+            tasks.push(followed(&live, follower, config.seal.poll, told)?);
+            live
+        };
+        let files = Files { routes, seals };
+        Ok(Self { files, tasks })
+    }
+
+    /// Ends who follows.
+    pub(crate) async fn close(self) {
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+}
+
+fn source(settings: &Seal) -> KeySource {
+    let path = |path: &Path| (!path.as_os_str().is_empty()).then(|| path.to_owned());
+    KeySource {
+        text: Zeroizing::new(settings.keys.reveal().to_owned()),
+        file: path(&settings.keys_file),
+        dir: path(&settings.keys_dir),
+    }
+}
+
+/// The file in the data directory, made with one key if it is not there.
+fn own_file(folder: &Path, entropy: &dyn Entropy) -> Result<PathBuf, CliError> {
+    let file = folder.join(KEYS_FILE);
+    let made = seal::ensure(&file, || SealKey::generate(entropy)).map_err(CliError::unavailable)?;
+    if made {
+        tracing::info!(file = %file.display(), "made a seal key");
+    }
+    Ok(file)
+}
+
+fn followed<S: Source>(
+    live: &Arc<Live<S::Value>>,
+    follower: Follower<S>,
+    poll: Duration,
+    at_hangup: bool,
+) -> Result<JoinHandle<()>, CliError> {
+    if !at_hangup {
+        return Ok(tokio::spawn(follower.run(poll)));
+    }
+    let mut hangup = signal(SignalKind::hangup()).map_err(cannot_wait)?;
+    let told = Arc::clone(live);
+    Ok(tokio::spawn(async move {
+        let told = async {
+            while hangup.recv().await.is_some() {
+                told.look_now();
+            }
+        };
+        tokio::join!(follower.run(poll), told);
+    }))
+}
