@@ -515,6 +515,12 @@ pub fn caller_permits(power: &Power<'_>, action: &str, need: &Need<'_>) -> bool 
 }
 
 #[cfg(test)]
+mod attempts_tests;
+#[cfg(test)]
+mod boundary_tests;
+#[cfg(test)]
+mod company_tests;
+#[cfg(test)]
 mod format_tests;
 #[cfg(test)]
 mod issue_tests;
