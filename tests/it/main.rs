@@ -15,6 +15,7 @@ mod enforce;
 mod envoy;
 mod failover;
 mod faults;
+mod field;
 mod fleet;
 mod formats;
 mod frozen;

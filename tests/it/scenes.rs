@@ -1,7 +1,7 @@
-//! The scenes of the field, through the program: what users of InfraSonar, Terrakube and
-//! Infisical do with their tokens.
+//! Scenes of the field by the command line: what users of InfraSonar, Terrakube and Infisical type.
 //!
-//! On the company of `examples/acme.yaml`, each scene on a server of its own.
+//! What each of these systems does, by the API and on both stores, is in `field`. These are on the
+//! company of `examples/acme.yaml`, each on a server of its own.
 
 use serde_json::json;
 
@@ -28,27 +28,6 @@ impl Company {
         );
         self.server.admin().issue(&arguments).1
     }
-}
-
-#[test]
-fn infrasonar_user_token_has_the_privileges_of_its_user_embedded() {
-    let company = Company::embedded();
-    let alice = company.login("alice");
-    let (_, token) = company
-        .server
-        .as_bearer(&alice)
-        .issue("--kind user --ttl 24h --name scripts --reason 'my scripts'");
-    let check = |resource: &str| {
-        company
-            .server
-            .admin()
-            .check(&token, "tokens:issue", resource)
-    };
-    assert!(check("acme/containers/dc1").0);
-    assert_eq!(
-        check("other/containers/dc1"),
-        (false, "not_permitted".to_owned())
-    );
 }
 
 #[test]
@@ -227,29 +206,6 @@ fn infisical_service_token_works_on_environments_and_globs_and_expires_embedded(
     let reasons = std::iter::repeat_with(|| admin.check(&short, "secrets:read", "acme/web/prod").1);
     let expired = reasons.take(2_000).any(|reason| reason == "expired");
     assert!(expired, "a token of one second expires");
-}
-
-#[test]
-fn infisical_service_token_loses_what_its_account_loses_embedded() {
-    let company = Company::embedded();
-    let admin = company.server.admin();
-    let (_, token) = admin.issue(
-        "--kind service --subject service:ci-runner --scope 'secrets:read@acme/web/**' --ttl 1h \
-         --name ci --reason ci",
-    );
-    let check = || admin.check(&token, "secrets:read", "acme/web/prod/api");
-    assert!(check().0);
-    let grants = "grant list --principal service:ci-runner --role secrets-reader --output json";
-    let grant = admin.run(grants).json()["grants"][0]["grant_id"].clone();
-    let grant = grant.as_str().expect("an id");
-    admin
-        .run(&format!("grant delete {grant} --reason moved"))
-        .ok();
-    assert_eq!(check(), (false, "not_permitted".to_owned()), "at once");
-    let kept = "grant create --principal service:ci-runner --role secrets-reader \
-                --resource acme/web/prod/** --reason back";
-    admin.run(kept).ok();
-    assert!(check().0);
 }
 
 #[test]
