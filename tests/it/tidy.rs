@@ -5,6 +5,7 @@
 //! so no rule is a check that cannot fail. Deliberately absent: what rustc, clippy, rustfmt,
 //! cargo-deny and `buf lint` already check.
 
+mod known;
 mod layers;
 mod papers;
 mod scan;
