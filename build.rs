@@ -26,12 +26,15 @@ const OURS: &str = "latchkey";
 const INTERNAL: &str = "latchkey/log";
 
 /// The messages, or whole packages, that get no derived `Debug`.
-const SECRET: [&str; 6] = [
+const SECRET: [&str; 9] = [
     ".latchkey.v1.CheckRequest",
     ".latchkey.v1.IssueTokenResponse",
     ".latchkey.v1.RotateTokenResponse",
     ".latchkey.v1.RevokeTokenRequest",
     ".latchkey.v1.ExplainRequest",
+    ".latchkey.v1.LoginRequest",
+    ".latchkey.v1.AccessToken",
+    ".latchkey.v1.CreateClientSecretResponse",
     ".latchkey.log.v1",
 ];
 

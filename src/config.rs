@@ -12,6 +12,7 @@
 mod database;
 mod envoy;
 mod keys;
+mod login;
 mod optional_duration;
 mod seal;
 mod sources;
@@ -31,6 +32,7 @@ pub use envoy::{
     CREDENTIALS_MAX as ENVOY_CREDENTIALS_MAX, Envoy, HOPS_MAX as ENVOY_HOPS_MAX, IdentityHeaders,
 };
 pub use keys::{KEYS, Key};
+pub use login::{AUDIENCES_MAX, Login};
 pub use seal::{Seal, SealKeys};
 pub use sources::{ConfigError, Sources};
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub envoy: Envoy,
     /// How long tokens may live.
     pub tokens: Tokens,
+    /// How service accounts log in.
+    pub login: Login,
     /// Where the keys are that access tokens are sealed with.
     pub seal: Seal,
     /// What becomes of the change log.
@@ -147,6 +151,15 @@ pub struct MaxLifetime {
     /// Of service tokens.
     #[serde(with = "optional_duration")]
     pub service: Option<Duration>,
+    /// Of sessions of access tokens.
+    #[serde(with = "optional_duration")]
+    pub access: Option<Duration>,
+    /// Of client secrets.
+    #[serde(with = "optional_duration")]
+    pub client_secret: Option<Duration>,
+    /// Of registered public keys.
+    #[serde(with = "optional_duration")]
+    pub public_key: Option<Duration>,
 }
 
 impl MaxLifetime {
@@ -158,6 +171,9 @@ impl MaxLifetime {
             TokenKind::Team => self.team,
             TokenKind::Resource => self.resource,
             TokenKind::Service => self.service,
+            TokenKind::Access => self.access,
+            TokenKind::ClientSecret => self.client_secret,
+            TokenKind::PublicKey => self.public_key,
         }
     }
 }

@@ -148,6 +148,7 @@ impl fmt::Debug for v1::revoke_token_request::Target {
         match self {
             Self::TokenId(token_id) => f.debug_tuple("TokenId").field(token_id).finish(),
             Self::Secret(secret) => f.debug_tuple("Secret").field(&Withheld(secret)).finish(),
+            Self::AccessTokenId(id) => f.debug_tuple("AccessTokenId").field(id).finish(),
         }
     }
 }
@@ -177,6 +178,85 @@ impl fmt::Debug for v1::explain_request::Target {
             Self::TokenId(token_id) => f.debug_tuple("TokenId").field(token_id).finish(),
             Self::Token(token) => f.debug_tuple("Token").field(&Withheld(token)).finish(),
         }
+    }
+}
+
+impl fmt::Debug for v1::LoginRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            client_id,
+            proof,
+            ttl,
+            scopes,
+            audience,
+        } = self;
+        f.debug_struct("LoginRequest")
+            .field("client_id", client_id)
+            .field("proof", proof)
+            .field("ttl", ttl)
+            .field("scopes", scopes)
+            .field("audience", audience)
+            .finish()
+    }
+}
+
+impl fmt::Debug for v1::login_request::Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, secret) = match self {
+            Self::ClientSecret(secret) => ("ClientSecret", secret),
+            Self::Assertion(assertion) => ("Assertion", assertion),
+        };
+        f.debug_tuple(name).field(&Withheld(secret)).finish()
+    }
+}
+
+impl fmt::Debug for v1::AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            access_token,
+            token_type,
+            token_id,
+            expires_in,
+            expires_at,
+            renewable,
+            max_expires_at,
+            clipped,
+            stored,
+            revision,
+        } = self;
+        f.debug_struct("AccessToken")
+            .field("access_token", &Withheld(access_token))
+            .field("token_type", token_type)
+            .field("token_id", token_id)
+            .field("expires_in", expires_in)
+            .field("expires_at", expires_at)
+            .field("renewable", renewable)
+            .field("max_expires_at", max_expires_at)
+            .field("clipped", clipped)
+            .field("stored", stored)
+            .field("revision", revision)
+            .finish()
+    }
+}
+
+impl fmt::Debug for v1::CreateClientSecretResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            revision,
+            credential,
+            client_id,
+            client_secret,
+            secret_withheld,
+            enforcement,
+        } = self;
+        f.debug_struct("CreateClientSecretResponse")
+            .field("revision", revision)
+            .field("credential", credential)
+            .field("client_id", client_id)
+            .field("client_secret", &Withheld(client_secret))
+            .field("secret_withheld", secret_withheld)
+            .field("enforcement", enforcement)
+            .finish()
     }
 }
 

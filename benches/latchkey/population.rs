@@ -154,6 +154,7 @@ impl Population {
                 let path = format!("tenant-{}/project-{}", n % 100, mix(n) % 50);
                 Subject::Resource(Resource::parse(&path).expect("valid"))
             }
+            other => unreachable!("no {other} tokens are made here"),
         };
         let limited = is_limited(n);
         TokenRecord {
@@ -191,6 +192,7 @@ impl Population {
             rotation: 0,
             grace: None,
             revoked: None,
+            public_key: None,
         }
     }
 

@@ -9,19 +9,24 @@ use std::sync::Arc;
 use arc_swap::Guard;
 
 use crate::domain::chain::Revision;
+use crate::domain::clock::Now;
 use crate::domain::permission::{Need, Permission, ResourcePattern};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
+use crate::domain::seal::claims::Sealed;
+use crate::domain::seal::ring::{Room, Unopened};
+use crate::domain::seal::text::is_sealed;
 use crate::domain::token::{Digest, TokenId};
-use crate::state::check::check;
+use crate::state::check::{check, check_sealed, denied};
 use crate::state::decide::{
     CallAbout, Caller, Command, Envelope, Outcome, UseToken, authenticate, caller_permits,
 };
 use crate::state::{Power, State};
 
+use super::callers::is_in_use;
 use super::{Authority, Credentials, RequestId};
 
-pub use crate::state::check::{CheckRequest, Decision, Seen};
+pub use crate::state::check::{CheckRequest, Decision, Seen, SeenScopes};
 
 /// How long a caller should wait before it asks a replica again that could not answer.
 pub const STALE_RETRY_AFTER_MS: u64 = 1_000;
@@ -49,7 +54,7 @@ impl View<'_> {
     /// Decides a Check, without counting a use.
     #[inline]
     pub fn check<R>(&self, request: &CheckRequest<'_>, answer: impl FnOnce(&Answer<'_>) -> R) -> R {
-        let (replica, settings) = (&self.authority.replica, &self.authority.settings);
+        let replica = &self.authority.replica;
         if !self.held {
             replica.counters().count_stale(false);
             return answer(&Answer {
@@ -68,24 +73,60 @@ impl View<'_> {
         }
         // The clock is read after the request arrived, on every Check.
         let now = replica.clock().now().not_before(self.state.instant_ms());
-        let decision = check(&self.state, request, now);
+        if is_sealed(request.token) {
+            return self.check_sealed(request, now, answer);
+        }
+        answer(&self.answered(check(&self.state, request, now), request, now))
+    }
+
+    /// The same of a sealed token, which has its room on the stack.
+    #[inline(never)]
+    fn check_sealed<R>(
+        &self,
+        request: &CheckRequest<'_>,
+        now: Now,
+        answer: impl FnOnce(&Answer<'_>) -> R,
+    ) -> R {
+        let mut room = Room::default();
+        let state = &*self.state;
+        let claims = match self.authority.open(state, request.token, &mut room) {
+            Ok(claims) => Sealed::read(claims).ok_or(Unopened::Unknown),
+            Err(unopened) => Err(unopened),
+        };
+        let decision = match claims {
+            Ok(sealed) => check_sealed(state, sealed, request, now),
+            Err(Unopened::Malformed) => denied(state, Reason::Malformed),
+            Err(unopened) if is_in_use(state, unopened) => denied(state, Reason::Stale),
+            Err(_) => denied(state, Reason::Unknown),
+        };
+        answer(&self.answered(decision, request, now))
+    }
+
+    #[inline]
+    fn answered<'s>(
+        &self,
+        decision: Decision<'s>,
+        request: &CheckRequest<'_>,
+        now: Now,
+    ) -> Answer<'s> {
+        let (replica, settings) = (&self.authority.replica, &self.authority.settings);
         let left = decision
             .ends_ms
             .map_or(u64::MAX, |at| at.saturating_sub(now.latest));
         let valid_for_ms = if decision.allowed() {
             // A counted use is one only once it was written.
             if let Some(seen) = decision.token.as_ref().filter(|seen| !seen.counts_uses) {
-                replica.note_used(seen.id, now.latest, request.context.client_ip);
+                replica.note_used(seen.stored, now.latest, request.context.client_ip);
             }
             left.min(settings.valid_for_ms)
         } else {
             0
         };
-        answer(&Answer {
+        Answer {
             decision,
             valid_for_ms,
             left_ms: left,
-        })
+        }
     }
 
     /// Whether this server cannot know at this moment: then every answer is that it is stale.
@@ -108,7 +149,7 @@ impl View<'_> {
         if self.authority.settings.check_open || self.is_stale() {
             return Ok(());
         }
-        let caller = Authority::caller(credentials)?;
+        let caller = self.authority.caller_on(&self.state, credentials)?;
         let (power, _) = self.authenticate(&caller)?;
         for need in needs {
             if !caller_permits(&power, "tokens:check", need) {
@@ -135,9 +176,10 @@ impl View<'_> {
         };
         let home = self
             .state
-            .token(seen.id)
+            .token(seen.stored)
             .map(|record| self.state.home_of(&record));
-        let power = Authority::caller(credentials).and_then(|caller| {
+        let caller = self.authority.caller_on(&self.state, credentials);
+        let power = caller.and_then(|caller| {
             let on = home.map_or_else(ResourcePattern::everything, |home| {
                 ResourcePattern::exactly(&home)
             });
@@ -147,13 +189,14 @@ impl View<'_> {
         power.unwrap_or(false)
     }
 
-    fn authenticate(&self, caller: &Caller) -> Result<(Power<'_>, Option<TokenId>), Refusal> {
+    fn authenticate<'p>(
+        &'p self,
+        caller: &'p Caller,
+    ) -> Result<(Power<'p>, Option<TokenId>), Refusal> {
         let replica = &self.authority.replica;
         let now = replica.clock().now();
         let (power, token) = authenticate(&self.state, caller, now, CallAbout::Anything)?;
-        if let (Some(token), Caller::Bearer { client_ip, .. }) = (token, caller) {
-            replica.note_used(token, now.latest, *client_ip);
-        }
+        self.authority.note_used(&self.state, caller, now.latest);
         Ok((power, token))
     }
 }

@@ -132,7 +132,7 @@ impl Authority {
         let durable = match self.replica.acknowledged(asked.number) {
             Some(durable) => durable,
             None => {
-                let confirm = Self::confirm(Self::caller(credentials)?);
+                let confirm = Self::confirm(self.caller(credentials)?);
                 let done = self.replica.submit(confirm).await?;
                 Durable {
                     revision: asked.number,

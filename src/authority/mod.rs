@@ -6,13 +6,18 @@
 
 pub mod audit;
 mod bootstrap;
+mod callers;
 pub mod canary;
 pub mod check;
 pub mod cluster;
+pub mod credentials;
 pub mod directory;
+pub mod keys;
+pub mod login;
 pub mod tokens;
 
 use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,13 +26,13 @@ use tokio::sync::Semaphore;
 
 use crate::domain::chain::{Head, Revision};
 use crate::domain::change::{Change, Subject};
-use crate::domain::clock::Now;
+use crate::domain::clock::{Now, UnixMs};
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{EntryKind, LogEntry, Request};
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
 use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::refusal::Refusal;
-use crate::domain::token::{Digest, TokenId, recognise};
+use crate::domain::token::TokenId;
 use crate::replica::{Durable, Replica};
 use crate::state::decide::{CallAbout, Caller, Envelope, Outcome, authenticate};
 use crate::state::{Power, Relation, State};
@@ -35,7 +40,8 @@ use crate::state::{Power, Relation, State};
 pub use crate::replica::Counters;
 pub use crate::state::check::Context;
 pub use crate::state::decide::{
-    About, Command, CutOffRequest, IssueToken, LimitsAsked, RevokeTarget, ScopesAsked, UpdateToken,
+    About, Command, CreateCredential, CredentialForm, CutOffRequest, IssueToken, LimitsAsked,
+    RevokeTarget, ScopesAsked, SetMethod, UpdateToken,
 };
 pub use crate::store::list;
 
@@ -47,6 +53,9 @@ pub const REQUEST_ID_CHARS_MAX: usize = 64;
 pub const PAGE_DEFAULT: usize = 100;
 /// Most rows of a page.
 pub const PAGE_MAX: usize = 1_000;
+
+/// For whom an assertion is made, where nothing else is set.
+pub const AUDIENCE_DEFAULT: &str = "latchkey";
 
 /// So many callers that nobody may know wait for a reading of the log at once, which they share;
 /// more are told to try again.
@@ -73,6 +82,11 @@ pub struct Authority {
     replays: Arc<Semaphore>,
     // Callers that this server does not know and looks for in the log at once.
     strangers: Arc<Semaphore>,
+    failures: login::Failures,
+    // The seal key that every server was seen to know, by its id and 1 more; 0 is none yet.
+    known_key: Arc<AtomicU64>,
+    // For whom assertions are made that log in here.
+    audiences: Arc<[String]>,
 }
 
 /// Who calls, as the transport tells it.
@@ -130,6 +144,7 @@ pub struct Written {
 /// A caller that may read: who it is and what it holds.
 pub(crate) struct Reader {
     state: Arc<State>,
+    caller: Caller,
     token: TokenId,
     principal: Option<PrincipalId>,
     now: Now,
@@ -145,6 +160,18 @@ impl Authority {
             settings,
             replays: Arc::new(Semaphore::new(1)),
             strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            failures: login::Failures::default(),
+            known_key: Arc::default(),
+            audiences: Arc::new([AUDIENCE_DEFAULT.to_owned()]),
+        }
+    }
+
+    /// Takes assertions that are made for these audiences.
+    #[must_use]
+    pub fn with_audiences(self, audiences: Vec<String>) -> Self {
+        Self {
+            audiences: audiences.into(),
+            ..self
         }
     }
 
@@ -196,15 +223,6 @@ impl Authority {
         self.replica.lease_left_ms()
     }
 
-    fn caller(credentials: Credentials<'_>) -> Result<Caller, Refusal> {
-        let token = credentials.token.ok_or(Refusal::Unauthenticated)?;
-        recognise(token).ok_or(Refusal::Unauthenticated)?;
-        Ok(Caller::Bearer {
-            key: Digest::of(token).key(),
-            client_ip: credentials.client_ip,
-        })
-    }
-
     pub(crate) fn reader(&self, credentials: Credentials<'_>) -> Result<Reader, Refusal> {
         self.reader_about(credentials, CallAbout::Anything)
     }
@@ -221,22 +239,28 @@ impl Authority {
             ));
         }
         let state = self.replica.state_full();
-        let caller = Self::caller(credentials)?;
+        let caller = self.caller_on(&state, credentials)?;
         let now = self.replica.clock().now();
         let (_, token) = authenticate(&state, &caller, now, about)?;
         let token = token.ok_or(Refusal::Unauthenticated)?;
-        self.replica
-            .note_used(token, now.latest, credentials.client_ip);
-        let principal = state.token(token).and_then(|record| match record.subject {
-            Subject::Principal(id) => Some(id),
-            Subject::Resource(_) => None,
-        });
+        self.note_used(&state, &caller, now.latest);
+        let principal = match state.subject_of(&caller) {
+            Some(Subject::Principal(id)) => Some(id),
+            _ => None,
+        };
         Ok(Reader {
             state,
+            caller,
             token,
             principal,
             now,
         })
+    }
+
+    fn note_used(&self, state: &State, caller: &Caller, now_ms: UnixMs) {
+        if let Some(id) = callers::used(state, caller) {
+            self.replica.note_used(id, now_ms, caller.client_ip());
+        }
     }
 
     /// Queues a command of a caller and waits until it is durable; [`Authority::enforced`] comes
@@ -245,9 +269,9 @@ impl Authority {
     /// # Errors
     /// The command's [`Refusal`].
     pub async fn write(&self, call: Call<'_>, command: Command) -> Result<Written, Refusal> {
-        let caller = Self::caller(call.credentials)?;
+        let caller = self.caller(call.credentials)?;
         self.look_for(&caller).await?;
-        let calling = self.calling(&caller);
+        let calling = self.replica.state().calling(&caller);
         if let (Some(told), Some(id)) = (call.calling, calling) {
             // Told once; a call that writes twice has one caller.
             let _ = told.set(id);
@@ -258,7 +282,7 @@ impl Authority {
         let envelope = Envelope {
             request: self.request_of(&caller, call.request, &command)?,
             reason: call.reason.to_owned(),
-            caller,
+            caller: caller.clone(),
             command,
         };
         let written = self.submit(envelope, call.waits).await;
@@ -267,28 +291,17 @@ impl Authority {
             written,
             Err(Refusal::Unauthenticated | Refusal::Unavailable(_) | Refusal::OutcomeUnknown)
         );
-        if let Some(id) = calling.filter(|_| !unknown) {
+        if !unknown {
             let now_ms = self.replica.clock().now().latest;
-            self.replica
-                .note_used(id, now_ms, call.credentials.client_ip);
+            self.note_used(&self.replica.state(), &caller, now_ms);
         }
         written
-    }
-
-    fn calling(&self, caller: &Caller) -> Option<TokenId> {
-        match caller {
-            Caller::Bearer { key, .. } => self.replica.state().token_by_key(*key),
-            _ => None,
-        }
     }
 
     /// Finds a caller that is not known here: another server may have made its token, and this one
     /// may be behind.
     async fn look_for(&self, caller: &Caller) -> Result<(), Refusal> {
-        let Caller::Bearer { key, .. } = caller else {
-            return Ok(());
-        };
-        let is_known = |state: &State| state.token_by_key(*key).is_some();
+        let is_known = |state: &State| state.calling(caller).is_some();
         if self.comes_to_know(is_known).await? {
             Ok(())
         } else {
@@ -380,17 +393,13 @@ impl Authority {
         request: Option<RequestId<'_>>,
         command: &Command,
     ) -> Result<Option<Request>, Refusal> {
-        let Caller::Bearer { key, .. } = caller else {
+        if matches!(caller, Caller::Local | Caller::System) {
             return Self::request("local", request, None);
-        };
+        }
         let state = self.replica.state();
-        let record = state.token_by_key(*key).and_then(|id| state.token(id));
-        let record = record.ok_or(Refusal::Unauthenticated)?;
-        let who = match record.subject {
-            Subject::Principal(id) => format!("principal {}", id.0),
-            Subject::Resource(_) => format!("token {}", record.id),
-        };
-        Self::request(&who, request, meant(command, record.id))
+        let who = callers::scope(&state, caller)?;
+        let meant = state.calling(caller).and_then(|id| meant(command, id));
+        Self::request(&who, request, meant)
     }
 
     fn request(
@@ -452,19 +461,28 @@ fn about(change: &Change) -> About {
         }
         Change::PutRole { record, .. } => About::Role(record.name.clone()),
         Change::PutGrant(record) => About::Grant(record.id),
+        Change::PutMethod(record) => About::Method(record.principal, record.method),
+        Change::Login { token, .. } => {
+            let token = token.as_ref();
+            token.map_or(About::Nothing, |new| About::Token(new.record.id))
+        }
         Change::CutOff(_)
         | Change::DeletePrincipal(_)
         | Change::DeleteRole(_)
         | Change::DeleteGrant(_)
         | Change::Forget { .. }
-        | Change::RaiseFormat(_) => About::Nothing,
+        | Change::RaiseFormat(_)
+        | Change::RevokeSession { .. }
+        | Change::DeleteMethod { .. }
+        | Change::Lock { .. }
+        | Change::PutSealKeys(_) => About::Nothing,
     }
 }
 
 impl Reader {
     /// What the caller holds, on the State that it was judged on.
     pub(crate) fn power(&self) -> Power<'_> {
-        let power = self.state.power(self.token);
+        let power = self.state.power_of(&self.caller);
         power.expect("the token was found good on this very State")
     }
 

@@ -3,16 +3,20 @@
 //! Secrets are made here and leave in the one answer that created them; the store and the log
 //! see digests only. What a caller may not read does not exist for it.
 
+use std::collections::BTreeMap;
+
 use crate::domain::chain::Revision;
 use crate::domain::change::{Change, Display, Subject, TokenRecord};
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
 use crate::domain::principal::{PrincipalId, PrincipalKind, PrincipalName};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
+use crate::domain::seal::claims::Sealed;
+use crate::domain::seal::text::is_sealed;
 use crate::domain::token::{Digest, KindSet, Secret, TokenId, TokenKind, recognise};
 use crate::replica::unavailable;
 use crate::state::check::{Context, Step};
-use crate::state::decide::{About, CallAbout, Command, read_action};
+use crate::state::decide::{About, CallAbout, Caller, Command, RevokeTarget, read_action};
 use crate::state::explain::{ExplainedStep, Target, explain};
 use crate::store::list::{Page, StoredToken, TokenQuery};
 
@@ -128,7 +132,7 @@ impl Authority {
             None => self.calling_kind(call.credentials)?,
             // Of an unknown token the kind does not matter: the command is refused.
             Some(id) => {
-                Self::caller(call.credentials)?;
+                self.caller(call.credentials)?;
                 self.comes_to_know(|state| state.token(id).is_some())
                     .await?;
                 let record = self.replica.state().token(id);
@@ -228,10 +232,13 @@ impl Authority {
         limit: usize,
     ) -> Result<WhoAmI, Refusal> {
         let reader = self.reader_about(credentials, CallAbout::Itself)?;
-        let token = self
-            .stored(reader.token)
-            .await?
-            .ok_or(Refusal::Unauthenticated)?;
+        let token = match reader.sealed() {
+            Some(sealed) => sealed,
+            None => {
+                let stored = self.stored(reader.token).await?;
+                stored.ok_or(Refusal::Unauthenticated)?
+            }
+        };
         let (permissions, truncated) = reader.power().list(limit);
         Ok(WhoAmI {
             token,
@@ -267,6 +274,8 @@ impl Authority {
                 .iter()
                 .find_map(lasting)
                 .unwrap_or(Reason::Allowed),
+            // It has no row to be forgotten: it called just now.
+            None if record.kind == TokenKind::Access && record.key == 0 => Reason::Allowed,
             // State has forgotten it: what it had ended by stands in its row.
             None if record.revoked.is_some() || stored.cut_off => Reason::Revoked,
             None => Reason::Expired,
@@ -288,14 +297,47 @@ impl Authority {
         Ok(self.reader(credentials)?.token)
     }
 
+    /// The calling token as a row would show it, if it is sealed and has none.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] for anything but a good token.
+    pub fn sealed_caller(
+        &self,
+        credentials: Credentials<'_>,
+    ) -> Result<Option<StoredToken>, Refusal> {
+        let reader = self.reader_about(credentials, CallAbout::Itself)?;
+        Ok(reader.sealed())
+    }
+
+    /// What a presented text is revoked by.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] for what is no token of ours, malformed or unknown alike.
+    pub fn revoke_target(&self, text: &str) -> Result<RevokeTarget, Refusal> {
+        if is_sealed(text) {
+            return match self.claims(&self.replica.state(), text) {
+                Ok(claims) => Ok(RevokeTarget::Sealed(claims)),
+                Err(Refusal::Unauthenticated) => Err(Refusal::NotFound("token")),
+                Err(refusal) => Err(refusal),
+            };
+        }
+        let digest = recognise(text).map(|_| Digest::of(text));
+        digest
+            .map(RevokeTarget::Secret)
+            .ok_or(Refusal::NotFound("token"))
+    }
+
     /// The id of the calling token of a write, which judges whether it is good.
     ///
     /// # Errors
     /// [`Refusal::Unauthenticated`] for a token that nobody knows.
     pub async fn writing_token(&self, credentials: Credentials<'_>) -> Result<TokenId, Refusal> {
-        let caller = Self::caller(credentials)?;
+        let caller = self.caller(credentials)?;
         self.look_for(&caller).await?;
-        self.calling(&caller).ok_or(Refusal::Unauthenticated)
+        self.replica
+            .state()
+            .calling(&caller)
+            .ok_or(Refusal::Unauthenticated)
     }
 
     /// The principal that the calling token speaks for, if it is good and speaks for one.
@@ -312,6 +354,56 @@ impl Authority {
 }
 
 impl Reader {
+    /// The caller's claims as a row, if it is sealed.
+    fn sealed(&self) -> Option<StoredToken> {
+        let Caller::Sealed { claims, .. } = &self.caller else {
+            return None;
+        };
+        let sealed = Sealed::read(claims)?;
+        let claims = sealed.to_claims();
+        let subject = self.state.subject_of(&self.caller)?;
+        let subject_name = match &subject {
+            Subject::Principal(id) => self.state.principal(*id)?.name.to_string(),
+            Subject::Resource(resource) => resource.to_string(),
+        };
+        Some(StoredToken {
+            record: TokenRecord {
+                id: claims.id,
+                key: 0,
+                kind: TokenKind::Access,
+                subject,
+                scopes: claims.scopes,
+                ceiling: None,
+                issuers: Vec::new(),
+                parent: Some(claims.origin),
+                made_at: claims.made_at,
+                not_before_ms: None,
+                expires_ms: Some(claims.expires_ms),
+                expires_max_ms: claims.session_end_ms,
+                ttl_s: None,
+                period_s: None,
+                uses: None,
+                networks: claims.networks,
+                audience: claims.audience,
+                workload: claims.workload,
+                rotation: 0,
+                grace: None,
+                revoked: None,
+                public_key: None,
+            },
+            subject_name,
+            issuer_name: None,
+            name: String::new(),
+            description: String::new(),
+            labels: BTreeMap::new(),
+            last4: String::new(),
+            changed_at: sealed.made_at,
+            cut_off: false,
+            revoke_reason: None,
+            last_used: None,
+        })
+    }
+
     // Own tokens, and those of one's teams, can be read unless the calling token is narrowed.
     fn may_read(&self, stored: &StoredToken) -> bool {
         let home = self.state.home_of(&stored.record);
@@ -368,10 +460,4 @@ impl Reader {
         }
         everywhere.map(|()| query)
     }
-}
-
-/// The digest of a presented secret, to revoke it by; none for what we cannot have made.
-#[must_use]
-pub fn digest_of(secret: &str) -> Option<Digest> {
-    recognise(secret).map(|_| Digest::of(secret))
 }

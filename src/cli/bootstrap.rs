@@ -6,6 +6,7 @@
 //! and copies are the database's business.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use indicatif::HumanBytes;
@@ -70,7 +71,7 @@ struct Administrator {
 pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(), CliError> {
     let config = args.config.load(false)?;
     start_logs(&config, output)?;
-    let (authority, writer) = assemble(&config, args.open).await?;
+    let (authority, writer) = assemble(&config, args.open, Arc::default()).await?;
     let made = authority.bootstrap(args.recover).await;
     drop(authority);
     writer.stop().await;

@@ -16,7 +16,7 @@ use super::failure::{CliError, Exit};
 use super::output::change::Explanation;
 use super::output::token::Decision;
 use super::output::{Output, notice};
-use super::parse::{self, Kind};
+use super::parse::{self, AnyKind};
 
 /// What is asked.
 #[derive(Args, Debug)]
@@ -41,7 +41,7 @@ pub(crate) struct Question {
     workload: Option<String>,
     /// A kind of token that is accepted; may be repeated; none given accepts every kind.
     #[arg(long = "accept", value_enum, value_name = "KIND")]
-    accepted: Vec<Kind>,
+    accepted: Vec<AnyKind>,
 }
 
 impl Question {

@@ -19,7 +19,10 @@ use zeroize::Zeroizing;
 use crate::proto::v1::audit_service_client::AuditServiceClient;
 use crate::proto::v1::check_service_client::CheckServiceClient;
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
+use crate::proto::v1::credential_service_client::CredentialServiceClient;
 use crate::proto::v1::directory_service_client::DirectoryServiceClient;
+use crate::proto::v1::key_service_client::KeyServiceClient;
+use crate::proto::v1::login_service_client::LoginServiceClient;
 use crate::proto::v1::token_service_client::TokenServiceClient;
 
 use super::failure::CliError;
@@ -64,10 +67,17 @@ impl CallerArgs {
     /// # Errors
     /// Usage without a token, unavailable without a server.
     pub(crate) async fn session(&self) -> Result<Session, CliError> {
-        let token = calling_token(self.token_file.as_deref())?.ok_or_else(|| {
+        Session::open(&self.server, Some(self.token()?)).await
+    }
+
+    /// The calling token.
+    ///
+    /// # Errors
+    /// Usage without one.
+    pub(crate) fn token(&self) -> Result<TokenText, CliError> {
+        calling_token(self.token_file.as_deref())?.ok_or_else(|| {
             CliError::usage("no calling token: set LATCHKEY_TOKEN or give --token-file FILE")
-        })?;
-        Session::open(&self.server, Some(token)).await
+        })
     }
 }
 
@@ -204,6 +214,24 @@ impl Session {
     #[must_use]
     pub(crate) fn tokens(&self) -> TokenServiceClient<Wire> {
         TokenServiceClient::new(self.wire())
+    }
+
+    /// The login service.
+    #[must_use]
+    pub(crate) fn logins(&self) -> LoginServiceClient<Wire> {
+        LoginServiceClient::new(self.wire())
+    }
+
+    /// The credential service.
+    #[must_use]
+    pub(crate) fn credentials(&self) -> CredentialServiceClient<Wire> {
+        CredentialServiceClient::new(self.wire())
+    }
+
+    /// The key service.
+    #[must_use]
+    pub(crate) fn keys(&self) -> KeyServiceClient<Wire> {
+        KeyServiceClient::new(self.wire())
     }
 
     /// The check service.

@@ -224,6 +224,7 @@ fn exit_of(reason: &str, code: Code) -> Exit {
         UNAVAILABLE | "OUTCOME_UNKNOWN" | "NOT_REACHED" | "HISTORY_DIVERGED" => Exit::Unavailable,
         "INVALID_ARGUMENT" => Exit::Usage,
         "UNAUTHENTICATED"
+        | "LOGIN_REFUSED"
         | "PERMISSION_DENIED"
         | "BOUNDARY"
         | "NOT_FOUND"

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main ─► cli ─► server, bootstrap ─► run    the store, the replica and the listener of this process
-//!           └──► connect ─► token, check, directory, apply, audit, status, cluster   calls to a server
+//!           └──► connect ─► token, check, directory, credential, login, audit, …   calls to a server
 //!                              └──► output
 //! ```
 //!
@@ -16,12 +16,14 @@ mod check;
 mod cluster;
 mod connect;
 mod copy;
+mod credential;
 mod directory;
 mod drill;
 mod failure;
 mod followed;
 mod key_pair;
 mod log;
+mod login;
 mod migrate;
 mod output;
 mod parse;
@@ -98,11 +100,16 @@ enum Command {
     Team(directory::principal::TeamCommand),
     /// Manage service accounts.
     #[command(subcommand)]
-    Service(directory::principal::PrincipalCommand),
+    Service(directory::principal::ServiceCommand),
+    /// Make, list and revoke what service accounts log in with.
+    #[command(subcommand)]
+    Credential(credential::CredentialCommand),
+    /// Log in as a service account and print an access token.
+    Login(Box<login::LoginArgs>),
     /// Make key pairs that service accounts log in with.
     #[command(subcommand)]
     KeyPair(key_pair::KeyPairCommand),
-    /// Make the keys that access tokens are sealed with.
+    /// Make and manage the keys that access tokens are sealed with.
     #[command(subcommand)]
     SealKey(seal_key::SealKeyCommand),
     /// Manage roles.
@@ -213,11 +220,11 @@ async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {
             directory::principal::run(PrincipalKind::User, command, output).await
         }
         Command::Team(command) => directory::principal::run_team(command, output).await,
-        Command::Service(command) => {
-            directory::principal::run(PrincipalKind::Service, command, output).await
-        }
+        Command::Service(command) => directory::principal::run_service(command, output).await,
+        Command::Credential(command) => credential::run(command, output).await,
+        Command::Login(args) => login::login(*args, output).await,
         Command::KeyPair(command) => key_pair::run(command, output),
-        Command::SealKey(command) => seal_key::run(command, output),
+        Command::SealKey(command) => seal_key::run(command, output).await,
         Command::Role(command) => directory::role::run(command, output).await,
         Command::Grant(command) => directory::grant::run(command, output).await,
         Command::Apply(args) => apply::run(args, output).await,

@@ -14,6 +14,7 @@ use crate::domain::principal::{PrincipalKind, PrincipalName};
 use crate::domain::scopes::ScopeEntry;
 use crate::domain::token::TokenId;
 use crate::proto::v1;
+use crate::proto::v1::scopes_input::Extent;
 
 /// A duration of at least a millisecond, such as `10s` or `1h 30m`.
 ///
@@ -159,6 +160,15 @@ pub(crate) fn exact_need(action: &str, resource: &str) -> Result<v1::Need, Strin
     })
 }
 
+/// What a login or a credential is narrowed to; none given is not narrowed.
+#[must_use]
+pub(crate) fn narrowed(scopes: Vec<String>) -> Option<v1::ScopesInput> {
+    let given = !scopes.is_empty();
+    given.then_some(v1::ScopesInput {
+        extent: Some(Extent::Only(v1::ScopeList { scopes })),
+    })
+}
+
 /// The full name of a principal of `kind`: `alice` and `user:alice` are the same user.
 #[must_use]
 pub(crate) fn principal_of(kind: PrincipalKind, text: &str) -> String {
@@ -201,6 +211,41 @@ impl Kind {
             Self::Team => Some(PrincipalKind::Team),
             Self::Service => Some(PrincipalKind::Service),
             Self::Resource => None,
+        }
+    }
+}
+
+/// The kind of a token that is there, as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AnyKind {
+    /// A user, with the user's live permissions.
+    User,
+    /// A team, with the team's live permissions.
+    Team,
+    /// A resource; its scopes are its whole power.
+    Resource,
+    /// A service account, with its live permissions.
+    Service,
+    /// What a login or an exchange gave.
+    Access,
+    /// A client secret, which can only log in.
+    ClientSecret,
+    /// A registered public key, which can only log in.
+    PublicKey,
+}
+
+impl AnyKind {
+    /// The kind in the API.
+    #[must_use]
+    pub(crate) fn wire(self) -> v1::TokenKind {
+        match self {
+            Self::User => v1::TokenKind::User,
+            Self::Team => v1::TokenKind::Team,
+            Self::Resource => v1::TokenKind::Resource,
+            Self::Service => v1::TokenKind::Service,
+            Self::Access => v1::TokenKind::Access,
+            Self::ClientSecret => v1::TokenKind::ClientSecret,
+            Self::PublicKey => v1::TokenKind::PublicKey,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +23,7 @@ use crate::authority::{self, Authority};
 use crate::config::{Config, LastUsed};
 use crate::domain::clock::SystemClock;
 use crate::domain::entropy::{Entropy, OsEntropy};
+use crate::domain::seal::ring::Ring;
 use crate::domain::token::TokenKind;
 use crate::replica::{self, Replica, WriterTask};
 use crate::rpc::{self, Metrics};
@@ -64,20 +66,25 @@ pub(crate) enum First {
     Administrator,
 }
 
-/// Opens the store, loads State and starts the writer, which the caller stops.
+/// Opens the store, loads State and starts the writer, which the caller stops. Without seals it
+/// seals and opens no access tokens.
 ///
 /// # Errors
 /// Unavailable when the store cannot be opened, or holds what must not be served.
 pub(crate) async fn assemble(
     config: &Config,
     open: OpenArgs,
+    seals: Arc<ArcSwap<Ring>>,
 ) -> Result<(Authority, WriterTask), CliError> {
     let meter = Meter::start("verifying the store");
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
     let store = store::open(config, open, &*entropy, &meter).await?;
     meter.goes_on("loading the store");
     let clock = Arc::new(SystemClock::start());
-    let settings = replica_settings(config);
+    let settings = replica::Settings {
+        seals,
+        ..replica_settings(config)
+    };
     let started = Replica::start(store, clock, Arc::clone(&entropy), settings).await;
     meter.end();
     let (replica, writer) = started.map_err(CliError::unavailable)?;
@@ -86,7 +93,9 @@ pub(crate) async fn assemble(
         valid_for_ms: millis(config.check.valid_for),
         confirm_time_max: config.write.confirm_time_max,
     };
-    Ok((Authority::new(replica, entropy, settings), writer))
+    let audiences = config.login.audiences().map(str::to_owned).collect();
+    let authority = Authority::new(replica, entropy, settings).with_audiences(audiences);
+    Ok((authority, writer))
 }
 
 fn replica_settings(config: &Config) -> replica::Settings {
@@ -163,7 +172,7 @@ pub(crate) async fn run(
         taken = Some(listener);
     }
     let followed = Followed::open(&config, &OsEntropy)?;
-    let (authority, writer) = assemble(&config, open).await?;
+    let (authority, writer) = assemble(&config, open, followed.files.seals.handle()).await?;
     until_its_first_lease(&authority).await;
     let served = serve(&config, taken, authority, &followed, first, ready).await;
     followed.close().await;

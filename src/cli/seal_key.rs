@@ -1,7 +1,11 @@
 //! `latchkey seal-key`: the keys that access tokens are sealed with.
 //!
 //! A key is made into a file here and brought to every server by whoever runs them; the servers
-//! read their files again by themselves. Keys are never sent.
+//! read their files again by themselves. Keys are never sent: the other verbs name them by id.
+//!
+//! ```text
+//! generate ─► on every server ─► rotate: it seals ─► rotate to the next ─► 30 days later: retire
+//! ```
 
 use std::path::{Path, PathBuf};
 
@@ -11,17 +15,29 @@ use zeroize::Zeroizing;
 
 use crate::domain::entropy::OsEntropy;
 use crate::domain::seal::key::{KeyId, SealKey};
+use crate::proto::v1;
 use crate::seal::{KEYS_MAX, KeySource, Live, SourceError, add};
 
+use super::connect::CallerArgs;
 use super::failure::CliError;
-use super::output::{Output, json, write};
+use super::output::made::Made;
+use super::output::{Output, instant, json, write};
 use super::server::absolute;
+use super::token::RequestId;
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SealKeyCommand {
     /// Make a seal key and add it to a file.
     Generate(GenerateArgs),
+    /// List the keys, how far each is and which servers have loaded it.
+    List(ListArgs),
+    /// Seal new tokens by another key, which every server must have loaded.
+    Rotate(RotateArgs),
+    /// Let go of a key that sealed its last token 30 days ago or longer.
+    Retire(EndArgs),
+    /// Refuse all that a key has sealed, at once and for good.
+    Revoke(EndArgs),
 }
 
 /// Where to put it.
@@ -30,6 +46,43 @@ pub(crate) struct GenerateArgs {
     /// The file that it is added to, which is made if it is not there; `-` prints it.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+}
+
+/// Who asks.
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    caller: CallerArgs,
+}
+
+/// Which key is next.
+#[derive(Args, Debug)]
+pub(crate) struct RotateArgs {
+    /// Id of the key; left out, the only new one that every server has loaded.
+    #[arg(value_name = "KEY_ID")]
+    key_id: Option<KeyId>,
+    /// Why; kept in the audit trail.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    request: RequestId,
+    #[command(flatten)]
+    caller: CallerArgs,
+}
+
+/// Which key is over.
+#[derive(Args, Debug)]
+pub(crate) struct EndArgs {
+    /// Id of the key.
+    #[arg(value_name = "KEY_ID")]
+    key_id: KeyId,
+    /// Why; kept in the audit trail.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    request: RequestId,
+    #[command(flatten)]
+    caller: CallerArgs,
 }
 
 #[derive(Serialize)]
@@ -46,12 +99,135 @@ struct PrintedView<'a> {
     key: &'a str,
 }
 
+/// A key as the servers know it.
+#[derive(Serialize)]
+struct KeyView {
+    key_id: String,
+    phase: &'static str,
+    since: Option<String>,
+    loaded_by: Vec<String>,
+    missing_on: Vec<String>,
+}
+
+impl From<v1::SealKey> for KeyView {
+    fn from(key: v1::SealKey) -> Self {
+        let phase = match key.phase() {
+            v1::KeyPhase::Unspecified => "new",
+            v1::KeyPhase::Minting => "minting",
+            v1::KeyPhase::Verifying => "verifying",
+            v1::KeyPhase::Retired => "retired",
+            v1::KeyPhase::Revoked => "revoked",
+        };
+        Self {
+            phase,
+            since: instant(key.since.as_ref()),
+            key_id: key.key_id,
+            loaded_by: key.loaded_by,
+            missing_on: key.missing_on,
+        }
+    }
+}
+
+impl KeyView {
+    const HEADER: [&'static str; 5] = ["KEY ID", "PHASE", "SINCE", "LOADED BY", "MISSING ON"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.key_id.clone(),
+            self.phase.to_owned(),
+            self.since.clone().unwrap_or_default(),
+            self.loaded_by.join(", "),
+            self.missing_on.join(", "),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+struct KeyList {
+    keys: Vec<KeyView>,
+}
+
+#[derive(Serialize)]
+struct RotatedView {
+    key_id: String,
+    #[serde(flatten)]
+    made: Made,
+}
+
 /// Runs one verb.
 ///
 /// # Errors
-/// Usage for a file that cannot be used, refused for one that is full.
-pub(crate) fn run(command: SealKeyCommand, output: Output) -> Result<(), CliError> {
-    let SealKeyCommand::Generate(args) = command;
+/// Usage for a file that cannot be used, refused for one that is full; what the server refuses.
+pub(crate) async fn run(command: SealKeyCommand, output: Output) -> Result<(), CliError> {
+    match command {
+        SealKeyCommand::Generate(args) => generate(args, output),
+        SealKeyCommand::List(args) => list(args, output).await,
+        SealKeyCommand::Rotate(args) => rotate(args, output).await,
+        SealKeyCommand::Retire(args) => retire(args, output).await,
+        SealKeyCommand::Revoke(args) => revoke(args, output).await,
+    }
+}
+
+async fn list(args: ListArgs, output: Output) -> Result<(), CliError> {
+    let mut keys = args.caller.session().await?.keys();
+    let answer = keys.list_keys(v1::ListKeysRequest {}).await?.into_inner();
+    let list = KeyList {
+        keys: answer.keys.into_iter().map(KeyView::from).collect(),
+    };
+    output.show(&list, |page| {
+        page.table(&KeyView::HEADER, list.keys.iter().map(KeyView::row));
+    })
+}
+
+async fn rotate(args: RotateArgs, output: Output) -> Result<(), CliError> {
+    let mut keys = args.caller.session().await?.keys();
+    let request = v1::RotateKeyRequest {
+        key_id: args.key_id.map(|id| id.to_string()).unwrap_or_default(),
+        reason: args.reason,
+        request_id: args.request.request_id,
+        wait_for_replicas: true,
+    };
+    let answer = keys.rotate_key(request).await?.into_inner();
+    let view = RotatedView {
+        key_id: answer.key_id,
+        made: Made::new(answer.revision.as_ref(), answer.enforcement),
+    };
+    output.show(&view, |page| {
+        view.made
+            .page(&format!("new tokens are sealed by {}", view.key_id), page);
+    })
+}
+
+async fn retire(args: EndArgs, output: Output) -> Result<(), CliError> {
+    let mut keys = args.caller.session().await?.keys();
+    let request = v1::RetireKeyRequest {
+        key_id: args.key_id.to_string(),
+        reason: args.reason,
+        request_id: args.request.request_id,
+    };
+    let answer = keys.retire_key(request).await?.into_inner();
+    let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+    output.show(&made, |page| {
+        made.page("retired", page);
+        page.line("It can be taken out of the servers' files.");
+    })
+}
+
+async fn revoke(args: EndArgs, output: Output) -> Result<(), CliError> {
+    let mut keys = args.caller.session().await?.keys();
+    let request = v1::RevokeKeyRequest {
+        key_id: args.key_id.to_string(),
+        reason: args.reason,
+        request_id: args.request.request_id,
+    };
+    let answer = keys.revoke_key(request).await?.into_inner();
+    let made = Made::new(answer.revision.as_ref(), answer.enforcement);
+    output.show(&made, |page| {
+        made.page("revoked, with all that it had sealed", page);
+    })
+}
+
+fn generate(args: GenerateArgs, output: Output) -> Result<(), CliError> {
     let key = SealKey::generate(&OsEntropy);
     let id = key.id();
     if args.out == Path::new("-") {
@@ -97,7 +273,7 @@ fn found(file: &Path) -> Result<Vec<KeyId>, CliError> {
         ..KeySource::default()
     };
     match Live::open(source) {
-        Ok((live, _)) => Ok(live.current().iter().map(SealKey::id).collect()),
+        Ok((live, _)) => Ok(live.current().ids()),
         Err(SourceError::NoKey(_)) => Ok(Vec::new()),
         Err(error) => Err(CliError::usage(error)),
     }

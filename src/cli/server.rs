@@ -15,6 +15,7 @@ use crate::store::postgres::up as migrate;
 use crate::telemetry;
 
 use super::failure::CliError;
+use super::login::SECRET_VARIABLE;
 use super::output::meter::AboveMeter;
 use super::output::{Output, json, write};
 use super::parse::label;
@@ -25,7 +26,12 @@ use super::store::{Place, database, database_failed};
 /// The longest configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Variables that are no settings: the clients', and what Kubernetes sets for a service.
-const OTHER_VARIABLES: [&str; 3] = ["LATCHKEY_ADDR", "LATCHKEY_TOKEN", "LATCHKEY_CONFIG"];
+const OTHER_VARIABLES: [&str; 4] = [
+    "LATCHKEY_ADDR",
+    "LATCHKEY_TOKEN",
+    "LATCHKEY_CONFIG",
+    SECRET_VARIABLE,
+];
 
 /// Makes a debug build's server one format newer than it is: it then writes an entry `note` at
 /// every `forget.interval` once the log's level lets it, for tests of upgrades.

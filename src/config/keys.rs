@@ -51,7 +51,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "database.pool_size",
-        "connections for lists, snapshots and reading the log; five more have their own work",
+        "connections for lists, snapshots and reading the log; five more have their own work, and up to four are for logins",
     ),
     key(
         "database.connect_timeout",
@@ -149,6 +149,22 @@ pub const KEYS: &[Key] = &[
     key(
         "tokens.max_lifetime.service",
         "longest life of service tokens",
+    ),
+    key(
+        "tokens.max_lifetime.access",
+        "longest session of access tokens, their renewals included",
+    ),
+    key(
+        "tokens.max_lifetime.client_secret",
+        "longest life of client secrets",
+    ),
+    key(
+        "tokens.max_lifetime.public_key",
+        "longest life of registered public keys",
+    ),
+    key(
+        "login.audiences",
+        "audiences of the assertions (RFC 7523) that log in here, with commas between them; the same on every server",
     ),
     key(
         "seal.keys",

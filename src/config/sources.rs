@@ -180,7 +180,12 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.lease.length < LEASE_MIN {
         return Err(ConfigError("lease.length: less than 200ms".to_owned()));
     }
-    if let Some((name, what)) = config.envoy.wrong().or_else(|| config.seal.wrong()) {
+    let wrong = [
+        config.envoy.wrong(),
+        config.login.wrong(),
+        config.seal.wrong(),
+    ];
+    if let Some((name, what)) = wrong.into_iter().flatten().next() {
         return Err(ConfigError(format!("{name}: {what}")));
     }
     if config.canary.interval.is_some_and(|every| every.is_zero()) {

@@ -283,3 +283,21 @@ fn headers_that_envoy_would_take_for_something_else_are_refused() {
     check("envoy.trusted_hops", "33", Some("more than 32"));
     check("envoy.expires_soon", "none", None);
 }
+
+#[test]
+fn audiences_are_few_and_none_is_empty() {
+    let check = |value: &str, expected: Option<&str>| {
+        let mut sources = Sources::default();
+        let flagged = sources.flag("login.audiences", value, "--set");
+        let read = flagged.and_then(|()| sources.build());
+        let error = read.err().map(|error| error.to_string());
+        let told = expected.map(|what| format!("login.audiences: {what}"));
+        assert_eq!(error, told, "{value}");
+    };
+    check("https://latchkey.example, latchkey", None);
+    check("a,b,c,d,e,f,g,h", None);
+    check("a,b,c,d,e,f,g,h,i", Some("more than 8 audiences"));
+    check("", Some("each is 1 to 256 printable characters"));
+    check("a,", Some("each is 1 to 256 printable characters"));
+    check("a\u{7}", Some("each is 1 to 256 printable characters"));
+}

@@ -10,10 +10,14 @@ use std::collections::BTreeMap;
 use super::chain::RevisionNumber;
 use super::clock::UnixMs;
 use super::entry::Request;
+use super::key::PublicKey;
 use super::limits::{Audience, Networks, Uses, Workload};
+use super::login::{ClientNetwork, LoginMethod, MethodRecord};
 use super::permission::{ActionPattern, Resource, ResourcePattern};
 use super::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 use super::scopes::{PermissionSet, Scopes};
+use super::seal::key::KeyId;
+use super::seal::ring::Salt;
 use super::token::{Digest, TokenId, TokenKind};
 
 /// Whom or what a token speaks for.
@@ -102,6 +106,57 @@ pub struct TokenRecord {
     pub grace: Option<Grace>,
     /// Set once it was revoked.
     pub revoked: Option<Revoked>,
+    /// The key that assertions are signed with, of a token of that kind.
+    pub public_key: Option<PublicKey>,
+}
+
+/// How far a seal key is in its life; it never goes back, but from minting to verifying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum KeyPhase {
+    /// New tokens are sealed by it; one key at the most.
+    Minting = 1,
+    /// What it has sealed is good, and it seals nothing new.
+    Verifying = 2,
+    /// All that it has sealed has ended.
+    Retired = 3,
+    /// All that it has sealed is refused.
+    Revoked = 4,
+}
+
+impl KeyPhase {
+    /// Every phase, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Minting, Self::Verifying, Self::Retired, Self::Revoked];
+
+    /// The word used in the API, the CLI and the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Minting => "minting",
+            Self::Verifying => "verifying",
+            Self::Retired => "retired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The phase with this number, as the log stores it.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| *one as u8 == number)
+    }
+}
+
+/// Everything that State knows of a seal key; its material comes from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealKeyRecord {
+    /// The id, which its material makes.
+    pub id: KeyId,
+    /// What makes its MACs this installation's own.
+    pub salt: Salt,
+    /// How far it is.
+    pub phase: KeyPhase,
+    /// When it came into this phase.
+    pub since_ms: UnixMs,
 }
 
 /// What the tables keep beside a record and State does not hold; `None` leaves it as it is.
@@ -173,6 +228,8 @@ pub enum CutOffTarget {
     IssuedForTeam(PrincipalId, PrincipalId),
     /// … that speaks for this resource or one below it.
     ResourceUnder(Resource),
+    /// … that is an access token and speaks for this principal.
+    Sessions(PrincipalId),
 }
 
 /// One state change.
@@ -251,6 +308,53 @@ pub enum Change {
     },
     /// Entries of kinds up to this format may be written from now on.
     RaiseFormat(u32),
+    /// A login or an exchange that is more than a sealed token.
+    Login {
+        /// The credential that was spent by one use, and what is left of it.
+        spent: Option<(TokenId, u32)>,
+        /// The access token, where it is stored.
+        token: Option<Box<NewToken>>,
+    },
+    /// A session of sealed access tokens is refused, with all that was exchanged from it.
+    RevokeSession {
+        /// The session.
+        session: TokenId,
+        /// When its last token has ended.
+        until_ms: UnixMs,
+        /// Whether what it issued is cut off, too.
+        compromised: bool,
+    },
+    /// A login method of an account as it is from now on.
+    PutMethod(Box<MethodRecord>),
+    /// A login method is taken from an account.
+    DeleteMethod {
+        /// The account.
+        principal: PrincipalId,
+        /// The method.
+        method: LoginMethod,
+    },
+    /// Logins of an account from one network are refused for a while.
+    Lock {
+        /// The account.
+        principal: PrincipalId,
+        /// From where they come.
+        network: ClientNetwork,
+        /// Until when.
+        until_ms: UnixMs,
+    },
+    /// Seal keys as they are from now on.
+    PutSealKeys(Vec<SealKeyRecord>),
+}
+
+/// A token that is made, with what only its tables keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    /// Everything that State knows of it.
+    pub record: TokenRecord,
+    /// The whole digest of its secret.
+    pub digest: Digest,
+    /// What the tables keep beside it.
+    pub display: Display,
 }
 
 /// One row of a snapshot; together they are State at the snapshot's head.
@@ -288,6 +392,26 @@ pub enum Row {
         revision: RevisionNumber,
         /// That entry's instant.
         instant_ms: UnixMs,
+    },
+    /// A login method of an account.
+    Method(Box<MethodRecord>),
+    /// A seal key.
+    SealKey(SealKeyRecord),
+    /// A session that is refused.
+    RevokedSession {
+        /// The session.
+        session: TokenId,
+        /// When its last token has ended.
+        until_ms: UnixMs,
+    },
+    /// Whose logins are refused for a while.
+    Lock {
+        /// The account.
+        principal: PrincipalId,
+        /// From where they come.
+        network: ClientNetwork,
+        /// Until when.
+        until_ms: UnixMs,
     },
     /// A token.
     Token(Box<TokenRecord>),

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::chain::{Head, RevisionNumber};
 use super::change::Change;
 use super::clock::UnixMs;
-use super::format::{FORMAT_FIRST, format_max};
+use super::format::{FORMAT_FIRST, FORMAT_LOGINS, format_max};
 use super::principal::PrincipalId;
 use super::token::TokenId;
 use super::wire;
@@ -48,13 +48,23 @@ pub enum EntryKind {
     GrantDelete = 19,
     Forget = 20,
     FormatRaise = 21,
+    CredentialCreate = 22,
+    Login = 23,
+    SessionRevoke = 24,
+    SessionRevokeAll = 25,
+    MethodSet = 26,
+    MethodRemove = 27,
+    LoginLock = 28,
+    KeyMint = 29,
+    KeyRetire = 30,
+    KeyRevoke = 31,
     #[cfg(debug_assertions)]
     Note = u16::MAX,
 }
 
 impl EntryKind {
     /// Every kind with its word, but the one of the next format.
-    pub const ALL: [(Self, &'static str); 21] = [
+    pub const ALL: [(Self, &'static str); 31] = [
         (Self::TokenIssue, "token.issue"),
         (Self::TokenUpdate, "token.update"),
         (Self::TokenRenew, "token.renew"),
@@ -76,6 +86,16 @@ impl EntryKind {
         (Self::GrantDelete, "grant.delete"),
         (Self::Forget, "forget"),
         (Self::FormatRaise, "format.raise"),
+        (Self::CredentialCreate, "credential.create"),
+        (Self::Login, "login"),
+        (Self::SessionRevoke, "session.revoke"),
+        (Self::SessionRevokeAll, "session.revoke_all"),
+        (Self::MethodSet, "method.set"),
+        (Self::MethodRemove, "method.remove"),
+        (Self::LoginLock, "login.lock"),
+        (Self::KeyMint, "key.mint"),
+        (Self::KeyRetire, "key.retire"),
+        (Self::KeyRevoke, "key.revoke"),
     ];
 
     /// The format that brought it: entries of this kind are written to no log below that level.
@@ -84,6 +104,16 @@ impl EntryKind {
         match self {
             #[cfg(debug_assertions)]
             Self::Note => super::format::FORMAT_MAX + 1,
+            Self::CredentialCreate
+            | Self::Login
+            | Self::SessionRevoke
+            | Self::SessionRevokeAll
+            | Self::MethodSet
+            | Self::MethodRemove
+            | Self::LoginLock
+            | Self::KeyMint
+            | Self::KeyRetire
+            | Self::KeyRevoke => FORMAT_LOGINS,
             _ => FORMAT_FIRST,
         }
     }
@@ -102,7 +132,13 @@ impl EntryKind {
             | Self::MemberRemove
             | Self::RoleUpdate
             | Self::RoleDelete
-            | Self::GrantDelete => true,
+            | Self::GrantDelete
+            | Self::SessionRevoke
+            | Self::SessionRevokeAll
+            | Self::MethodSet
+            | Self::MethodRemove
+            | Self::KeyRetire
+            | Self::KeyRevoke => true,
             // A use is counted by its own append: no server has more of the budget to give. Of a
             // principal nothing but texts is updated.
             Self::TokenIssue
@@ -115,7 +151,11 @@ impl EntryKind {
             | Self::RoleCreate
             | Self::GrantCreate
             | Self::Forget
-            | Self::FormatRaise => false,
+            | Self::FormatRaise
+            | Self::CredentialCreate
+            | Self::Login
+            | Self::LoginLock
+            | Self::KeyMint => false,
             #[cfg(debug_assertions)]
             Self::Note => false,
         }

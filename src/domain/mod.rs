@@ -15,6 +15,7 @@ mod json;
 pub mod key;
 pub mod key_pair;
 pub mod limits;
+pub mod login;
 mod pem;
 pub mod permission;
 pub mod principal;

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::chain::{Revision, RevisionNumber};
 use super::permission::Permission;
+use super::reason::Reason;
 
 /// A command that was not carried out.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -22,6 +23,9 @@ pub enum Refusal {
     /// No token, or one that cannot be used; present another.
     #[error("the call needs a valid token")]
     Unauthenticated,
+    /// A login that is not good. Nobody who guesses learns why; who shows the right credential does.
+    #[error("the login was refused: {}", login_refused(*.0))]
+    LoginRefused(Option<Reason>),
     /// The calling token does not permit this.
     #[error("the calling token does not permit this; missing: {}", join(.0))]
     NotPermitted(Vec<Permission>),
@@ -78,6 +82,14 @@ impl Refusal {
             field,
             what: what.to_string(),
         }
+    }
+}
+
+fn login_refused(reason: Option<Reason>) -> String {
+    match reason {
+        None => "unknown client or wrong credential, or too many failures from this address lately"
+            .to_owned(),
+        Some(reason) => format!("the credential is good no more ({})", reason.name()),
     }
 }
 

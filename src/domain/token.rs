@@ -3,7 +3,8 @@
 //! A stored secret is `lk?_` + 43 characters uniform in `0-9A-Za-z` (256 random bits) + the
 //! CRC-32 (ISO-HDLC) of those 47 bytes as 6 such characters, most significant first: 53 bytes,
 //! one SHA-256 block, one word for a double click. [`Secret`] proves that the checksum held;
-//! [`Digest`] is all that is ever kept. Deliberately absent: any look-up, and the sealed form.
+//! [`Digest`] is all that is ever kept. Deliberately absent: any look-up, and the sealed form,
+//! which is in [`super::seal`].
 
 use std::fmt;
 
@@ -17,10 +18,13 @@ use super::entropy::Entropy;
 /// Bytes in a stored secret, prefix and checksum included.
 pub const SECRET_BYTES: usize = 53;
 const PREFIX_BYTES: usize = 4;
-const CRC_CHARS: usize = 6;
+pub(super) const CRC_CHARS: usize = 6;
+/// Where the time of a UUIDv7 begins: above 80 bits of version, variant and randomness.
+const TIME_SHIFT: u32 = 80;
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 const BODY_BYTES: usize = SECRET_BYTES - CRC_CHARS;
-const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+pub(super) const ALPHABET: &[u8; 62] =
+    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// What a token speaks for, told by its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,13 +38,27 @@ pub enum TokenKind {
     Resource = 3,
     /// `lks_`: a service account, with its live permissions.
     Service = 4,
+    /// `lka_`: what a login or an exchange spoke for, for a short time.
+    Access = 5,
+    /// `lkc_`: nothing; it logs a service account in.
+    ClientSecret = 6,
+    /// No secret at all: its private key logs a service account in.
+    PublicKey = 7,
 }
 
 impl TokenKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::User, Self::Team, Self::Resource, Self::Service];
+    pub const ALL: [Self; 7] = [
+        Self::User,
+        Self::Team,
+        Self::Resource,
+        Self::Service,
+        Self::Access,
+        Self::ClientSecret,
+        Self::PublicKey,
+    ];
 
-    /// The four characters that a secret of this kind begins with.
+    /// The four characters that a secret of this kind begins with; empty where there is none.
     #[must_use]
     pub fn prefix(self) -> &'static str {
         match self {
@@ -48,7 +66,23 @@ impl TokenKind {
             Self::Team => "lkt_",
             Self::Resource => "lkr_",
             Self::Service => "lks_",
+            Self::Access => "lka_",
+            Self::ClientSecret => "lkc_",
+            Self::PublicKey => "",
         }
+    }
+
+    /// Whether tokens of this kind have a secret of their own.
+    #[must_use]
+    pub fn has_secret(self) -> bool {
+        self != Self::PublicKey
+    }
+
+    /// Whether it is a credential: it can be exchanged for an access token, and nothing else.
+    #[must_use]
+    #[inline]
+    pub fn is_credential(self) -> bool {
+        matches!(self, Self::ClientSecret | Self::PublicKey)
     }
 
     /// The word used in the API, the CLI and the log.
@@ -59,6 +93,9 @@ impl TokenKind {
             Self::Team => "team",
             Self::Resource => "resource",
             Self::Service => "service",
+            Self::Access => "access",
+            Self::ClientSecret => "client_secret",
+            Self::PublicKey => "public_key",
         }
     }
 
@@ -133,6 +170,20 @@ impl TokenId {
         Some(Self(id.as_u128()))
     }
 
+    /// The id of a token that renews one of this id: another time, and the same 74 random bits,
+    /// which are the session.
+    #[must_use]
+    pub fn renewed(self, unix_ms: u64) -> Self {
+        Self(self.session().0 | u128::from(unix_ms) << TIME_SHIFT)
+    }
+
+    /// What all tokens of a session have in common: the id without its time.
+    #[must_use]
+    #[inline]
+    pub fn session(self) -> Self {
+        Self(self.0 & ((1 << TIME_SHIFT) - 1))
+    }
+
     /// The hyphenated text form, as bytes of ASCII.
     #[must_use]
     #[inline]
@@ -162,7 +213,7 @@ impl TokenId {
     /// When it was made, in Unix milliseconds: the first 48 bits (RFC 9562, section 5.7).
     #[must_use]
     pub fn created_ms(self) -> u64 {
-        (self.0 >> 80) as u64
+        (self.0 >> TIME_SHIFT) as u64
     }
 
     /// The id as a number, for indexes.
@@ -323,7 +374,7 @@ pub fn checksum_of(body: &str) -> String {
     checksum(body.as_bytes()).map(char::from).iter().collect()
 }
 
-fn checksum(body: &[u8]) -> [u8; CRC_CHARS] {
+pub(super) fn checksum(body: &[u8]) -> [u8; CRC_CHARS] {
     let mut crc = crc32fast::hash(body);
     let mut characters = [0; CRC_CHARS];
     for character in characters.iter_mut().rev() {
@@ -341,7 +392,7 @@ mod tests {
     #[test]
     fn a_fresh_secret_has_the_documented_form() {
         let entropy = SeededEntropy::new(1);
-        for kind in TokenKind::ALL {
+        for kind in TokenKind::ALL.into_iter().filter(|kind| kind.has_secret()) {
             let secret = Secret::generate(kind, &entropy);
             let text = secret.reveal();
             assert_eq!(text.len(), SECRET_BYTES);

@@ -41,8 +41,10 @@ fn replica(shared: Shared) -> Replica {
     Replica {
         shared: Arc::new(shared),
         commands: mpsc::channel(1).0,
+        logins: mpsc::channel(1).0,
         lease: LeaseSettings::default(),
         identity: Arc::default(),
+        lifetimes: Lifetimes::default(),
     }
 }
 

@@ -38,6 +38,7 @@ fn member(number: u8, applied: u64, lease_ms: u64) -> Member {
         joined_ms: 0,
         reported_ms: 0,
         serves_stale: false,
+        keys: Vec::new(),
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Counters {
     pub divergences: AtomicU64,
     /// Last uses of tokens that there was no room or no time for.
     pub last_used_dropped: AtomicU64,
+    /// Logins that there was no room or no time for in the record.
+    pub logins_dropped: AtomicU64,
     /// How many revisions the log had beyond the published one at the last renewal.
     pub lag: AtomicU64,
     /// How many members there were when they were last looked at.

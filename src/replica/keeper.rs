@@ -150,6 +150,7 @@ impl Keeper {
             lease_ms: 0,
             format_max: self.identity.format_max,
             serves_stale: self.shared.serve_stale,
+            keys: self.loaded_keys(),
         };
         // Also a join whose outcome is not learnt may be one.
         self.shared.joined(self.incarnation);
@@ -257,6 +258,7 @@ impl Keeper {
             incarnation: self.incarnation,
             lease_ms: self.lease.length_ms,
             applied: head,
+            keys: self.loaded_keys(),
         };
         self.fresh = false;
         let renewed = self.cluster().renew(&renewal).await?;
@@ -498,15 +500,18 @@ impl Keeper {
         }
     }
 
-    /// Lets the writer raise the log's format level once every member reads a newer one. Whoever
+    /// Lets the writer raise the log's format level to what every member reads. Whoever
     /// joins meanwhile and does not is found by the store, which then refuses one of the two.
     fn note_readable(&self, roster: &Roster) {
         let read_by_all = roster.members.iter().map(|member| member.format_max).min();
         let readable = read_by_all.unwrap_or(0).min(self.identity.format_max);
-        if readable > self.shared.published.load().format() {
-            self.shared.readable.store(readable, Ordering::Relaxed);
-            self.shared.raise.notify_one();
-        }
+        self.shared.readable.store(readable, Ordering::Relaxed);
+    }
+
+    /// The seal keys that this server has loaded at this moment.
+    fn loaded_keys(&self) -> Vec<u32> {
+        let seals = self.shared.seals.load();
+        seals.ids().into_iter().map(|id| id.0).collect()
     }
 
     // Whose leases are over by now, with the heartbeats that say so.

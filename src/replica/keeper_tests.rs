@@ -52,6 +52,7 @@ fn roster(heartbeats: &[(u8, u64)]) -> Roster {
         joined_ms: 0,
         reported_ms: 0,
         serves_stale: false,
+        keys: Vec::new(),
     };
     Roster {
         members: heartbeats.iter().map(member).collect(),

@@ -12,9 +12,11 @@
 
 mod barrier;
 mod counters;
+mod flush;
 mod keeper;
 mod lease;
 mod load;
+mod logins;
 mod mutation;
 mod reach;
 mod recent;
@@ -37,9 +39,11 @@ use crate::domain::clock::Clock;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::LogEntry;
 use crate::domain::refusal::Refusal;
+use crate::domain::seal::ring::Ring;
 use crate::state::State;
-use crate::state::decide::{Decided, Envelope};
+use crate::state::decide::{Decided, Envelope, Lifetimes};
 use crate::store::cluster::{Incarnation, Roster};
+use crate::store::logins::LoginNoted;
 use crate::store::{Store, StoreError};
 
 use barrier::Readings;
@@ -49,7 +53,7 @@ use mutation::mutated;
 use reach::Looks;
 use recent::Recent;
 use time::SharedTime;
-use used::{FlusherTask, Gatherer};
+use used::Gatherer;
 use writer::Writer;
 
 pub use barrier::Enforced;
@@ -123,10 +127,10 @@ struct Shared {
     awaited: AtomicU64,
     // State must be loaded anew.
     reload: Notify,
-    // The newest format that every server reads, by the last reading of the members; and that it
-    // is newer than the log's.
+    // The newest format that every server reads, by the last reading of the members.
     readable: AtomicU32,
-    raise: Notify,
+    // The keys that this server has loaded to seal access tokens.
+    seals: Arc<ArcSwap<Ring>>,
     // Somebody waits for a revision that is not published here.
     behind: Notify,
     looks: Looks,
@@ -173,7 +177,7 @@ impl Shared {
             awaited: AtomicU64::new(0),
             reload: Notify::new(),
             readable: AtomicU32::new(0),
-            raise: Notify::new(),
+            seals: Arc::clone(&settings.seals),
             behind: Notify::new(),
             looks: Looks::new(),
             loaded: AtomicU64::new(0),
@@ -287,8 +291,10 @@ impl Shared {
 pub struct Replica {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Queued>,
+    logins: mpsc::Sender<LoginNoted>,
     lease: LeaseSettings,
     identity: Arc<Identity>,
+    lifetimes: Lifetimes,
 }
 
 impl Replica {
@@ -334,9 +340,12 @@ impl Replica {
         shared.revision.send_replace(loaded.state.head().revision);
         shared.published.store(Arc::new(loaded.state));
         let (lease, identity) = (settings.lease, Arc::new(settings.identity.clone()));
-        let flusher = settings.last_used.zip(gathered);
-        let flusher = flusher
-            .map(|(settings, gathered)| FlusherTask::start(&shared, gathered, settings, &entropy));
+        let lifetimes = settings.lifetimes;
+        let (logins, record) = logins::record(&shared, &entropy);
+        let mut flushers = vec![record];
+        if let Some((settings, gathered)) = settings.last_used.zip(gathered) {
+            flushers.push(used::flusher(&shared, settings, gathered, &entropy));
+        }
         let writer = Writer::new(
             Arc::clone(&shared),
             queue,
@@ -349,15 +358,17 @@ impl Replica {
             writer: tokio::spawn(writer.run()),
             keeper: keeper.map(|keeper| tokio::spawn(keeper.run())),
             stop_keeper,
-            flusher,
+            flushers,
             commands: commands.clone(),
             stop,
         };
         let replica = Self {
             shared,
             commands,
+            logins,
             lease,
             identity,
+            lifetimes,
         };
         Ok((replica, tasks))
     }
@@ -494,6 +505,25 @@ impl Replica {
         &*self.shared.clock
     }
 
+    /// The keys that this server has loaded to seal access tokens.
+    #[must_use]
+    #[inline]
+    pub fn seals(&self) -> &ArcSwap<Ring> {
+        &self.shared.seals
+    }
+
+    /// What people call this server.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.identity.name
+    }
+
+    /// The longest life of each kind of token.
+    #[must_use]
+    pub fn lifetimes(&self) -> Lifetimes {
+        self.lifetimes
+    }
+
     /// What was counted since the start.
     #[must_use]
     pub fn counters(&self) -> &Counters {
@@ -525,6 +555,8 @@ mod answering_tests;
 mod barrier_tests;
 #[cfg(test)]
 mod keeper_tests;
+#[cfg(test)]
+mod logins_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

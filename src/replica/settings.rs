@@ -3,9 +3,13 @@
 //! Made by `cli` from the configuration, and by tests. A setting is read once, at the start: a
 //! server with another one is another run of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::domain::format::format_max;
+use crate::domain::seal::ring::Ring;
 use crate::state::decide::Lifetimes;
 
 #[cfg(test)]
@@ -99,6 +103,8 @@ pub struct Settings {
     pub last_used: Option<LastUsedSettings>,
     /// Who this server is.
     pub identity: Identity,
+    /// The keys that it has loaded to seal access tokens; whoever loads them puts others in place.
+    pub seals: Arc<ArcSwap<Ring>>,
     /// A rule to break.
     #[cfg(test)]
     pub(crate) mutation: Option<Mutation>,
@@ -114,6 +120,7 @@ impl Default for Settings {
             lease: LeaseSettings::default(),
             last_used: None,
             identity: Identity::default(),
+            seals: Arc::default(),
             #[cfg(test)]
             mutation: None,
         }

@@ -17,13 +17,13 @@ use crate::domain::entry::Entry;
 use crate::domain::permission::Resource;
 use crate::domain::principal::{PrincipalKind, PrincipalName};
 use crate::domain::token::TokenId;
-use crate::state::decide::Lifetimes;
-use crate::state::decide::{Caller, Command, Moment, Outcome, decide};
+use crate::state::decide::{Caller, Command, Lifetimes, Moment, Outcome, decide};
 use crate::store::cluster::Cluster;
 use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
+use crate::store::logins::LoginNoted;
 use crate::store::{Appended, Batch, Snapshot};
 
 /// What the store does with the next append.
@@ -63,8 +63,9 @@ pub(super) struct ScriptedStore {
     pub(super) faults: Mutex<VecDeque<Fault>>,
     batches: Mutex<Vec<usize>>,
     reads: AtomicU64,
-    /// Every batch of last uses that it took, and how often it took none.
+    /// Every batch of last uses and of logins that it took, and how often it took none.
     pub(super) noted: watch::Sender<Vec<Vec<(TokenId, LastUsed)>>>,
+    pub(super) logged_in: watch::Sender<Vec<Vec<LoginNoted>>>,
     pub(super) note_failures: watch::Sender<usize>,
     pub(super) note_faults: Mutex<VecDeque<NoteFault>>,
     closed: AtomicBool,
@@ -93,6 +94,21 @@ impl ScriptedStore {
         self.batches.lock().expect("test").push(batch.entries.len());
         log.extend(batch.entries.iter().cloned());
         Appended::Committed
+    }
+
+    /// What becomes of the next batch that is written beside the log.
+    pub(super) async fn take_note(&self) -> Result<(), StoreError> {
+        let fault = self.note_faults.lock().expect("test").pop_front();
+        let closed = || StoreError::Unavailable("closed".to_owned());
+        match fault {
+            _ if self.closed.load(Ordering::Relaxed) => Err(closed()),
+            None => Ok(()),
+            Some(NoteFault::Hangs) => std::future::pending().await,
+            Some(NoteFault::Fails(error)) => {
+                self.note_failures.send_modify(|count| *count += 1);
+                Err(error)
+            }
+        }
     }
 
     fn write_as_another(&self) {
@@ -237,21 +253,9 @@ impl Store for ScriptedStore {
     }
 
     async fn note_used(&self, used: &[(TokenId, LastUsed)]) -> Result<(), StoreError> {
-        let fault = self.note_faults.lock().expect("test").pop_front();
-        match fault {
-            _ if self.closed.load(Ordering::Relaxed) => {
-                Err(StoreError::Unavailable("closed".to_owned()))
-            }
-            None => {
-                self.noted.send_modify(|noted| noted.push(used.to_vec()));
-                Ok(())
-            }
-            Some(NoteFault::Hangs) => std::future::pending().await,
-            Some(NoteFault::Fails(error)) => {
-                self.note_failures.send_modify(|count| *count += 1);
-                Err(error)
-            }
-        }
+        self.take_note().await?;
+        self.noted.send_modify(|noted| noted.push(used.to_vec()));
+        Ok(())
     }
 
     fn cluster(&self) -> Option<&dyn Cluster> {

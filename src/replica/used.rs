@@ -18,18 +18,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::domain::clock::UnixMs;
 use crate::domain::entropy::Entropy;
 use crate::domain::token::TokenId;
-use crate::store::StoreError;
 use crate::store::list::LastUsed;
+use crate::store::{Store, StoreError};
 
-use super::tasks::ended;
-use super::{Replica, Shared};
+use super::flush::{FlusherTask, Pace, Waiting};
+use super::{Counters, Replica, Shared};
 
 /// Words of what was noted: 2 MiB, whatever the number of tokens.
 const WORDS: usize = 1 << 18;
@@ -40,10 +37,6 @@ const PHASE_MS: u64 = HOUR_MS.div_ceil(WORDS as u64);
 const HOUR_SHIFT: u32 = 48;
 /// Uses that may wait for the flusher, whatever the settings.
 const WAITING_MAX: usize = 1 << 16;
-/// A batch is what may be written within this time.
-const BATCH_TIME: Duration = Duration::from_secs(1);
-/// How long a server that stops goes on writing.
-const LAST_FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// How uses are written.
 #[derive(Clone, Copy, Debug)]
@@ -65,10 +58,14 @@ impl Default for LastUsedSettings {
 }
 
 impl LastUsedSettings {
-    fn waiting_max(&self) -> usize {
+    pub(super) fn pace(&self) -> Pace {
         let seconds = usize::try_from(self.interval.as_secs()).unwrap_or(usize::MAX);
         let written = self.per_second.saturating_mul(seconds.max(1));
-        written.clamp(1, WAITING_MAX)
+        Pace {
+            interval: self.interval,
+            per_second: self.per_second,
+            waiting_max: written.clamp(1, WAITING_MAX),
+        }
     }
 }
 
@@ -124,7 +121,7 @@ impl Place {
 impl Gatherer {
     /// The gatherer, and what the flusher receives.
     pub(super) fn new(settings: &LastUsedSettings) -> (Self, Gathered) {
-        let (queue, gathered) = mpsc::channel(settings.waiting_max());
+        let (queue, gathered) = mpsc::channel(settings.pace().waiting_max);
         let words: Box<[AtomicU64]> = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
         let gatherer = Self {
             words: words.try_into().expect("as many as were made"),
@@ -174,143 +171,56 @@ impl Replica {
     }
 }
 
-/// The flusher at work, and its stop signal, which dropping this gives, too.
-#[derive(Debug)]
-pub(super) struct FlusherTask {
-    task: JoinHandle<()>,
-    stop: DropGuard,
-}
-
-impl FlusherTask {
-    pub(super) fn start(
-        shared: &Arc<Shared>,
-        gathered: Gathered,
-        settings: LastUsedSettings,
-        entropy: &Arc<dyn Entropy>,
-    ) -> Self {
-        let stop = CancellationToken::new();
-        let flusher = Flusher {
-            shared: Arc::clone(shared),
-            gathered,
-            settings,
-            entropy: Arc::clone(entropy),
-            waiting: BTreeMap::new(),
-            failing: false,
-        };
-        Self {
-            task: tokio::spawn(flusher.run(stop.clone())),
-            stop: stop.drop_guard(),
-        }
-    }
-
-    /// Writes what is waiting, in bounded time.
-    pub(super) async fn stop(self) {
-        drop(self.stop);
-        ended(self.task).await;
-    }
-}
-
-struct Flusher {
-    shared: Arc<Shared>,
-    gathered: Gathered,
+/// The task that writes what was noted.
+pub(super) fn flusher(
+    shared: &Arc<Shared>,
     settings: LastUsedSettings,
-    entropy: Arc<dyn Entropy>,
-    // What is to be written, at most as much as the queue holds.
-    waiting: BTreeMap<TokenId, LastUsed>,
-    // Whether the last batch was not taken: said once.
-    failing: bool,
+    gathered: Gathered,
+    entropy: &Arc<dyn Entropy>,
+) -> FlusherTask {
+    FlusherTask::start::<Uses>(shared, gathered, settings.pace(), entropy)
 }
 
-impl Flusher {
-    async fn run(mut self, stop: CancellationToken) {
-        loop {
-            // A round may be given up anywhere: what it has not written is still waiting.
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                () = self.round() => {}
+/// Uses that are to be written, of a token the latest.
+#[derive(Default)]
+struct Uses(BTreeMap<TokenId, LastUsed>);
+
+impl Waiting for Uses {
+    type Item = (TokenId, LastUsed);
+    const NAME: &'static str = "last uses of tokens";
+
+    fn put(&mut self, (token, used): Self::Item) {
+        match self.0.entry(token) {
+            Entry::Vacant(free) => {
+                free.insert(used);
             }
-        }
-        // What comes from now on is dropped at once.
-        self.gathered.close();
-        let written = timeout(LAST_FLUSH_MAX, self.last_round()).await;
-        let left = self.waiting.len() + self.gathered.len();
-        if left > 0 {
-            self.count_dropped(left);
-            let in_time = written.is_ok();
-            tracing::warn!(left, in_time, "last uses of tokens were not written");
-        }
-    }
-
-    async fn round(&mut self) {
-        sleep(self.pause()).await;
-        self.gather();
-        while self.write().await {
-            sleep(BATCH_TIME).await;
-        }
-    }
-
-    // Servers that were started together do not write together.
-    fn pause(&self) -> Duration {
-        let mut random = [0; 2];
-        self.entropy.fill(&mut random);
-        let half = self.settings.interval / 2;
-        half + half * u32::from(u16::from_be_bytes(random)) / (1 << 16)
-    }
-
-    async fn last_round(&mut self) {
-        self.gather();
-        while self.write().await {
-            self.gather();
-        }
-    }
-
-    fn gather(&mut self) {
-        while self.waiting.len() < self.settings.waiting_max()
-            && let Ok((token, used)) = self.gathered.try_recv()
-        {
-            match self.waiting.entry(token) {
-                Entry::Vacant(free) => {
-                    free.insert(used);
-                }
-                Entry::Occupied(mut former) if former.get().at_ms < used.at_ms => {
-                    former.insert(used);
-                }
-                Entry::Occupied(_) => {}
+            Entry::Occupied(mut former) if former.get().at_ms < used.at_ms => {
+                former.insert(used);
             }
+            Entry::Occupied(_) => {}
         }
     }
 
-    /// Writes one batch; whether there may be another.
-    async fn write(&mut self) -> bool {
-        let batch = self.waiting.iter().take(self.settings.per_second);
-        let batch: Vec<_> = batch.map(|(token, used)| (*token, *used)).collect();
-        if batch.is_empty() {
-            return false;
-        }
-        match self.shared.store.note_used(&batch).await {
-            Ok(()) => self.failing = false,
-            // Writing it twice changes nothing.
-            Err(error @ (StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))) => {
-                if !self.failing {
-                    tracing::warn!(%error, "last uses of tokens cannot be written now");
-                }
-                self.failing = true;
-                return false;
-            }
-            Err(error) => {
-                self.count_dropped(batch.len());
-                tracing::error!(%error, "the store refuses last uses of tokens");
-            }
-        }
-        for (token, _) in batch {
-            self.waiting.remove(&token);
-        }
-        true
+    fn count(&self) -> usize {
+        self.0.len()
     }
 
-    fn count_dropped(&self, count: usize) {
-        let dropped = &self.shared.counters.last_used_dropped;
-        dropped.fetch_add(count as u64, Ordering::Relaxed);
+    fn first(&self, most: usize) -> Vec<Self::Item> {
+        let first = self.0.iter().take(most);
+        first.map(|(token, used)| (*token, *used)).collect()
+    }
+
+    fn remove_first(&mut self, count: usize) {
+        for _ in 0..count {
+            self.0.pop_first();
+        }
+    }
+
+    async fn write(store: &dyn Store, batch: &[Self::Item]) -> Result<(), StoreError> {
+        store.note_used(batch).await
+    }
+
+    fn dropped(counters: &Counters) -> &AtomicU64 {
+        &counters.last_used_dropped
     }
 }

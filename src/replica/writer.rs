@@ -21,7 +21,6 @@ use crate::domain::clock::Clock as _;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{Entry, EntryKind, LogEntry};
 #[cfg(debug_assertions)]
-use crate::domain::format::FORMAT_MAX;
 use crate::domain::refusal::Refusal;
 use crate::state::decide::{Caller, Command, Decided, Envelope, Moment, Outcome, decide};
 use crate::state::{Diverged, State};
@@ -102,7 +101,6 @@ impl Writer {
 
     pub(super) async fn run(mut self) {
         let mut sweep = self.sweeps();
-        let shared = Arc::clone(&self.shared);
         loop {
             let first = tokio::select! {
                 biased;
@@ -114,15 +112,12 @@ impl Writer {
                 // Rare, so it starves nobody; behind the queue it would be starved itself.
                 _ = sweep.tick() => {
                     self.sweep().await;
-                    self.raise_alone().await;
+                    #[cfg(debug_assertions)]
+                    self.note().await;
                     continue;
                 }
                 Some(follow) = self.follows.recv() => {
                     self.follow(follow);
-                    continue;
-                }
-                () = shared.raise.notified() => {
-                    self.raise_format(shared.readable.load(Ordering::Relaxed)).await;
                     continue;
                 }
                 queued = self.queue.recv() => queued,
@@ -130,6 +125,10 @@ impl Writer {
             // Closed and empty: every handle is gone, everything queued was answered.
             let Some(first) = first else { break };
             let mut waiting = self.gather(first).await;
+            let kinds = waiting
+                .iter()
+                .filter_map(|queued| queued.envelope.command.kind());
+            self.make_writable(kinds.map(EntryKind::format).max()).await;
             while !waiting.is_empty() {
                 // A stop answers what is queued, but does not wait for a database that is away.
                 waiting = if self.away && self.stop.is_cancelled() {
@@ -184,23 +183,35 @@ impl Writer {
         self.command("", command).await;
     }
 
-    /// Where there is one server only, what it reads is read by all, from its start on; but a log
-    /// begins with what somebody did.
-    async fn raise_alone(&mut self) {
+    /// Writes the entry of the next format over and over: a log begins with what somebody did.
+    #[cfg(debug_assertions)]
+    async fn note(&mut self) {
         let begun = self.shared.published.load().head().revision > 0;
-        if begun && self.shared.store.cluster().is_none() {
-            self.raise_format(self.settings.identity.format_max).await;
-        }
-        #[cfg(debug_assertions)]
-        if begun && self.shared.published.load().format() > FORMAT_MAX {
+        if begun && self.readable() > crate::domain::format::FORMAT_MAX {
+            self.make_writable(Command::Note.kind().map(EntryKind::format))
+                .await;
             self.command("the next format is written", Command::Note)
                 .await;
         }
     }
 
-    /// Lets kinds of newer formats be written: every server reads them.
-    async fn raise_format(&mut self, level: u32) {
+    /// The newest format that every server reads, as far as this one knows.
+    fn readable(&self) -> u32 {
+        match self.shared.store.cluster() {
+            // What it reads is read by all.
+            None => self.settings.identity.format_max,
+            Some(_) => self.shared.readable.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Raises the level of the log to a format that is wanted now, if every server reads it: what
+    /// nobody wants, an older server need not know.
+    async fn make_writable(&mut self, wanted: Option<u32>) {
         let former = self.shared.published.load().format();
+        let Some(level) = wanted.filter(|wanted| *wanted > former && *wanted <= self.readable())
+        else {
+            return;
+        };
         self.command("every server reads it", Command::RaiseFormat(level))
             .await;
         let raised = self.shared.published.load().format();

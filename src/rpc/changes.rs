@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::authority::Authority;
 use crate::domain::change::{Change, CutOffTarget, Display, Subject, TokenRecord};
 use crate::domain::entry::{EntryKind, LogEntry};
+use crate::domain::login::MethodRecord;
 use crate::domain::principal::PrincipalId;
 use crate::domain::refusal::Refusal;
 use crate::proto::v1;
@@ -150,6 +151,12 @@ impl Facts {
             Change::RaiseFormat(level) => facts.add("level", level),
             // What it has issued outlives it, and its name may be given again.
             Change::DeletePrincipal(id) => facts.add("principal_id", id),
+            Change::Login { .. }
+            | Change::RevokeSession { .. }
+            | Change::PutMethod(_)
+            | Change::DeleteMethod { .. }
+            | Change::Lock { .. }
+            | Change::PutSealKeys(_) => facts.login(change, &name),
             // The target of the entry says it all.
             Change::DeleteRole(_) => {}
         }
@@ -212,6 +219,67 @@ impl Facts {
         self.display(display);
     }
 
+    fn login(&mut self, change: &Change, name: &dyn Fn(PrincipalId) -> String) {
+        match change {
+            Change::Login { spent, token } => {
+                if let Some((id, left)) = spent {
+                    self.add("credential_id", id);
+                    self.add("credential_uses_left", left);
+                }
+                if let Some(new) = token {
+                    self.token(&new.record, &new.display, name);
+                }
+            }
+            Change::RevokeSession {
+                until_ms,
+                compromised,
+                ..
+            } => {
+                self.add("kept_until", instant(*until_ms));
+                self.add("compromised", compromised);
+            }
+            Change::PutMethod(record) => self.method(record),
+            Change::DeleteMethod { method, .. } => self.add("method", method),
+            Change::Lock {
+                network, until_ms, ..
+            } => {
+                self.add("network", network);
+                self.add("until", instant(*until_ms));
+            }
+            Change::PutSealKeys(keys) => {
+                for key in keys {
+                    self.add(&format!("key {}", key.id), key.phase.name());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn method(&mut self, record: &MethodRecord) {
+        let settings = &record.settings;
+        let seconds = |seconds: u32| format!("{seconds} s");
+        self.add("method", record.method);
+        self.add("ttl", seconds(settings.ttl_s));
+        self.add_some("max_ttl", settings.max_ttl_s.map(seconds));
+        self.add_some("period", settings.period_s.map(seconds));
+        self.add_some("uses", settings.uses);
+        for (fact, networks) in [
+            ("networks", &settings.networks),
+            ("login_networks", &settings.login_networks),
+        ] {
+            if !networks.is_empty() {
+                self.add(fact, joined(networks.iter()));
+            }
+        }
+        self.add_some(
+            "lockout",
+            settings.lockout.map(|lockout| {
+                let (threshold, duration) = (lockout.threshold, lockout.duration_s);
+                format!("{threshold} failures, {duration} s")
+            }),
+        );
+    }
+
     fn cut_off(&mut self, target: &CutOffTarget, name: &dyn Fn(PrincipalId) -> String) {
         match target {
             CutOffTarget::Subject(id) => self.add("subject", name(*id)),
@@ -222,6 +290,7 @@ impl Facts {
                 self.add("issued_by_principal", name(*member));
             }
             CutOffTarget::ResourceUnder(resource) => self.add("resource_under", resource),
+            CutOffTarget::Sessions(id) => self.add("sessions_of", name(*id)),
         }
     }
 

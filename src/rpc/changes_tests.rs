@@ -61,6 +61,7 @@ fn issue() -> LogEntry {
             until_ms: 1_700_000_001_000,
         }),
         revoked: None,
+        public_key: None,
     };
     let change = Change::PutToken {
         record: Box::new(record),

@@ -306,6 +306,9 @@ pub(super) fn kind_number(kind: TokenKind) -> i32 {
         TokenKind::Team => v1::TokenKind::Team,
         TokenKind::Resource => v1::TokenKind::Resource,
         TokenKind::Service => v1::TokenKind::Service,
+        TokenKind::Access => v1::TokenKind::Access,
+        TokenKind::ClientSecret => v1::TokenKind::ClientSecret,
+        TokenKind::PublicKey => v1::TokenKind::PublicKey,
     };
     kind.into()
 }

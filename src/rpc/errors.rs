@@ -33,6 +33,7 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
     match refusal {
         Refusal::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
         Refusal::Unauthenticated => (Code::Unauthenticated, "UNAUTHENTICATED"),
+        Refusal::LoginRefused(_) => (Code::Unauthenticated, "LOGIN_REFUSED"),
         Refusal::NotPermitted(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
         Refusal::Boundary(_) => (Code::PermissionDenied, "BOUNDARY"),
         Refusal::NotAMember => (Code::PermissionDenied, "NOT_A_MEMBER"),

@@ -155,6 +155,7 @@ writes! {
     CreateTeamRequest EnableTeamRequest
     CreateServiceAccountRequest EnableServiceAccountRequest
     AddTeamMemberRequest CreateRoleRequest CreateGrantRequest
+    CreateClientSecretRequest RegisterPublicKeyRequest RotateKeyRequest
 }
 
 writes! {
@@ -164,4 +165,6 @@ writes! {
     UpdateTeamRequest DeleteTeamRequest DisableTeamRequest
     UpdateServiceAccountRequest DeleteServiceAccountRequest DisableServiceAccountRequest
     RemoveTeamMemberRequest UpdateRoleRequest DeleteRoleRequest DeleteGrantRequest
+    SetLoginMethodRequest RemoveLoginMethodRequest
+    RetireKeyRequest RevokeKeyRequest
 }

@@ -361,6 +361,11 @@ impl Scrape {
                 "Last uses of tokens without room or time to be noted",
                 &writer.last_used_dropped,
             ),
+            (
+                "logins_dropped",
+                "Logins without room or time to be recorded",
+                &writer.logins_dropped,
+            ),
         ] {
             counter(out, name, help, value.load(Ordering::Relaxed))?;
         }

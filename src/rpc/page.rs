@@ -177,6 +177,7 @@ macro_rules! paged {
 paged! {
     ListTokensRequest ListUsersRequest ListTeamsRequest ListServiceAccountsRequest
     ListTeamMembersRequest ListRolesRequest ListGrantsRequest ListChangesRequest
+    ListLoginsRequest
 }
 
 #[cfg(test)]

@@ -243,18 +243,18 @@ fn set_token(response: &mut v1::CheckResponse, seen: &Seen<'_>) {
     response.token_id = seen.id.to_string();
     response.kind = kind_number(seen.kind);
     let subject = seen.subject.to_owned();
-    match seen.kind {
-        TokenKind::Resource => response.resource = subject,
-        _ => response.subject = subject,
+    match seen.is_resource {
+        true => response.resource = subject,
+        false => response.subject = subject,
     }
-    response.scopes = Some(match seen.scopes {
+    response.scopes = Some(match seen.scopes.count() {
         None => v1::ScopesSummary {
             all: true,
             permission_count: 0,
         },
-        Some(scopes) => v1::ScopesSummary {
+        Some(count) => v1::ScopesSummary {
             all: false,
-            permission_count: u32::try_from(scopes.permissions().len()).unwrap_or(u32::MAX),
+            permission_count: u32::try_from(count).unwrap_or(u32::MAX),
         },
     });
     response.expires_at = seen.expires_ms.map(timestamp);
@@ -265,7 +265,7 @@ mod tests {
     use prost_types::{Duration, Timestamp};
 
     use super::*;
-    use crate::authority::check::Decision;
+    use crate::authority::check::{Decision, SeenScopes};
     use crate::domain::token::TokenId;
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -331,7 +331,7 @@ mod tests {
             (vec![], None),
             (vec![1, 4], None),
             (vec![0], Some("accepted_kinds")),
-            (vec![1, 5], Some("accepted_kinds")),
+            (vec![1, 8], Some("accepted_kinds")),
             (vec![-255], Some("accepted_kinds")),
         ] {
             let message = v1::CheckRequest {
@@ -376,7 +376,9 @@ mod tests {
             id: TokenId::parse(ID).unwrap(),
             kind: TokenKind::User,
             subject: "user:alice",
-            scopes: None,
+            stored: TokenId::parse(ID).unwrap(),
+            is_resource: false,
+            scopes: SeenScopes::All,
             narrowed: false,
             expires_ms: Some(1_500),
             counts_uses: false,

@@ -37,6 +37,30 @@ pub(super) fn asked(scopes: Option<&v1::ScopesInput>) -> Result<ScopesAsked, Ref
         .map_err(|error| Refusal::invalid("scopes", error))
 }
 
+/// Reads what an access token is to be narrowed to; unset is not narrowed. Roles are written out
+/// where a change is decided, and an access token is none.
+pub(super) fn listed(scopes: Option<&v1::ScopesInput>) -> Result<Scopes, Refusal> {
+    let Some(scopes) = scopes else {
+        return Ok(Scopes::All);
+    };
+    let ScopesAsked::Only(entries) = asked(Some(scopes))? else {
+        return Ok(Scopes::All);
+    };
+    let mut permissions = Vec::new();
+    for entry in entries {
+        match entry {
+            ScopeEntry::Permissions(listed) => permissions.extend(listed),
+            ScopeEntry::Role(..) => {
+                let what = "list permissions here, not roles";
+                return Err(Refusal::invalid("scopes", what));
+            }
+        }
+    }
+    let set = PermissionSet::new(permissions);
+    set.map(Scopes::Only)
+        .map_err(|error| Refusal::Limit(error.to_string()))
+}
+
 /// A permission as answers carry it.
 pub(super) fn permission(permission: &Permission) -> v1::Permission {
     v1::Permission {

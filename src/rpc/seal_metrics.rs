@@ -21,7 +21,7 @@ impl Collector for SealMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
         let counts = self.0.counts();
-        let keys = self.0.current().len();
+        let keys = self.0.current().ids().len();
         gauge(out, "seal_keys", "Seal keys that are loaded", keys as u64)?;
         counter(
             out,

@@ -25,18 +25,24 @@ use crate::config::{Config, Limits};
 use crate::proto::DESCRIPTOR;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
+use crate::proto::v1::credential_service_server::CredentialServiceServer;
 use crate::proto::v1::directory_service_server::DirectoryServiceServer;
+use crate::proto::v1::key_service_server::KeyServiceServer;
+use crate::proto::v1::login_service_server::LoginServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
 use crate::routes::Live;
 
 use super::audit::AuditRpc;
 use super::check::CheckRpc;
 use super::cluster::ClusterRpc;
+use super::credentials::CredentialRpc;
 use super::directory::DirectoryRpc;
 use super::envoy::EnvoyFront;
 use super::front::{Direct, DirectAnswer, Front, Shared};
 use super::health::Health;
+use super::keys::KeyRpc;
 use super::listen::{ConnectionLimits, Incoming};
+use super::login::LoginRpc;
 use super::metrics::Metrics;
 use super::places::Places;
 use super::straight::Straight;
@@ -94,6 +100,9 @@ pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeErr
     let directory = DirectoryServiceServer::new(DirectoryRpc::new(authority.clone()));
     let audit = AuditServiceServer::new(AuditRpc::new(authority.clone()));
     let cluster = ClusterServiceServer::new(ClusterRpc::new(authority.clone()));
+    let login = LoginServiceServer::new(LoginRpc::new(authority.clone()));
+    let credentials = CredentialServiceServer::new(CredentialRpc::new(authority.clone()));
+    let keys = KeyServiceServer::new(KeyRpc::new(authority.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR)
@@ -106,6 +115,9 @@ pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeErr
         .add_service(directory.max_decoding_message_size(most))
         .add_service(audit.max_decoding_message_size(most))
         .add_service(cluster.max_decoding_message_size(most))
+        .add_service(login.max_decoding_message_size(most))
+        .add_service(credentials.max_decoding_message_size(most))
+        .add_service(keys.max_decoding_message_size(most))
         .add_service(reflection().build_v1()?.max_decoding_message_size(asked))
         .add_service(
             reflection()

@@ -121,11 +121,20 @@ impl TokenRpc {
         request: &Request<v1::GetTokenRequest>,
     ) -> Result<v1::GetTokenResponse, Refusal> {
         let credentials = auth::credentials(request)?;
-        let id = match optional("token_id", &request.get_ref().token_id, convert::token_id)? {
+        let id = optional("token_id", &request.get_ref().token_id, convert::token_id)?;
+        let head = self.authority.head();
+        let sealed = self.authority.sealed_caller(credentials)?;
+        let is_asked = |sealed: &StoredToken| id.is_none_or(|id| id == sealed.record.id);
+        if let Some(sealed) = sealed.filter(is_asked) {
+            return Ok(v1::GetTokenResponse {
+                token: Some(token_answer::whole(&self.authority, &sealed)),
+                revision: Some(revision(head.revision())),
+            });
+        }
+        let id = match id {
             Some(id) => id,
             None => self.authority.calling_token(credentials)?,
         };
-        let head = self.authority.head();
         let stored = self.authority.token(credentials, id).await?;
         Ok(v1::GetTokenResponse {
             token: Some(token_answer::whole(&self.authority, &stored)),
@@ -237,7 +246,9 @@ impl TokenRpc {
         // Asked before: a token that revoked itself is not told who it was afterwards.
         let calling = self.authority.calling_token(credentials).ok();
         let command = Command::RevokeToken {
-            target: token_request::revoke_target(request.get_ref())?,
+            target: token_request::revoke_target(request.get_ref(), |text| {
+                self.authority.revoke_target(text)
+            })?,
             compromised: request.get_ref().compromised,
         };
         let written = self.authority.write(incoming.call(), command).await?;
@@ -306,6 +317,7 @@ impl TokenRpc {
 // A second revocation makes a change when it reports a compromise for the first time.
 fn revoked_before(written: &Written, token: Option<&v1::Token>) -> bool {
     match &written.change {
+        Some(Change::RevokeSession { .. }) => false,
         Some(Change::RevokeToken { .. }) => {
             let revocation = token.and_then(|token| token.revocation.as_ref());
             revocation.is_some_and(|revocation| {

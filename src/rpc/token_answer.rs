@@ -7,8 +7,10 @@ use crate::authority::Authority;
 use crate::authority::list::StoredToken;
 use crate::authority::tokens::Standing;
 use crate::domain::change::Subject;
+use crate::domain::key::PublicKey;
 use crate::domain::permission::Resource;
 use crate::domain::reason::Reason;
+use crate::domain::token::TokenKind;
 use crate::proto::v1;
 
 use super::convert::{self, duration, timestamp};
@@ -89,6 +91,12 @@ fn token(stored: &StoredToken, home: &Resource, standing: Standing, now_ms: u64)
             .and_then(|used| used.from)
             .map(|address| address.to_string())
             .unwrap_or_default(),
+        public_key: record
+            .public_key
+            .as_ref()
+            .map(PublicKey::to_pem)
+            .unwrap_or_default(),
+        sealed: record.kind == TokenKind::Access && record.key == 0,
     }
 }
 
@@ -173,6 +181,7 @@ mod tests {
                     until_ms: NOW + 1,
                 }),
                 revoked: None,
+                public_key: None,
             },
             subject_name: "service:ci".to_owned(),
             issuer_name: Some("user:alice".to_owned()),

@@ -5,7 +5,7 @@
 //! State; those are decided where the change is.
 
 use crate::authority::list::{TokenQuery, TokenState};
-use crate::authority::tokens::{IssueAsked, TokenFilter, digest_of};
+use crate::authority::tokens::{IssueAsked, TokenFilter};
 use crate::authority::{CutOffRequest, IssueToken, RevokeTarget, UpdateToken};
 use crate::domain::change::Display;
 use crate::domain::principal::PrincipalId;
@@ -108,15 +108,19 @@ fn named(asked: &mut UpdateToken, path: &str, new: &v1::TokenUpdate) -> Result<(
 }
 
 /// Reads which token to revoke. A secret that we cannot have made is as unknown as any other.
-pub(super) fn revoke_target(request: &v1::RevokeTokenRequest) -> Result<RevokeTarget, Refusal> {
+pub(super) fn revoke_target(
+    request: &v1::RevokeTokenRequest,
+    presented: impl FnOnce(&str) -> Result<RevokeTarget, Refusal>,
+) -> Result<RevokeTarget, Refusal> {
     match &request.target {
         None => Ok(RevokeTarget::Itself),
         Some(v1::revoke_token_request::Target::TokenId(id)) => {
             convert::token_id("token_id", id).map(RevokeTarget::Id)
         }
-        Some(v1::revoke_token_request::Target::Secret(secret)) => digest_of(secret)
-            .map(RevokeTarget::Secret)
-            .ok_or(Refusal::NotFound("token")),
+        Some(v1::revoke_token_request::Target::Secret(text)) => presented(text),
+        Some(v1::revoke_token_request::Target::AccessTokenId(id)) => {
+            convert::token_id("access_token_id", id).map(RevokeTarget::Session)
+        }
     }
 }
 
@@ -131,8 +135,12 @@ pub(super) fn cut_off(request: &v1::RevokeAllRequest) -> Result<CutOffRequest, R
         Some(Target::IssuedByToken(id)) => {
             convert::token_id("issued_by_token", id).map(CutOffRequest::IssuedByToken)
         }
-        // There are none yet.
-        Some(Target::IssuedByCredential(_)) => Err(Refusal::NotFound("credential")),
+        Some(Target::IssuedByCredential(id)) => {
+            convert::token_id("issued_by_credential", id).map(CutOffRequest::IssuedByCredential)
+        }
+        Some(Target::SessionsOf(name)) => {
+            principal("sessions_of", name).map(CutOffRequest::Sessions)
+        }
         Some(Target::ResourceUnder(path)) => {
             convert::resource("resource_under", path).map(CutOffRequest::ResourceUnder)
         }
@@ -356,17 +364,17 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_secret_is_as_unknown_as_any_other() {
+    fn what_to_revoke_is_the_caller_or_what_is_named() {
         use v1::revoke_token_request::Target;
         let target = |target| {
             let request = v1::RevokeTokenRequest {
                 target,
                 ..v1::RevokeTokenRequest::default()
             };
-            revoke_target(&request)
+            revoke_target(&request, |_| Err(Refusal::NotFound("token")))
         };
-        let malformed = target(Some(Target::Secret("garbage".to_owned())));
-        assert_eq!(malformed.err(), Some(Refusal::NotFound("token")));
+        let presented = target(Some(Target::Secret("any".to_owned())));
+        assert_eq!(presented.err(), Some(Refusal::NotFound("token")));
         assert!(matches!(target(None), Ok(RevokeTarget::Itself)));
         assert_eq!(
             field(target(Some(Target::TokenId("x".to_owned())))),
@@ -375,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_credentials_to_cut_off_by() {
+    fn a_cut_off_names_what_it_is_about() {
         use v1::revoke_all_request::Target;
         let of = |target| {
             let request = v1::RevokeAllRequest {
@@ -385,7 +393,13 @@ mod tests {
             cut_off(&request).err()
         };
         let credential = of(Some(Target::IssuedByCredential("c".to_owned())));
-        assert_eq!(credential, Some(Refusal::NotFound("credential")));
+        assert!(matches!(
+            credential,
+            Some(Refusal::Invalid {
+                field: "issued_by_credential",
+                ..
+            })
+        ));
         assert!(matches!(
             of(None),
             Some(Refusal::Invalid {

@@ -6,7 +6,6 @@
 //! both directions with it. Absent on purpose: errors; what cannot be read here is just not usual.
 
 use crate::domain::reason::Reason;
-use crate::domain::token::TokenKind;
 
 use super::convert::{kind_number, reason_number};
 use super::fields::{HEAD_BYTES, end_body, put_message, put_number, put_text, put_time};
@@ -138,15 +137,11 @@ pub(super) fn written(told: &Told<'_>) -> Vec<u8> {
         out.extend_from_slice(&[4 << 3 | 2, seen.id.text().len() as u8]);
         out.extend_from_slice(&seen.id.text());
         put_number(&mut out, 5, kind_number(seen.kind) as u64);
-        let number = if seen.kind == TokenKind::Resource {
-            7
-        } else {
-            6
-        };
+        let number = if seen.is_resource { 7 } else { 6 };
         put_text(&mut out, number, seen.subject);
-        put_message(&mut out, 8, |out| match seen.scopes {
+        put_message(&mut out, 8, |out| match seen.scopes.count() {
             None => put_number(out, 1, 1),
-            Some(scopes) => put_number(out, 2, scopes.permissions().len() as u64),
+            Some(count) => put_number(out, 2, count as u64),
         });
         put_time(&mut out, 9, seen.expires_ms);
     }
@@ -169,9 +164,9 @@ mod tests {
     use super::super::fields::message_in;
     use super::super::question::answered;
     use super::*;
-    use crate::authority::check::Seen;
+    use crate::authority::check::{Seen, SeenScopes};
     use crate::domain::chain::Revision;
-    use crate::domain::token::TokenId;
+    use crate::domain::token::{TokenId, TokenKind};
     use crate::proto::v1;
 
     const REASONS: [Reason; 15] = [
@@ -293,7 +288,7 @@ mod tests {
         #[test]
         fn the_reply_is_what_prost_writes(
             reason in proptest::sample::select(&REASONS[..]),
-            kind in 0..4_usize,
+            kind in 0..7_usize,
             subject in "[a-z:/]{0,300}",
             expires_ms in proptest::option::of(any::<u64>()),
             times in (proptest::option::of(0..100_000_u64), proptest::option::of(0..100_000_u64)),
@@ -304,7 +299,9 @@ mod tests {
                 id: TokenId::from_u128(u128::from(number) << 40 | 7),
                 kind: TokenKind::ALL[kind],
                 subject: &subject,
-                scopes: None,
+                stored: TokenId::from_u128(7),
+                is_resource: TokenKind::ALL[kind] == TokenKind::Resource,
+                scopes: SeenScopes::All,
                 narrowed: false,
                 expires_ms,
                 counts_uses: false,

@@ -13,14 +13,14 @@ mod source;
 
 use std::sync::Arc;
 
-use crate::domain::seal::key::SealKey;
+use crate::domain::seal::ring::Ring;
 use crate::followed;
 
 pub use file::{FILE_MODE, FileError, add, ensure};
 pub use source::{KEYS_MAX, KeySource, Place, SourceError};
 
 /// The keys in use; see [`followed::Live`].
-pub type Live = followed::Live<Vec<SealKey>>;
+pub type Live = followed::Live<Ring>;
 /// Who keeps them as their source says.
 pub type Follower = followed::Follower<KeySource>;
 

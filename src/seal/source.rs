@@ -14,6 +14,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::domain::seal::key::{KeyId, SealKey, SealKeyError};
+use crate::domain::seal::ring::Ring;
 use crate::followed;
 
 use super::file::{self, FileError};
@@ -117,14 +118,14 @@ impl fmt::Debug for KeySource {
 
 impl followed::Source for KeySource {
     type Content = Result<Vec<Piece>, FileError>;
-    type Value = Vec<SealKey>;
+    type Value = Ring;
     type Error = SourceError;
 
     fn read(&self) -> Self::Content {
         self.pieces()
     }
 
-    fn judge(&self, content: &Self::Content) -> Result<Vec<SealKey>, SourceError> {
+    fn judge(&self, content: &Self::Content) -> Result<Ring, SourceError> {
         let pieces = content.as_ref().map_err(Clone::clone)?;
         let mut found: Vec<(Place, SealKey)> = Vec::new();
         for piece in pieces {
@@ -152,14 +153,14 @@ impl followed::Source for KeySource {
         match &self.dir {
             // Its files are a piece each; without one nobody has said so yet.
             Some(dir) if found.is_empty() => Err(SourceError::NoKey(dir.display().to_string())),
-            _ => Ok(found.into_iter().map(|(_, key)| key).collect()),
+            _ => Ok(Ring::new(found.into_iter().map(|(_, key)| key))),
         }
     }
 
-    fn tell(&self, judged: Result<&Vec<SealKey>, &SourceError>) {
+    fn tell(&self, judged: Result<&Ring, &SourceError>) {
         match judged {
-            Ok(keys) => {
-                let ids: Vec<String> = keys.iter().map(|key| key.id().to_string()).collect();
+            Ok(ring) => {
+                let ids: Vec<String> = ring.ids().iter().map(KeyId::to_string).collect();
                 tracing::info!(ids = ids.join(" "), "seal keys read");
             }
             Err(error) => {
@@ -232,8 +233,10 @@ mod tests {
         lines.collect()
     }
 
-    fn keys(seeds: &[u64]) -> Vec<SealKey> {
-        seeds.iter().map(|seed| key(*seed)).collect()
+    fn keys(seeds: &[u64]) -> Vec<KeyId> {
+        let mut ids: Vec<KeyId> = seeds.iter().map(|seed| key(*seed).id()).collect();
+        ids.sort();
+        ids
     }
 
     struct World {
@@ -262,9 +265,9 @@ mod tests {
             fs::set_permissions(self.at(name), mode).expect("set");
         }
 
-        fn open(&self) -> Result<Vec<SealKey>, String> {
+        fn open(&self) -> Result<Vec<KeyId>, String> {
             let live = Live::open(self.source.clone()).map_err(|error| error.to_string())?;
-            Ok(live.0.current().to_vec())
+            Ok(live.0.current().ids())
         }
 
         /// What it is refused with, its own paths aside.
@@ -411,7 +414,7 @@ mod tests {
         }
         world.source.dir = Some(world.dir.path().to_owned());
         let (live, follower) = Live::open(world.source.clone()).expect("keys");
-        assert_eq!(**live.current(), keys(&[1, 2]));
+        assert_eq!(live.current().ids(), keys(&[1, 2]));
         let handle = live.handle();
         let task = tokio::spawn(follower.run(Duration::from_secs(2)));
 
@@ -420,14 +423,18 @@ mod tests {
         while live.counts().reloads < 1 {
             tokio::time::advance(SETTLE_TIME).await;
         }
-        assert_eq!(**handle.load(), keys(&[2, 3]));
+        assert_eq!(handle.load().ids(), keys(&[2, 3]));
 
         world.write("..2/second", "nonsense");
         live.look_now();
         while live.counts().refusals < 1 {
             tokio::time::advance(SETTLE_TIME).await;
         }
-        assert_eq!(**live.current(), keys(&[2, 3]), "those before stay in use");
+        assert_eq!(
+            live.current().ids(),
+            keys(&[2, 3]),
+            "those before stay in use"
+        );
         assert!(live.counts().refused);
         task.abort();
     }

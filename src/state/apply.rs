@@ -95,6 +95,16 @@ impl State {
                 revision,
                 instant_ms,
             } => self.remember(request, *revision, *instant_ms),
+            Row::Method(record) => self.put_method(record),
+            Row::SealKey(record) => self.put_seal_key(record),
+            Row::RevokedSession { session, until_ms } => {
+                self.put_revoked_session(*session, *until_ms);
+            }
+            Row::Lock {
+                principal,
+                network,
+                until_ms,
+            } => self.put_lock(*principal, *network, *until_ms),
             Row::Token(record) => self.put_token(record),
         }
     }
@@ -109,11 +119,7 @@ impl State {
                 }
             }
             Change::CutOff(target) => self.put_cut_off(target.clone(), entry.revision),
-            Change::UseToken { id, left } => self.change_token(*id, |record| {
-                if let Some(uses) = &mut record.uses {
-                    uses.left = *left;
-                }
-            }),
+            Change::UseToken { id, left } => self.use_token(*id, *left),
             Change::PutPrincipal { record, .. } => self.put_principal(record),
             Change::DeletePrincipal(id) => self.delete_principal(*id),
             Change::AddMember { team, member } => self.add_member(*team, *member),
@@ -136,7 +142,36 @@ impl State {
                 self.forget(*before_ms, *slice, entry.instant_ms)
             }
             Change::RaiseFormat(level) => self.raise_format(*level),
+            Change::Login { spent, token } => {
+                if let Some((id, left)) = spent {
+                    self.use_token(*id, *left);
+                }
+                if let Some(new) = token {
+                    self.put_token(&new.record);
+                }
+            }
+            Change::RevokeSession {
+                session,
+                until_ms,
+                compromised,
+            } => self.revoke_session(*session, *until_ms, *compromised, entry.revision),
+            Change::PutMethod(record) => self.put_method(record),
+            Change::DeleteMethod { principal, method } => self.delete_method(*principal, *method),
+            Change::Lock {
+                principal,
+                network,
+                until_ms,
+            } => self.put_lock(*principal, *network, *until_ms),
+            Change::PutSealKeys(keys) => keys.iter().for_each(|key| self.put_seal_key(key)),
         }
+    }
+
+    fn use_token(&mut self, id: TokenId, left: u32) {
+        self.change_token(id, |record| {
+            if let Some(uses) = &mut record.uses {
+                uses.left = left;
+            }
+        });
     }
 
     fn put_token(&mut self, record: &TokenRecord) {
@@ -169,7 +204,7 @@ impl State {
         }
     }
 
-    fn put_cut_off(&mut self, target: CutOffTarget, revision: RevisionNumber) {
+    pub(super) fn put_cut_off(&mut self, target: CutOffTarget, revision: RevisionNumber) {
         if let Some(former) = self.cut_offs.get(&target) {
             self.digest.subtract(RecordHash::cut_off(&target, *former));
         }
@@ -204,6 +239,7 @@ impl State {
         for member in &principal.members {
             self.remove_member(id, *member);
         }
+        self.delete_logins_of(id);
         self.digest
             .subtract(RecordHash::principal(&principal.record));
         self.directory.remove_principal(id);
@@ -296,6 +332,7 @@ impl State {
         for id in self.ended(before_ms, slice) {
             self.remove_token(id);
         }
+        self.forget_logins(before_ms);
         while self
             .oldest_request()
             .is_some_and(|at| at + REQUEST_KEPT_MS < instant_ms)
@@ -334,6 +371,7 @@ impl State {
     pub(super) fn has_ended(&self, before_ms: UnixMs, slice: u8, now_ms: UnixMs) -> bool {
         self.oldest_request()
             .is_some_and(|at| at + REQUEST_KEPT_MS < now_ms)
+            || self.has_ended_logins(before_ms)
             || !self.ended(before_ms, slice).is_empty()
     }
 
@@ -350,12 +388,12 @@ impl State {
     }
 
     /// `user:alice` or the resource, as the log names it.
-    pub(super) fn subject_text(&self, record: &TokenRecord) -> String {
-        match &record.subject {
-            Subject::Principal(id) => self
-                .principal(*id)
-                .map_or_else(|| "deleted".to_owned(), |one| one.name.to_string()),
-            Subject::Resource(resource) => resource.to_string(),
-        }
+    pub(super) fn subject_text(&self, subject: Option<&Subject>) -> String {
+        let principal = match subject {
+            Some(Subject::Principal(id)) => self.principal(*id),
+            Some(Subject::Resource(resource)) => return resource.to_string(),
+            None => None,
+        };
+        principal.map_or_else(|| "deleted".to_owned(), |one| one.name.to_string())
     }
 }

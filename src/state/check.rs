@@ -14,17 +14,17 @@ use crate::domain::chain::Revision;
 use crate::domain::clock::{Now, UnixMs};
 use crate::domain::permission::Need;
 use crate::domain::reason::Reason;
+use crate::domain::scopes::PermissionSet;
+use crate::domain::seal::claims::{Sealed, SealedScopes};
 use crate::domain::token::{Digest, KindSet, TokenId, TokenKind, recognise};
 
 use super::State;
 use super::judge::{Unobserved, judge};
+use super::lineage::Lineage;
 use super::scopeset::ScopeSet;
-use super::tokens::{Ext, Hot};
 
 pub use super::judge::Step;
-
-/// Most ancestors of a derived token.
-pub const ANCESTORS_MAX: usize = 8;
+pub use super::lineage::ANCESTORS_MAX;
 
 /// What is known of the request that a token came with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,12 +69,16 @@ pub struct Decision<'s> {
 pub struct Seen<'s> {
     /// Its public name.
     pub id: TokenId,
+    /// The stored token whose use this is: itself, or the origin of a sealed one.
+    pub stored: TokenId,
     /// Its kind.
     pub kind: TokenKind,
-    /// `user:alice`; the resource for a resource token; empty when the subject is gone.
+    /// Whether it speaks for a resource, not for a principal.
+    pub is_resource: bool,
+    /// `user:alice`; the resource where it speaks for one; empty when the subject is gone.
     pub subject: &'s str,
-    /// What it is narrowed to; none for `All`.
-    pub scopes: Option<&'s ScopeSet>,
+    /// What it is narrowed to.
+    pub scopes: SeenScopes<'s>,
     /// Whether a ceiling, or the scopes of an ancestor, narrow it besides.
     pub narrowed: bool,
     /// When the first of it and its ancestors ends.
@@ -91,96 +95,143 @@ impl Decision<'_> {
     }
 }
 
-/// A token with what few tokens have.
-#[derive(Clone, Copy)]
-pub(super) struct Link<'s> {
-    pub(super) hot: &'s Hot,
-    pub(super) ext: Option<&'s Ext>,
+/// What a token is narrowed to.
+#[derive(Clone, Copy, Debug)]
+pub enum SeenScopes<'s> {
+    /// Not at all.
+    All,
+    /// To a set in State.
+    Compiled(&'s ScopeSet),
+    /// To what its claims say.
+    Sealed(SealedScopes<'s>),
 }
 
-/// A token and its ancestors, nearest first.
-pub(super) struct Lineage<'s> {
-    links: [Option<Link<'s>>; ANCESTORS_MAX + 1],
-    /// Whether an ancestor is gone: a denial.
-    pub(super) broken: bool,
-}
-
-impl<'s> Lineage<'s> {
+impl SeenScopes<'_> {
+    /// How many permissions there are; none for `All`.
+    #[must_use]
     #[inline]
-    pub(super) fn of(state: &'s State, hot: &'s Hot) -> Self {
-        let mut links = [None; ANCESTORS_MAX + 1];
-        let mut next = Some(hot);
-        let mut broken = false;
-        for slot in &mut links {
-            let Some(hot) = next.take() else { break };
-            let ext = state.tokens.ext(hot);
-            *slot = Some(Link { hot, ext });
-            if let Some(parent) = ext.and_then(|ext| ext.parent) {
-                next = state.tokens.by_id(parent);
-                broken |= next.is_none();
-            }
+    pub fn count(&self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Compiled(set) => Some(set.permissions().len()),
+            Self::Sealed(scopes) => Some(scopes.len()),
         }
-        // Deeper than ever issued: nothing that we made, so nothing that we allow.
-        broken |= next.is_some();
-        Self { links, broken }
     }
 
-    #[inline]
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Link<'s>> {
-        self.links.iter().map_while(Option::as_ref)
+    /// The texts of the permissions, action pattern and resource pattern; none for `All`.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let (compiled, sealed) = match self {
+            Self::All => (&[][..], None),
+            Self::Compiled(set) => (set.permissions(), None),
+            Self::Sealed(scopes) => (&[][..], Some(scopes.texts())),
+        };
+        compiled
+            .iter()
+            .map(|one| (one.action.as_str(), one.resource.as_str()))
+            .chain(sealed.into_iter().flatten())
+    }
+
+    /// The permissions; none for `All`.
+    #[must_use]
+    pub fn to_set(&self) -> Option<PermissionSet> {
+        match self {
+            Self::All => None,
+            Self::Compiled(set) => Some(set.to_set()),
+            Self::Sealed(scopes) => Some(scopes.to_set()),
+        }
     }
 }
 
-/// Decides on a presented token.
+/// Decides on a presented stored token.
 #[must_use]
 pub fn check<'s>(state: &'s State, request: &CheckRequest<'_>, now: Now) -> Decision<'s> {
-    let now = now.not_before(state.instant_ms);
-    let denied = |reason| Decision {
+    if request.token.is_empty() {
+        return denied(state, Reason::NoToken);
+    }
+    if recognise(request.token).is_none() {
+        return denied(state, Reason::Malformed);
+    }
+    let Some(found) = state.tokens.find(Digest::of(request.token).key()) else {
+        return denied(state, Reason::Unknown);
+    };
+    decided(state, &Lineage::found(state, &found), request, now)
+}
+
+/// Decides on a sealed token whose seal was found whole.
+#[must_use]
+pub fn check_sealed<'s>(
+    state: &'s State,
+    sealed: Sealed<'s>,
+    request: &CheckRequest<'_>,
+    now: Now,
+) -> Decision<'s> {
+    decided(state, &Lineage::sealed(state, sealed), request, now)
+}
+
+/// A denial of what is no token that State knows.
+#[must_use]
+pub fn denied(state: &State, reason: Reason) -> Decision<'_> {
+    Decision {
         reason,
         token: None,
         ends_ms: None,
         revision: state.head.revision(),
-    };
-    if request.token.is_empty() {
-        return denied(Reason::NoToken);
     }
-    if recognise(request.token).is_none() {
-        return denied(Reason::Malformed);
-    }
-    let Some(found) = state.tokens.find(Digest::of(request.token).key()) else {
-        return denied(Reason::Unknown);
-    };
-    let lineage = Lineage::of(state, found.hot);
-    let reason = judge(state, &found, &lineage, request, now, &mut Unobserved);
-    let seen = see(state, &lineage, found.hot);
-    let ends = seen.expires_ms.into_iter().chain(found.grace_until_ms);
+}
+
+#[inline]
+fn decided<'s>(
+    state: &'s State,
+    lineage: &Lineage<'s>,
+    request: &CheckRequest<'_>,
+    now: Now,
+) -> Decision<'s> {
+    let now = now.not_before(state.instant_ms);
+    let ends_ms = lineage.ends_ms(state);
+    let reason = judge(state, lineage, ends_ms, request, now, &mut Unobserved);
     Decision {
         reason,
-        ends_ms: ends.min(),
-        token: Some(seen),
+        ends_ms,
+        token: see(state, lineage, ends_ms),
         revision: state.head.revision(),
     }
 }
 
-fn see<'s>(state: &'s State, lineage: &Lineage<'s>, hot: &'s Hot) -> Seen<'s> {
-    let subject = match hot.principal() {
-        Some(id) => state.directory.principal(id).map_or("", |one| &one.text),
-        None => state.tokens.resource(hot).map_or("", |one| one.as_str()),
-    };
-    Seen {
-        id: hot.id(),
-        kind: hot.kind(),
-        subject,
-        scopes: state.tokens.scopes(hot),
-        narrowed: lineage.iter().enumerate().any(|(generation, link)| {
-            let tokens = &state.tokens;
-            tokens.ceiling(link.hot).is_some()
-                || (generation > 0 && tokens.scopes(link.hot).is_some())
-        }),
-        expires_ms: lineage
+fn see<'s>(state: &'s State, lineage: &Lineage<'s>, ends_ms: Option<UnixMs>) -> Option<Seen<'s>> {
+    let tokens = &state.tokens;
+    // A grace is the end of a secret, not of its token.
+    let expires_ms = match lineage.grace_until_ms {
+        None => ends_ms,
+        Some(_) => lineage
             .iter()
             .filter_map(|link| link.hot.expires_ms())
             .min(),
-        counts_uses: state.tokens.ext(hot).is_some_and(|ext| ext.uses.is_some()),
-    }
+    };
+    let first = lineage.iter().next();
+    let subject = match lineage.principal() {
+        Some(id) => state.directory.principal(id).map_or("", |one| &one.text),
+        None => first
+            .and_then(|link| tokens.resource(link.hot))
+            .map_or("", |one| one.as_str()),
+    };
+    let scopes = match (&lineage.sealed, first) {
+        (Some(sealed), _) => sealed.scopes().map(SeenScopes::Sealed),
+        (None, Some(link)) => tokens.scopes(link.hot).map(SeenScopes::Compiled),
+        (None, None) => None,
+    };
+    Some(Seen {
+        id: lineage.id()?,
+        stored: first.map(|link| link.hot.id()).or(lineage.id())?,
+        kind: lineage.kind(),
+        is_resource: lineage.principal().is_none(),
+        subject,
+        scopes: scopes.unwrap_or(SeenScopes::All),
+        narrowed: lineage.iter().enumerate().any(|(generation, link)| {
+            tokens.ceiling(link.hot).is_some()
+                || ((generation > 0 || lineage.sealed.is_some())
+                    && tokens.scopes(link.hot).is_some())
+        }),
+        expires_ms,
+        counts_uses: lineage.counts_uses(),
+    })
 }

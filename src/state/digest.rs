@@ -9,8 +9,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{
-    CutOffTarget, GrantRecord, PrincipalRecord, RoleRecord, Row, Subject, TokenRecord,
+    CutOffTarget, GrantRecord, PrincipalRecord, RoleRecord, Row, SealKeyRecord, Subject,
+    TokenRecord,
 };
+use crate::domain::clock::UnixMs;
+use crate::domain::login::{ClientNetwork, MethodRecord};
 use crate::domain::principal::PrincipalId;
 use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::token::TokenId;
@@ -53,6 +56,16 @@ impl RowsDigest {
                 };
                 RecordHash::request(&request.key, &answered)
             }
+            Row::Method(record) => RecordHash::method(record),
+            Row::SealKey(record) => RecordHash::seal_key(record),
+            Row::RevokedSession { session, until_ms } => {
+                RecordHash::revoked_session(*session, *until_ms)
+            }
+            Row::Lock {
+                principal,
+                network,
+                until_ms,
+            } => RecordHash::lock(*principal, *network, *until_ms),
             Row::Token(record) => RecordHash::token(record),
         });
     }
@@ -178,10 +191,57 @@ impl RecordHash {
         if let Some(grace) = &record.grace {
             hash = hash.bytes(&grace.key.to_be_bytes()).number(grace.until_ms);
         }
-        match &record.revoked {
-            Some(revoked) => hash.number(revoked.revision).number(revoked.at_ms),
+        if let Some(revoked) = &record.revoked {
+            hash = hash.number(revoked.revision).number(revoked.at_ms);
+        }
+        match &record.public_key {
+            Some(key) => hash.bytes(key.as_bytes()),
             None => hash,
         }
+    }
+
+    pub(super) fn method(record: &MethodRecord) -> Self {
+        let settings = &record.settings;
+        let lockout = settings.lockout.as_ref();
+        let mut hash = Self::new("method")
+            .number(u64::from(record.principal.0))
+            .number(record.method as u64)
+            .number(record.made_at)
+            .number(u64::from(settings.ttl_s))
+            .optional(settings.max_ttl_s.map(u64::from))
+            .optional(settings.period_s.map(u64::from))
+            .optional(settings.uses.map(u64::from))
+            .optional(lockout.map(|one| u64::from(one.threshold)))
+            .optional(lockout.map(|one| u64::from(one.duration_s)))
+            .optional(lockout.map(|one| u64::from(one.reset_s)));
+        for network in settings.networks.iter() {
+            hash = hash.text("use").text(&network);
+        }
+        for network in settings.login_networks.iter() {
+            hash = hash.text("login").text(&network);
+        }
+        hash
+    }
+
+    pub(super) fn seal_key(record: &SealKeyRecord) -> Self {
+        Self::new("seal_key")
+            .number(u64::from(record.id.0))
+            .bytes(&record.salt)
+            .number(record.phase as u64)
+            .number(record.since_ms)
+    }
+
+    pub(super) fn revoked_session(session: TokenId, until_ms: UnixMs) -> Self {
+        Self::new("revoked_session")
+            .bytes(&session.to_bytes())
+            .number(until_ms)
+    }
+
+    pub(super) fn lock(principal: PrincipalId, network: ClientNetwork, until_ms: UnixMs) -> Self {
+        Self::new("lock")
+            .number(u64::from(principal.0))
+            .text(&network.to_string())
+            .number(until_ms)
     }
 
     pub(super) fn principal(record: &PrincipalRecord) -> Self {
@@ -230,6 +290,7 @@ impl RecordHash {
                 .number(u64::from(team.0))
                 .number(u64::from(member.0)),
             CutOffTarget::ResourceUnder(resource) => hash.text("under").text(resource.as_str()),
+            CutOffTarget::Sessions(id) => hash.text("sessions").number(u64::from(id.0)),
         }
     }
 

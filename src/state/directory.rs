@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{GrantRecord, PrincipalRecord, RoleRecord};
+use crate::domain::login::{LoginMethod, MethodRecord};
 use crate::domain::permission::{Need, Permission};
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 
@@ -39,7 +40,17 @@ pub(super) struct Principal {
     pub(super) record: PrincipalRecord,
     pub(super) members: imbl::OrdSet<PrincipalId>,
     pub(super) grants: Vec<GrantId>,
+    // One of each method at the most.
+    methods: Vec<Arc<MethodRecord>>,
     power_number: Option<u32>,
+}
+
+impl Principal {
+    /// A login method that is set.
+    pub(super) fn method(&self, method: LoginMethod) -> Option<&MethodRecord> {
+        let mut methods = self.methods.iter();
+        methods.find(|one| one.method == method).map(|one| &**one)
+    }
 }
 
 const _: () = assert!(
@@ -151,6 +162,7 @@ impl Directory {
                 teams: Vec::new(),
                 members: imbl::OrdSet::new(),
                 grants: Vec::new(),
+                methods: Vec::new(),
                 power: ScopeSet::compile([]),
                 disabled: record.disabled,
                 power_number: None,
@@ -201,6 +213,19 @@ impl Directory {
             team.members.remove(&member);
         });
         self.change_principal(member, |member| member.teams.retain(|one| *one != team));
+    }
+
+    pub(super) fn put_method(&mut self, record: &MethodRecord) {
+        self.change_principal(record.principal, |principal| {
+            principal.methods.retain(|one| one.method != record.method);
+            principal.methods.push(Arc::new(record.clone()));
+        });
+    }
+
+    pub(super) fn remove_method(&mut self, id: PrincipalId, method: LoginMethod) {
+        self.change_principal(id, |principal| {
+            principal.methods.retain(|one| one.method != method);
+        });
     }
 
     pub(super) fn put_role(&mut self, record: &RoleRecord) {

@@ -7,13 +7,15 @@ use crate::domain::chain::Revision;
 use crate::domain::clock::Now;
 use crate::domain::permission::{Need, Permission};
 use crate::domain::reason::Reason;
+use crate::domain::seal::claims::Sealed;
+use crate::domain::seal::ring::Unopened;
 use crate::domain::token::{Digest, KindSet, TokenId, TokenKind, recognise};
 
 use super::State;
-use super::check::{CheckRequest, Context, Lineage};
+use super::check::{CheckRequest, Context};
 use super::judge::{Observer, Step, judge};
+use super::lineage::Lineage;
 use super::scopeset::ScopeSet;
-use super::tokens::Found;
 
 /// What to explain.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +24,8 @@ pub enum Target<'a> {
     Id(TokenId),
     /// This presented text.
     Token(&'a str),
+    /// The presented text of a sealed token: its claims, if its seal was found whole.
+    Sealed(Result<Sealed<'a>, Unopened>),
 }
 
 /// One step and what came of it.
@@ -92,9 +96,9 @@ impl Observer for Recorder {
 
 /// Tells how a Check would be decided.
 #[must_use]
-pub fn explain(
-    state: &State,
-    target: Target<'_>,
+pub fn explain<'s>(
+    state: &'s State,
+    target: Target<'s>,
     needs: &[Need<'_>],
     context: Context<'_>,
     kinds: KindSet,
@@ -110,8 +114,7 @@ pub fn explain(
     };
     match find(state, target, &mut recorder) {
         Err(reason) => explanation.reason = reason,
-        Ok(found) => {
-            let lineage = Lineage::of(state, found.hot);
+        Ok(lineage) => {
             let request = CheckRequest {
                 token: "",
                 needs,
@@ -119,11 +122,17 @@ pub fn explain(
                 kinds,
             };
             let now = now.not_before(state.instant_ms());
-            explanation.reason = judge(state, &found, &lineage, &request, now, &mut recorder);
+            explanation.reason = judge(
+                state,
+                &lineage,
+                lineage.ends_ms(state),
+                &request,
+                now,
+                &mut recorder,
+            );
             explanation.missing = missing(state, &lineage, needs);
-            let record = state.tokens.record(found.hot);
-            let subject = state.subject_text(&record);
-            explanation.token = Some((record.id, record.kind, subject));
+            let subject = state.subject_text(lineage.subject(state).as_ref());
+            explanation.token = lineage.id().map(|id| (id, lineage.kind(), subject));
         }
     }
     explanation.steps = recorder.0;
@@ -132,21 +141,19 @@ pub fn explain(
 
 fn find<'s>(
     state: &'s State,
-    target: Target<'_>,
+    target: Target<'s>,
     recorder: &mut Recorder,
-) -> Result<Found<'s>, Reason> {
+) -> Result<Lineage<'s>, Reason> {
     let text = match target {
         Target::Id(id) => {
             let hot = state.tokens.by_id(id);
             let failed = hot.is_none().then_some(Reason::Unknown);
             recorder.step(Step::Find, failed, || format!("token {id}"));
             return hot
-                .map(|hot| Found {
-                    hot,
-                    grace_until_ms: None,
-                })
+                .map(|hot| Lineage::of(state, hot))
                 .ok_or(Reason::Unknown);
         }
+        Target::Sealed(opened) => return find_sealed(state, opened, recorder),
         Target::Token(text) => text,
     };
     let failed = match (text.is_empty(), recognise(text)) {
@@ -175,7 +182,38 @@ fn find<'s>(
         }
         Some(found) => format!("token {}", found.hot.id()),
     });
-    found.ok_or(Reason::Unknown)
+    let found = found.ok_or(Reason::Unknown)?;
+    Ok(Lineage::found(state, &found))
+}
+
+fn find_sealed<'s>(
+    state: &'s State,
+    opened: Result<Sealed<'s>, Unopened>,
+    recorder: &mut Recorder,
+) -> Result<Lineage<'s>, Reason> {
+    let malformed = matches!(opened, Err(Unopened::Malformed));
+    let failed = malformed.then_some(Reason::Malformed);
+    recorder.step(Step::Parse, failed, || match malformed {
+        true => "not the form, or a wrong checksum".to_owned(),
+        false => "a well-formed sealed access token".to_owned(),
+    });
+    if let Some(reason) = failed {
+        return Err(reason);
+    }
+    let failed = match &opened {
+        Ok(_) => None,
+        Err(Unopened::NotLoaded(_)) => Some(Reason::Stale),
+        Err(_) => Some(Reason::Unknown),
+    };
+    recorder.step(Step::Find, failed, || match &opened {
+        Ok(sealed) => format!("token {}, sealed by key {}", sealed.id, sealed.key()),
+        Err(Unopened::NotLoaded(key)) => format!("this server has not loaded seal key {key}"),
+        Err(_) => "another's seal, or a broken one".to_owned(),
+    });
+    match (opened, failed) {
+        (Ok(sealed), _) => Ok(Lineage::sealed(state, sealed)),
+        (Err(_), failed) => Err(failed.unwrap_or(Reason::Unknown)),
+    }
 }
 
 fn missing(state: &State, lineage: &Lineage<'_>, needs: &[Need<'_>]) -> Vec<Missing> {
@@ -185,6 +223,7 @@ fn missing(state: &State, lineage: &Lineage<'_>, needs: &[Need<'_>]) -> Vec<Miss
         let mut layers = Vec::new();
         for (depth, link) in lineage.iter().enumerate() {
             let refuses = |set: Option<&ScopeSet>| set.is_some_and(|set| !set.permits(need));
+            let depth = depth + usize::from(lineage.sealed.is_some());
             let (scopes, ceiling) = (
                 refuses(tokens.scopes(link.hot)),
                 refuses(tokens.ceiling(link.hot)),
@@ -196,10 +235,12 @@ fn missing(state: &State, lineage: &Lineage<'_>, needs: &[Need<'_>]) -> Vec<Miss
                 layers.extend(ceiling.then_some(Layer::Ceiling));
             }
         }
+        let own = lineage.sealed.as_ref().and_then(Sealed::scopes);
+        if own.is_some_and(|scopes| !scopes.permits(need)) {
+            layers.insert(0, Layer::Scopes);
+        }
         let principal = lineage
-            .iter()
-            .next()
-            .and_then(|link| link.hot.principal())
+            .principal()
             .and_then(|id| state.directory.principal(id));
         if principal.is_some_and(|one| !state.directory.permits(one, need)) {
             layers.insert(0, Layer::Subject);

@@ -6,18 +6,22 @@
 
 use std::ops::ControlFlow;
 
-use crate::domain::change::{CutOffTarget, Issuer};
+use crate::domain::chain::RevisionNumber;
+use crate::domain::change::{CutOffTarget, Issuer, KeyPhase, SealKeyRecord};
 use crate::domain::clock::{Now, UnixMs};
+use crate::domain::limits::{Audience, Workload};
 use crate::domain::permission::Need;
 use crate::domain::principal::PrincipalId;
 use crate::domain::reason::Reason;
-use crate::domain::token::{TokenId, TokenKind};
+use crate::domain::seal::claims::Sealed;
+use crate::domain::seal::key::KeyId;
+use crate::domain::token::{KindSet, TokenId, TokenKind};
 
 use super::State;
-use super::check::{CheckRequest, Lineage, Link};
+use super::check::{CheckRequest, Context};
 use super::directory::Principal;
+use super::lineage::{Born, Lineage, Link};
 use super::scopeset::ScopeSet;
-use super::tokens::Found;
 
 /// A step of the decision, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +92,15 @@ impl Observer for Unobserved {
 /// What is judged: one token, one request, one State, one instant.
 struct Case<'c, 's> {
     state: &'s State,
-    found: &'c Found<'s>,
     lineage: &'c Lineage<'s>,
     request: &'c CheckRequest<'c>,
     now: Now,
+    // When the first of what the token depends on ends.
+    ends_ms: Option<UnixMs>,
     /// The principal that it speaks for, and its record while it lives.
     subject: Option<(PrincipalId, Option<&'s Principal>)>,
+    // What it was born from, if from a credential.
+    born: Option<Born<'s>>,
 }
 
 /// How far a judgement has come: the first reason is kept, whatever the observer goes on to.
@@ -122,24 +129,26 @@ impl<O: Observer> Course<'_, O> {
     }
 }
 
-/// Every step after the token was found; returns the reason of the first that failed.
+/// Every step after the token was found; returns the reason of the first that failed. `ends_ms`
+/// is [`Lineage::ends_ms`], which whoever judges wants to know as well.
 #[inline]
 pub(super) fn judge<O: Observer>(
     state: &State,
-    found: &Found<'_>,
     lineage: &Lineage<'_>,
+    ends_ms: Option<UnixMs>,
     request: &CheckRequest<'_>,
     now: Now,
     observer: &mut O,
 ) -> Reason {
-    let principal = found.hot.principal();
+    let principal = lineage.principal();
     let case = Case {
         state,
-        found,
         lineage,
         request,
         now,
+        ends_ms,
         subject: principal.map(|id| (id, state.directory.principal(id))),
+        born: lineage.born(state),
     };
     let mut course = Course {
         observer,
@@ -151,21 +160,43 @@ pub(super) fn judge<O: Observer>(
     course.first
 }
 
+/// Whether a token counts as revoked, whatever it is asked for.
+pub(super) fn is_revoked(state: &State, lineage: &Lineage<'_>) -> bool {
+    let principal = lineage.principal();
+    let case = Case {
+        state,
+        lineage,
+        request: &CheckRequest {
+            token: "",
+            needs: &[],
+            context: Context::default(),
+            kinds: KindSet::ALL,
+        },
+        now: Now::at(0),
+        ends_ms: None,
+        subject: principal.map(|id| (id, state.directory.principal(id))),
+        born: lineage.born(state),
+    };
+    case.revocation().is_some()
+}
+
 impl Case<'_, '_> {
     /// Is the token good, whoever presents it for whatever?
     #[inline]
     fn token_steps<O: Observer>(&self, course: &mut Course<'_, O>) -> ControlFlow<()> {
-        let kind = self.found.hot.kind();
-        let wrong = !self.request.kinds.contains(kind);
+        let kind = self.lineage.kind();
+        // A credential can be exchanged, and nothing else.
+        let wrong = kind.is_credential() || !self.request.kinds.contains(kind);
         course.step(Step::Kind, wrong, || format!("{kind} token"))?;
-        let revoked = revocation(self.state, self.lineage, self.subject);
+        let revoked = self.revocation();
         course.step(Step::Revocation, revoked.is_some(), || {
             let described = revoked.as_ref().map(Revocation::describe);
             described.unwrap_or_default()
         })?;
         let disabled = matches!(self.subject, Some((_, Some(one))) if one.disabled);
         course.step(Step::Subject, disabled, String::new)?;
-        course.step(Step::Expiry, self.has_expired(), || self.describe_end())?;
+        let expired = self.ends_ms.is_some_and(|at| at <= self.now.latest);
+        course.step(Step::Expiry, expired, || self.describe_end())?;
         course.step(Step::NotBefore, self.has_not_begun(), String::new)
     }
 
@@ -173,54 +204,68 @@ impl Case<'_, '_> {
     #[inline]
     fn request_steps<O: Observer>(&self, course: &mut Course<'_, O>) -> ControlFlow<()> {
         let tokens = &self.state.tokens;
+        let (sealed, context) = (&self.lineage.sealed, &self.request.context);
         let limits = || {
-            self.lineage
-                .iter()
-                .filter_map(|link| tokens.limits(link.hot))
+            let links = self.lineage.iter();
+            links.filter_map(|link| tokens.limits(link.hot))
         };
-        let context = &self.request.context;
-        let outside = limits().any(|limits| !limits.networks.allow(context.client_ip));
-        course.step(Step::Network, outside, || {
+        course.step(Step::Network, self.is_outside(), || {
             let address = context.client_ip.map(|ip| ip.to_string());
             address.unwrap_or_else(|| "no address".to_owned())
         })?;
+        let claimed = sealed.as_ref().map(Sealed::audience);
         let other = limits()
-            .filter_map(|limits| limits.audience.as_ref())
-            .any(|audience| context.audience != Some(audience.as_str()));
+            .filter_map(|limits| limits.audience.as_ref().map(Audience::as_str))
+            .chain(claimed.filter(|audience| !audience.is_empty()))
+            .any(|audience| context.audience != Some(audience));
         course.step(Step::Audience, other, || {
             context.audience.unwrap_or("no audience").to_owned()
         })?;
+        let claimed = sealed.as_ref().map(Sealed::workload);
         let other = limits()
-            .filter_map(|limits| limits.workload.as_ref())
-            .any(|workload| context.workload != Some(workload.as_str()));
+            .filter_map(|limits| limits.workload.as_ref().map(Workload::as_str))
+            .chain(claimed.filter(|workload| !workload.is_empty()))
+            .any(|workload| context.workload != Some(workload));
         course.step(Step::Workload, other, || {
             context.workload.unwrap_or("no workload").to_owned()
         })?;
         let needs = self.request.needs;
         let missing = !needs.iter().all(|need| self.permits(need));
         course.step(Step::Permission, missing, || self.describe_missing())?;
-        // A token with a use limit has no children: what was derived before it got one is over.
-        let spent = self.lineage.iter().enumerate().any(|(depth, link)| {
-            let uses = link.ext.and_then(|ext| ext.uses);
-            uses.is_some_and(|uses| depth > 0 || uses.left == 0)
-        });
-        course.step(Step::Uses, spent, String::new)
+        course.step(Step::Uses, self.is_spent(), String::new)
     }
 
-    fn has_expired(&self) -> bool {
-        let latest = self.now.latest;
-        let ended = |at: UnixMs| at <= latest;
-        self.found.grace_until_ms.is_some_and(ended)
-            || self
-                .lineage
-                .iter()
-                .any(|link| link.hot.expires_ms().is_some_and(ended))
+    /// Whether the client's address is outside what one of the lineage, or the account that the
+    /// token was born for, allows now. From where logins come is another matter.
+    #[inline]
+    fn is_outside(&self) -> bool {
+        let address = self.request.context.client_ip;
+        let tokens = &self.state.tokens;
+        let outside = |link: &Link<'_>| {
+            let limits = tokens.limits(link.hot);
+            limits.is_some_and(|limits| !limits.networks.allow(address))
+                && !link.hot.kind().is_credential()
+        };
+        let method = self.born.and_then(|born| born.method);
+        self.lineage.iter().any(outside)
+            || (self.lineage.sealed.as_ref()).is_some_and(|sealed| !sealed.allows(address))
+            || method.is_some_and(|method| !method.settings.networks.allow(address))
+    }
+
+    /// A token with a use limit has no children: what was derived before it got one is over. The
+    /// uses of a credential are its logins.
+    #[inline]
+    fn is_spent(&self) -> bool {
+        let below = usize::from(self.lineage.sealed.is_some());
+        self.lineage.iter().enumerate().any(|(depth, link)| {
+            let uses = link.ext.and_then(|ext| ext.uses);
+            uses.is_some_and(|uses| depth + below > 0 || uses.left == 0)
+                && !link.hot.kind().is_credential()
+        })
     }
 
     fn describe_end(&self) -> String {
-        let ends = self.lineage.iter().filter_map(|link| link.hot.expires_ms());
-        let first = ends.chain(self.found.grace_until_ms).min();
-        let Some(first) = first else {
+        let Some(first) = self.ends_ms else {
             return "never ends".to_owned();
         };
         let instant = i64::try_from(first).map(jiff::Timestamp::from_millisecond);
@@ -247,6 +292,12 @@ impl Case<'_, '_> {
         self.lineage
             .iter()
             .all(|link| allows(tokens.scopes(link.hot)) && allows(tokens.ceiling(link.hot)))
+            && self
+                .lineage
+                .sealed
+                .as_ref()
+                .and_then(Sealed::scopes)
+                .is_none_or(|scopes| scopes.permits(need))
             && principal.is_none_or(|one| self.state.directory.permits(one, need))
     }
 
@@ -262,6 +313,82 @@ impl Case<'_, '_> {
         }
         format!("missing: {}", missing.join(", "))
     }
+
+    /// Why the token counts as revoked, if it does.
+    #[inline]
+    fn revocation(&self) -> Option<Revocation> {
+        if self.lineage.broken {
+            return Some(Revocation::AncestorGone);
+        }
+        if matches!(self.subject, Some((_, None))) {
+            return Some(Revocation::SubjectGone);
+        }
+        let subject_cut_off = match self.subject {
+            Some((_, Some(principal))) => principal.cut_off,
+            _ => 0,
+        };
+        for link in self.lineage.iter() {
+            if link.ext.is_some_and(|ext| ext.revoked.is_some()) {
+                return Some(Revocation::Token(link.hot.id()));
+            }
+            if link.hot.made_at() < subject_cut_off {
+                let id = link.hot.principal().unwrap_or(PrincipalId(0));
+                return Some(Revocation::CutOff(link.hot.id(), CutOffTarget::Subject(id)));
+            }
+            // Such cut-offs are rare: an installation that never made one pays one comparison.
+            if self.state.wide_cut_offs > 0
+                && let Some(target) = cut_off_of(self.state, link)
+            {
+                return Some(Revocation::CutOff(link.hot.id(), target));
+            }
+        }
+        if let Some(born) = &self.born
+            && born.method.is_none()
+        {
+            return Some(Revocation::MethodGone(born.credential.id()));
+        }
+        let sealed = self.lineage.sealed.as_ref()?;
+        self.sealed_revocation(sealed, subject_cut_off)
+    }
+
+    /// The same of what only the claims of a sealed token say.
+    fn sealed_revocation(
+        &self,
+        sealed: &Sealed<'_>,
+        subject_cut_off: RevisionNumber,
+    ) -> Option<Revocation> {
+        let key = self.state.seal_key(sealed.key());
+        let in_use =
+            |key: &SealKeyRecord| matches!(key.phase, KeyPhase::Minting | KeyPhase::Verifying);
+        if !key.is_some_and(in_use) {
+            return Some(Revocation::Key(sealed.key()));
+        }
+        if let Some(session) = sealed.sessions().find(|one| self.state.is_revoked(*one)) {
+            return Some(Revocation::Session(session));
+        }
+        let id = self.lineage.principal();
+        if sealed.made_at < subject_cut_off {
+            let id = id.unwrap_or(PrincipalId(0));
+            return Some(Revocation::CutOff(sealed.id, CutOffTarget::Subject(id)));
+        }
+        if self.state.wide_cut_offs == 0 {
+            return None;
+        }
+        // It was made by its subject, with what it was made from.
+        let by_tokens = self.lineage.iter().map(|link| link.hot.id());
+        let mut targets = id
+            .into_iter()
+            .flat_map(|id| {
+                [
+                    CutOffTarget::Sessions(id),
+                    CutOffTarget::IssuedByPrincipal(id),
+                ]
+            })
+            .chain(by_tokens.map(CutOffTarget::IssuedByToken));
+        targets
+            .find(|target| sealed.made_at < self.state.cut_off(target))
+            .map(|target| Revocation::CutOff(sealed.id, target))
+    }
 }
 
 /// Why a token counts as revoked.
@@ -269,6 +396,9 @@ pub(super) enum Revocation {
     Token(TokenId),
     AncestorGone,
     SubjectGone,
+    MethodGone(TokenId),
+    Session(TokenId),
+    Key(KeyId),
     CutOff(TokenId, CutOffTarget),
 }
 
@@ -278,6 +408,9 @@ impl Revocation {
             Self::Token(id) => format!("token {id} was revoked"),
             Self::AncestorGone => "an ancestor is gone".to_owned(),
             Self::SubjectGone => "the subject was deleted".to_owned(),
+            Self::MethodGone(id) => format!("the method of credential {id} was removed"),
+            Self::Session(session) => format!("session {session} was revoked"),
+            Self::Key(id) => format!("seal key {id} is not in use any more"),
             Self::CutOff(id, target) => {
                 let what = match target {
                     CutOffTarget::Subject(_) => "its subject's tokens",
@@ -285,45 +418,12 @@ impl Revocation {
                     CutOffTarget::IssuedByToken(_) => "what its issuing token issued",
                     CutOffTarget::IssuedForTeam(..) => "team tokens of a removed member",
                     CutOffTarget::ResourceUnder(_) => "tokens under a resource",
+                    CutOffTarget::Sessions(_) => "its subject's access tokens",
                 };
                 format!("token {id}: a cut-off of {what}")
             }
         }
     }
-}
-
-#[inline]
-fn revocation(
-    state: &State,
-    lineage: &Lineage<'_>,
-    subject: Option<(PrincipalId, Option<&Principal>)>,
-) -> Option<Revocation> {
-    if lineage.broken {
-        return Some(Revocation::AncestorGone);
-    }
-    if matches!(subject, Some((_, None))) {
-        return Some(Revocation::SubjectGone);
-    }
-    let subject_cut_off = match subject {
-        Some((_, Some(principal))) => principal.cut_off,
-        _ => 0,
-    };
-    for link in lineage.iter() {
-        if link.ext.is_some_and(|ext| ext.revoked.is_some()) {
-            return Some(Revocation::Token(link.hot.id()));
-        }
-        if link.hot.made_at() < subject_cut_off {
-            let id = link.hot.principal().unwrap_or(PrincipalId(0));
-            return Some(Revocation::CutOff(link.hot.id(), CutOffTarget::Subject(id)));
-        }
-        // Such cut-offs are rare: an installation that never made one pays one comparison.
-        if state.wide_cut_offs > 0
-            && let Some(target) = cut_off_of(state, link)
-        {
-            return Some(Revocation::CutOff(link.hot.id(), target));
-        }
-    }
-    None
 }
 
 fn cut_off_of(state: &State, link: &Link<'_>) -> Option<CutOffTarget> {
@@ -336,6 +436,12 @@ fn cut_off_of(state: &State, link: &Link<'_>) -> Option<CutOffTarget> {
         if under.is_some() {
             return under;
         }
+    }
+    if link.hot.kind() == TokenKind::Access
+        && let Some(id) = link.hot.principal()
+        && made_at < state.cut_off(&CutOffTarget::Sessions(id))
+    {
+        return Some(CutOffTarget::Sessions(id));
     }
     let team = link
         .hot

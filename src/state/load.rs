@@ -169,6 +169,7 @@ mod tests {
                 until_ms: 7,
             }),
             revoked: None,
+            public_key: None,
         }
     }
 

@@ -20,7 +20,10 @@ pub mod explain;
 pub mod home;
 mod intern;
 mod judge;
+mod lineage;
 mod load;
+pub mod login;
+mod logins;
 mod power;
 mod radix;
 mod scopeset;
@@ -44,6 +47,7 @@ pub use power::Power;
 
 use digest::StateDigest;
 use directory::Directory;
+use logins::Logins;
 use tokens::Tokens;
 
 /// Everything that check and decide read.
@@ -57,6 +61,7 @@ pub struct State {
     // How many of them are about more than one subject, which its principal remembers.
     wide_cut_offs: usize,
     requests: Requests,
+    logins: Logins,
     // 0 until it was raised.
     format: u32,
     digest: StateDigest,

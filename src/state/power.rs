@@ -5,15 +5,16 @@
 //! where coverage cannot be shown it is not held. Nobody hands on what they do not hold, and a
 //! refusal lists exactly what is missing. Used by `decide` and, for reads, by the authority.
 
+use crate::domain::change::Subject;
 use crate::domain::permission::{Need, Permission, ResourcePattern};
 use crate::domain::scopes::{PermissionSet, Scopes, SetTooLarge};
 use crate::domain::token::TokenId;
 
 use super::State;
-use super::check::Lineage;
+use super::decide::Caller;
 use super::directory::Principal;
+use super::lineage::{Cut, Lineage};
 use super::scopeset::ScopeSet;
-use super::tokens::Hot;
 
 /// Most permissions that are looked at for an action that may be held anywhere.
 const CUT_DOWN_MAX: usize = 4_096;
@@ -24,6 +25,10 @@ pub struct Power<'s> {
     holder: Holder<'s>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every caller has a token, and none is kept for long"
+)]
 enum Holder<'s> {
     // Access to the store itself: bootstrap and recovery.
     Local,
@@ -43,14 +48,20 @@ impl<'s> Power<'s> {
     }
 
     /// The power of a token that was found good.
-    pub(super) fn of_token(state: &'s State, hot: &'s Hot) -> Self {
-        let principal = hot.principal().and_then(|id| state.directory.principal(id));
+    pub(super) fn of_token(state: &'s State, lineage: Lineage<'s>) -> Self {
+        let principal = lineage.principal();
+        let principal = principal.and_then(|id| state.directory.principal(id));
         Self {
             state,
-            holder: Holder::Token {
-                lineage: Lineage::of(state, hot),
-                principal,
-            },
+            holder: Holder::Token { lineage, principal },
+        }
+    }
+
+    /// The token whose power it is; none of access to the store itself.
+    pub(super) fn lineage(&self) -> Option<&Lineage<'s>> {
+        match &self.holder {
+            Holder::Local => None,
+            Holder::Token { lineage, .. } => Some(lineage),
         }
     }
 
@@ -196,22 +207,18 @@ impl<'s> Power<'s> {
         limit: usize,
     ) -> Vec<Permission> {
         for cut in self.cuts(lineage) {
+            let set = cut.to_set();
             held = held
                 .iter()
-                .flat_map(|mine| cut.permissions().iter().filter_map(|cut| mine.meet(cut)))
+                .flat_map(|mine| set.iter().filter_map(|cut| mine.meet(cut)))
                 .take(limit)
                 .collect();
         }
         held
     }
 
-    fn cuts<'p>(&'p self, lineage: &'p Lineage<'s>) -> impl Iterator<Item = &'s ScopeSet> {
-        let tokens = &self.state.tokens;
-        lineage.iter().flat_map(|link| {
-            [tokens.scopes(link.hot), tokens.ceiling(link.hot)]
-                .into_iter()
-                .flatten()
-        })
+    fn cuts(&self, lineage: &Lineage<'s>) -> impl Iterator<Item = Cut<'s>> {
+        lineage.cuts(self.state)
     }
 
     fn live(&self, principal: &'s Principal) -> impl Iterator<Item = &'s Permission> {
@@ -227,7 +234,25 @@ impl State {
     #[must_use]
     pub fn power(&self, token: TokenId) -> Option<Power<'_>> {
         let hot = self.tokens.by_id(token)?;
-        Some(Power::of_token(self, hot))
+        Some(Power::of_token(self, Lineage::of(self, hot)))
+    }
+
+    /// The power of a caller, whether it is good or not; none if nothing is known of it.
+    #[must_use]
+    pub fn power_of<'s>(&'s self, caller: &'s Caller) -> Option<Power<'s>> {
+        Some(Power::of_token(self, caller.lineage(self)?))
+    }
+
+    /// The id of a caller; none if nothing is known of it.
+    #[must_use]
+    pub fn calling(&self, caller: &Caller) -> Option<TokenId> {
+        caller.lineage(self)?.id()
+    }
+
+    /// Whom or what a caller speaks for; none if nothing is known of it.
+    #[must_use]
+    pub fn subject_of(&self, caller: &Caller) -> Option<Subject> {
+        caller.lineage(self)?.subject(self)
     }
 
     /// Everything that a principal holds now, own and through its teams.

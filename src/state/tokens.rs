@@ -14,6 +14,7 @@ use imbl::shared_ptr::DefaultSharedPtr;
 
 use crate::domain::change::{EXPIRES_MS_MAX, Grace, Issuer, Revoked, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
+use crate::domain::key::PublicKey;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
 use crate::domain::permission::Resource;
 use crate::domain::principal::PrincipalId;
@@ -102,6 +103,9 @@ impl Hot {
             2 => TokenKind::Team,
             3 => TokenKind::Resource,
             4 => TokenKind::Service,
+            5 => TokenKind::Access,
+            6 => TokenKind::ClientSecret,
+            7 => TokenKind::PublicKey,
             _ => TokenKind::User,
         }
     }
@@ -230,6 +234,7 @@ pub(super) struct Ext {
     pub(super) rotation: u32,
     pub(super) grace: Option<Grace>,
     pub(super) revoked: Option<Revoked>,
+    pub(super) public_key: Option<PublicKey>,
 }
 
 /// A token found by its secret.
@@ -405,6 +410,7 @@ impl Tokens {
             rotation: ext.rotation,
             grace: ext.grace,
             revoked: ext.revoked,
+            public_key: ext.public_key,
         }
     }
 
@@ -576,6 +582,7 @@ fn ext_of(record: &TokenRecord) -> Option<Ext> {
         rotation: record.rotation,
         grace: record.grace,
         revoked: record.revoked,
+        public_key: record.public_key.clone(),
     };
     (ext != Ext::default()).then_some(ext)
 }

@@ -32,10 +32,12 @@ pub struct Joining {
     pub format_max: u32,
     /// Whether it answers after its lease has ended, too.
     pub serves_stale: bool,
+    /// The ids of the seal keys that it has loaded.
+    pub keys: Vec<u32>,
 }
 
 /// What a member says when it renews its lease.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Renewal {
     /// This run.
     pub incarnation: Incarnation,
@@ -43,6 +45,8 @@ pub struct Renewal {
     pub lease_ms: u64,
     /// The newest revision that its checks answer from, and the chain there.
     pub applied: Head,
+    /// The ids of the seal keys that it has loaded.
+    pub keys: Vec<u32>,
 }
 
 /// What came of a renewal.
@@ -95,6 +99,9 @@ pub struct Member {
     pub reported_ms: UnixMs,
     /// Whether it answers after its lease has ended, too.
     pub serves_stale: bool,
+    /// The ids of the seal keys that it has loaded, as it last said: none of a version that knows
+    /// no such keys.
+    pub keys: Vec<u32>,
 }
 
 /// All members at one moment.

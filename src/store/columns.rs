@@ -13,10 +13,11 @@ use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{CutOffTarget, EXPIRES_MS_MAX, Issuer, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::limits::Networks;
+use crate::domain::login::{LockoutPolicy, LoginMethod, LoginSettings};
 use crate::domain::permission::{Permission, Resource};
 use crate::domain::principal::PrincipalId;
 use crate::domain::scopes::PermissionSet;
-use crate::domain::token::TokenId;
+use crate::domain::token::{TokenId, TokenKind};
 
 use super::list::TokenState;
 
@@ -82,6 +83,58 @@ pub(super) fn parse_networks(text: Option<&str>) -> Option<Networks> {
     Networks::parse(&text.split(' ').collect::<Vec<_>>())
 }
 
+/// The columns of a login method beside its principal, its number and since when it is set.
+#[derive(Default)]
+pub(super) struct MethodColumns<T> {
+    pub(super) ttl_s: u32,
+    pub(super) max_ttl_s: Option<u32>,
+    pub(super) period_s: Option<u32>,
+    pub(super) uses: Option<u32>,
+    pub(super) networks: Option<T>,
+    pub(super) login_networks: Option<T>,
+    /// Threshold, duration and reset: all three, or none.
+    pub(super) lockout: [Option<u32>; 3],
+}
+
+/// The settings of a method as columns.
+pub(super) fn method_columns(settings: &LoginSettings) -> MethodColumns<String> {
+    let lockout = |field: fn(&LockoutPolicy) -> u32| settings.lockout.as_ref().map(field);
+    MethodColumns {
+        ttl_s: settings.ttl_s,
+        max_ttl_s: settings.max_ttl_s,
+        period_s: settings.period_s,
+        uses: settings.uses,
+        networks: networks_text(&settings.networks),
+        login_networks: networks_text(&settings.login_networks),
+        lockout: [
+            lockout(|one| one.threshold),
+            lockout(|one| one.duration_s),
+            lockout(|one| one.reset_s),
+        ],
+    }
+}
+
+/// The settings that stand in columns; `None` outside the grammar.
+pub(super) fn parse_method(columns: &MethodColumns<&str>) -> Option<LoginSettings> {
+    Some(LoginSettings {
+        ttl_s: columns.ttl_s,
+        max_ttl_s: columns.max_ttl_s,
+        period_s: columns.period_s,
+        uses: columns.uses,
+        networks: parse_networks(columns.networks)?,
+        login_networks: parse_networks(columns.login_networks)?,
+        lockout: match columns.lockout {
+            [Some(threshold), Some(duration_s), Some(reset_s)] => Some(LockoutPolicy {
+                threshold,
+                duration_s,
+                reset_s,
+            }),
+            [None, None, None] => None,
+            _ => return None,
+        },
+    })
+}
+
 /// The subject of a row that has either a principal or a resource.
 pub(super) fn parse_subject(principal: Option<u32>, path: Option<&str>) -> Option<Subject> {
     match (principal, path) {
@@ -141,6 +194,7 @@ pub(super) fn cut_off_columns(target: &CutOffTarget) -> (&'static str, String) {
             ("issued_for_team", format!("{}/{}", team.0, member.0))
         }
         CutOffTarget::ResourceUnder(resource) => ("resource_under", resource.to_string()),
+        CutOffTarget::Sessions(id) => ("sessions", id.0.to_string()),
     }
 }
 
@@ -155,6 +209,7 @@ pub(super) fn parse_cut_off(kind: &str, text: &str) -> Option<CutOffTarget> {
             let (team, member) = text.split_once('/')?;
             CutOffTarget::IssuedForTeam(principal(team)?, principal(member)?)
         }
+        "sessions" => CutOffTarget::Sessions(principal(text)?),
         "resource_under" => CutOffTarget::ResourceUnder(Resource::parse(text).ok()?),
         _ => return None,
     })
@@ -165,6 +220,10 @@ pub(super) fn parse_cut_off(kind: &str, text: &str) -> Option<CutOffTarget> {
 pub(super) fn cut_offs_of(record: &TokenRecord) -> Vec<(CutOffTarget, RevisionNumber)> {
     let made_at = record.made_at;
     let mut targets = match &record.subject {
+        Subject::Principal(id) if record.kind == TokenKind::Access => vec![
+            (CutOffTarget::Subject(*id), made_at),
+            (CutOffTarget::Sessions(*id), made_at),
+        ],
         Subject::Principal(id) => vec![(CutOffTarget::Subject(*id), made_at)],
         Subject::Resource(resource) => {
             let paths = resource.self_and_ancestors();
@@ -187,6 +246,12 @@ pub(super) fn cut_offs_of(record: &TokenRecord) -> Vec<(CutOffTarget, RevisionNu
         targets.extend(tokens.map(|token| (CutOffTarget::IssuedByToken(token), since)));
     }
     targets
+}
+
+/// Whether a token is a credential of a method that is not set, or was set after it was made.
+pub(super) fn lacks_method(record: &TokenRecord, method_made_at: Option<RevisionNumber>) -> bool {
+    let is_credential = LoginMethod::of(record.kind).is_some();
+    is_credential && method_made_at.is_none_or(|made_at| made_at > record.made_at)
 }
 
 /// Whether a token was issued with this one or one derived from it.
@@ -257,6 +322,38 @@ mod tests {
     }
 
     #[test]
+    fn methods_read_back_and_half_a_lockout_is_refused() {
+        let networks = |texts: &[&str]| Networks::parse(texts).expect("networks");
+        let full = LoginSettings {
+            max_ttl_s: Some(2),
+            period_s: Some(3),
+            uses: Some(4),
+            networks: networks(&["10.0.0.0/8", "2001:db8::/32"]),
+            login_networks: networks(&["192.0.2.1"]),
+            ..LoginSettings::default()
+        };
+        let bare = LoginSettings {
+            lockout: None,
+            ..LoginSettings::default()
+        };
+        for settings in [full, bare] {
+            let stored = method_columns(&settings);
+            let mut columns = MethodColumns {
+                ttl_s: stored.ttl_s,
+                max_ttl_s: stored.max_ttl_s,
+                period_s: stored.period_s,
+                uses: stored.uses,
+                networks: stored.networks.as_deref(),
+                login_networks: stored.login_networks.as_deref(),
+                lockout: stored.lockout,
+            };
+            assert_eq!(parse_method(&columns), Some(settings));
+            columns.lockout[1] = columns.lockout[1].xor(Some(1));
+            assert_eq!(parse_method(&columns), None);
+        }
+    }
+
+    #[test]
     fn cut_offs_read_back() {
         let resource = Resource::parse("acme/web").expect("a path");
         for target in [
@@ -265,6 +362,7 @@ mod tests {
             CutOffTarget::IssuedByToken(TokenId::from_u128(3)),
             CutOffTarget::IssuedForTeam(PrincipalId(4), PrincipalId(5)),
             CutOffTarget::ResourceUnder(resource),
+            CutOffTarget::Sessions(PrincipalId(6)),
         ] {
             let (kind, text) = cut_off_columns(&target);
             assert_eq!(parse_cut_off(kind, &text), Some(target));

@@ -90,7 +90,7 @@ pub struct StoredToken {
     pub last4: String,
     /// The revision of its last change.
     pub changed_at: RevisionNumber,
-    /// Whether a cut-off, or the end of its subject, refuses it.
+    /// Whether a cut-off, or the end of its subject or of its login method, refuses it.
     pub cut_off: bool,
     /// Why it was revoked, in the revoker's words.
     pub revoke_reason: Option<String>,

@@ -14,6 +14,7 @@ mod fault;
 mod follow;
 mod hex;
 pub mod list;
+pub mod logins;
 pub mod postgres;
 mod query;
 pub mod transfer;
@@ -33,6 +34,7 @@ use list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
+use logins::Logins;
 
 /// Entries to append together, or none: then the append is a durable comparison with the head.
 #[derive(Clone, Debug)]
@@ -145,7 +147,7 @@ pub struct Snapshot {
 ///
 /// Every method may be called from any task. Errors never carry secrets or digests.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Logins {
     /// State at the head.
     async fn snapshot(&self) -> Result<Snapshot, StoreError>;
 

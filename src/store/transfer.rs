@@ -1,5 +1,5 @@
-//! What a copy from one store to another carries: the log, every table that it makes, and when
-//! tokens were last used.
+//! What a copy from one store to another carries: the log, every table that it makes, when tokens
+//! were last used, and what logins left that lasts.
 //!
 //! Both stores name their columns alike, so that a copy is rows of cells and no second projection.
 //! Used by the store that sends and the one that takes; a test holds the list against the tables
@@ -169,11 +169,56 @@ pub const TABLES: &[Table] = &[
             ("created_ms", Number),
         ],
     },
+    METHODS,
+    Table {
+        name: "seal_keys",
+        columns: &[
+            ("id", Number),
+            ("salt", Bytes),
+            ("phase", Number),
+            ("since_ms", Number),
+            ("changed_at", Number),
+        ],
+    },
+    Table {
+        name: "revoked_sessions",
+        columns: &[
+            ("session", Id),
+            ("until_ms", Number),
+            ("changed_at", Number),
+        ],
+    },
+    Table {
+        name: "login_locks",
+        columns: &[
+            ("principal", Number),
+            ("network", Text),
+            ("until_ms", Number),
+            ("changed_at", Number),
+        ],
+    },
     TOKENS,
     // Of no history, and yet worth having.
     Table {
         name: "token_used",
         columns: &[("token", Id), ("instant_ms", Number), ("address", Text)],
+    },
+    // So that none is accepted once more.
+    Table {
+        name: "used_assertions",
+        columns: &[("id", Bytes), ("until_ms", Number)],
+    },
+    // Numbered anew, in their order.
+    Table {
+        name: "logins",
+        columns: &[
+            ("instant_ms", Number),
+            ("account", Number),
+            ("credential", Id),
+            ("token", Id),
+            ("address", Text),
+            ("expires_ms", Number),
+        ],
     },
     Table {
         name: "token_issuers",
@@ -234,5 +279,25 @@ const TOKENS: Table = Table {
         ("revoke_reason", Text),
         ("slice", Number),
         ("ended_ms", Number),
+        ("public_key", Bytes),
+    ],
+};
+
+const METHODS: Table = Table {
+    name: "login_methods",
+    columns: &[
+        ("principal", Number),
+        ("method", Number),
+        ("made_at", Number),
+        ("changed_at", Number),
+        ("ttl_s", Number),
+        ("max_ttl_s", Number),
+        ("period_s", Number),
+        ("uses", Number),
+        ("networks", Text),
+        ("login_networks", Text),
+        ("lockout_threshold", Number),
+        ("lockout_duration_s", Number),
+        ("lockout_reset_s", Number),
     ],
 };

@@ -10,12 +10,15 @@ use latchkey::domain::change::Display;
 use latchkey::domain::clock::SystemClock;
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::entry::LogEntry;
+use latchkey::domain::format::FORMAT_MAX;
 use latchkey::domain::permission::Resource;
 use latchkey::domain::principal::PrincipalName;
+use latchkey::domain::refusal::Refusal;
+use latchkey::domain::seal::key::KeyId;
 use latchkey::replica::{Identity, LeaseSettings, LoadError, Replica, Settings, WriterTask};
 use latchkey::state::decide::{Caller, Command, Envelope};
 use latchkey::store::cluster::Cluster as _;
-use latchkey::store::embedded::{EmbeddedStore, OpenError, OpenOptions};
+use latchkey::store::embedded::{EmbeddedStore, OpenOptions};
 use latchkey::store::postgres::{self, PostgresStore};
 use latchkey::store::{Batch, Store, StoreError};
 
@@ -68,12 +71,24 @@ fn create(name: &str) -> Envelope {
     }
 }
 
-/// Waits until the replica's log is of a format.
-async fn raised(replica: &Replica, level: u32) {
-    let mut revisions = replica.revisions();
-    let reached = revisions.wait_for(|_| replica.state().format() == level);
-    let reached = tokio::time::timeout(HANGS, reached).await;
-    reached.expect("raised in time").expect("running");
+/// A change of a kind that the second format brought.
+fn mint() -> Envelope {
+    Envelope {
+        command: Command::MintBy {
+            key: KeyId(1),
+            salt: [1; 16],
+        },
+        ..create("user:nobody")
+    }
+}
+
+/// Wants a kind of the second format until it is written.
+async fn raised(replica: &Replica) {
+    let wanted = async { while replica.submit(mint()).await.is_err() {} };
+    tokio::time::timeout(HANGS, wanted)
+        .await
+        .expect("raised in time");
+    assert_eq!(replica.state().format(), 2);
 }
 
 fn too_new(started: Started) -> (u32, u32) {
@@ -104,7 +119,8 @@ pub(crate) async fn unknown(store: &dyn Store) -> Batch {
 }
 
 #[tokio::test]
-async fn alone_a_newer_version_raises_the_format_at_once_and_an_older_one_refuses_embedded() {
+async fn alone_a_newer_version_raises_the_format_when_it_is_wanted_and_an_older_one_refuses_embedded()
+ {
     let dir = fresh();
     let open = || EmbeddedStore::open(dir.path(), OpenOptions::default());
     let (replica, writer) = start(Arc::new(open().expect("opened")), 1)
@@ -117,14 +133,14 @@ async fn alone_a_newer_version_raises_the_format_at_once_and_an_older_one_refuse
 
     let store = Arc::new(open().expect("opened"));
     let (replica, writer) = start(store, 2).await.expect("started");
-    raised(&replica, 2).await;
+    replica.submit(create("user:bob")).await.expect("done");
+    assert_eq!(replica.state().format(), 1, "nobody wants more yet");
+    replica.submit(mint()).await.expect("done");
+    assert_eq!(replica.state().format(), 2);
     drop(replica);
     writer.stop().await;
-    // The program reads no more than it knows, whatever the replica was told.
-    let refused = open().err().expect("refused");
-    let OpenError::Store(StoreError::Format { level: 2, reads: 1 }) = refused else {
-        panic!("{refused}");
-    };
+    let refused = start(Arc::new(open().expect("opened")), 1).await;
+    assert_eq!(too_new(refused), (2, 1));
 }
 
 #[tokio::test]
@@ -143,10 +159,12 @@ async fn the_format_is_raised_once_the_last_older_member_has_left_postgres() {
     let pass = async { while beats().await.1 < 3 {} };
     tokio::time::timeout(HANGS, pass).await.expect("renewed");
     assert_eq!(beats().await.0, 2);
+    let refused = newer.submit(mint()).await.expect_err("one reads less");
+    assert!(matches!(refused, Refusal::Precondition(_)), "{refused}");
     assert_eq!((newer.state().format(), older.state().format()), (1, 1));
 
     older_task.stop().await;
-    raised(&newer, 2).await;
+    raised(&newer).await;
     let refused = start(connect(&database).await, 1).await;
     assert_eq!(too_new(refused), (2, 1));
     assert_eq!(beats().await.0, 1, "it is no member");
@@ -236,7 +254,9 @@ fn a_debug_build_of_the_next_format_raises_it_unless_it_is_told_not_to_embedded(
     }
     server.terminate();
     let said = Server::start_with(dir.path(), &[]).err().expect("refused");
-    let expected = "the log is of format 2 and this server reads formats up to 1";
-    assert!(said.contains(expected), "{said}");
+    let next = FORMAT_MAX + 1;
+    let expected =
+        format!("the log is of format {next} and this server reads formats up to {FORMAT_MAX}");
+    assert!(said.contains(&expected), "{said}");
     newer(&[]).expect("started").terminate();
 }

@@ -4,21 +4,26 @@
 //! of the trait on both sides; whatever a reader could see must be the same.
 
 mod cuts;
+mod logins;
 mod same;
+mod tables;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use latchkey::domain::chain::Head;
+use latchkey::domain::change::Subject;
 use latchkey::domain::clock::Now;
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::permission::Need;
-use latchkey::domain::token::{KindSet, TokenKind};
+use latchkey::domain::principal::PrincipalId;
+use latchkey::domain::token::{KindSet, TokenId, TokenKind};
 use latchkey::state::check::{CheckRequest, Context, check};
 use latchkey::state::explain::{Target, explain};
 use latchkey::state::{Loader, State};
 use latchkey::store::embedded::{EmbeddedStore, OpenOptions};
 use latchkey::store::list::{LastUsed, TokenQuery};
+use latchkey::store::logins::{LoginNoted, Logins as _, OneTime};
 use latchkey::store::postgres::{self, PostgresStore, Settings};
 use latchkey::store::transfer::{Last, TABLES};
 use latchkey::store::{Store, StoreError, Trim};
@@ -30,6 +35,24 @@ use crate::postgres::{Database, bare_database, database, server};
 use crate::program::{Ran, Server, fresh, latchkey, run, words};
 use crate::store::postgres::SMALL_PARTS;
 use crate::store::scribe::{Scribe, put_principal, rows, whole_log};
+
+const USED: OneTime = OneTime {
+    id: [7; 32],
+    now_ms: 1,
+    until_ms: 1 << 45,
+};
+
+/// A login whose token is any that there is: the record does not look.
+fn login(((token, account), from): ((TokenId, PrincipalId), Option<IpAddr>)) -> LoginNoted {
+    LoginNoted {
+        at_ms: 1,
+        account,
+        credential: TokenId::from_u128(9),
+        token,
+        from,
+        expires_ms: 2,
+    }
+}
 
 /// A closed directory with a random history.
 async fn recorded(seed: u64) -> (TempDir, Recorded) {
@@ -47,6 +70,17 @@ async fn recorded(seed: u64) -> (TempDir, Recorded) {
     let used: Vec<_> = used.map(|(token, used)| (token.record.id, used)).collect();
     assert_eq!(used.len(), 2, "tokens that were used");
     store.note_used(&used).await.expect("noted");
+    let subjects = tokens
+        .iter()
+        .filter_map(|token| match token.record.subject {
+            Subject::Principal(id) => Some((token.record.id, id)),
+            Subject::Resource(_) => None,
+        });
+    let logins = subjects.zip(froms.into_iter().cycle()).map(login);
+    let logins: Vec<_> = logins.collect();
+    assert!(logins.len() > 10, "logins of several pages");
+    store.note_logins(&logins).await.expect("noted");
+    assert!(store.consume(&USED).await.expect("an answer"));
     store.close().await.expect("closed");
     (folder, made)
 }
@@ -147,6 +181,7 @@ async fn a_moved_store_answers_as_before_postgres() {
         let listed = same::lists(&before, &made).await;
         same::assert_same(&listed, &same::lists(&after, &made).await);
         assert!(listed.len() > 40, "{}", listed.len());
+        assert!(!after.consume(&USED).await.expect("an answer"));
 
         let (state, copy) = (loaded(&before).await, loaded(&after).await);
         let answered = answers(&state, &made);
@@ -466,82 +501,6 @@ async fn an_older_directory_is_not_copied_postgres() {
         "{}",
         ran.stderr
     );
-}
-
-/// Whatever a table of either store holds is carried, or is none of the history.
-#[tokio::test]
-async fn every_table_of_both_stores_is_carried_or_named_here_postgres() {
-    const HEAD: [&str; 10] = [
-        "chain",
-        "format",
-        "grant_max",
-        "id",
-        "instant_ms",
-        "principal_max",
-        "requests",
-        "revision",
-        "state_digest",
-        "touched",
-    ];
-    const NO_HISTORY: &[&str] = &[
-        "cluster",
-        "head",
-        // Carried beside the head row.
-        "log_cut",
-        "log_parts",
-        "replicas",
-        "schema_versions",
-        "swept",
-        "turn",
-        "voided",
-    ];
-    let database = database().await;
-    let client = server().client("postgres", &database.name).await;
-    let sql = "SELECT c.table_name::text, c.column_name::text FROM information_schema.columns c
-        JOIN pg_class p ON p.relname = c.table_name
-        JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = c.table_schema
-        WHERE c.table_schema = 'latchkey' AND NOT p.relispartition ORDER BY 1, 2";
-    let found = client.query(sql, &[]).await.expect("a schema");
-    let mut found: Vec<(String, String)> =
-        found.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let head = found.iter().filter(|(table, _)| table == "head");
-    let head: Vec<&str> = head.map(|(_, column)| column.as_str()).collect();
-    assert_eq!(
-        head, HEAD,
-        "what the head row has is carried, but for its id and `touched`"
-    );
-    found.retain(|(table, _)| !NO_HISTORY.contains(&table.as_str()));
-    let carried = TABLES.iter().flat_map(|table| {
-        let columns = table.columns.iter();
-        columns.map(|(column, _)| (table.name.to_owned(), (*column).to_owned()))
-    });
-    let mut carried: Vec<_> = carried.collect();
-    carried.sort();
-    same::assert_same(&texts(&found), &texts(&carried));
-
-    let folder = fresh();
-    drop(EmbeddedStore::open(folder.path(), OpenOptions::default()).expect("opened"));
-    let connection = Connection::open(folder.path().join("latchkey.db")).expect("opened");
-    let mut select = connection
-        .prepare("SELECT s.name, c.name FROM sqlite_schema s, pragma_table_info(s.name) c WHERE s.type = 'table'")
-        .expect("a schema");
-    let columns = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
-    let columns: Vec<(String, String)> = columns
-        .expect("columns")
-        .map(|one| one.expect("a column"))
-        .collect();
-    for (table, column) in columns {
-        let housekeeping = ["head", "housekeeping", "log_cut"].contains(&table.as_str());
-        let known = carried.contains(&(table.clone(), column.clone()));
-        assert!(housekeeping || known, "{table}.{column} is not carried");
-    }
-}
-
-fn texts(pairs: &[(String, String)]) -> Vec<String> {
-    pairs
-        .iter()
-        .map(|(table, column)| format!("{table}.{column}"))
-        .collect()
 }
 
 /// Copies every file of a closed directory.

@@ -40,7 +40,8 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
 }
 
-fn generate(file: &Path) -> String {
+/// A new key in a file; its id.
+pub(crate) fn generate(file: &Path) -> String {
     let line = format!("seal-key generate --out {} --output json", file.display());
     local(&line).json()["id"]
         .as_str()

@@ -6,6 +6,7 @@
 
 mod conformance;
 mod embedded;
-mod history;
+pub(crate) mod history;
+mod history_logins;
 pub(crate) mod postgres;
 pub(crate) mod scribe;

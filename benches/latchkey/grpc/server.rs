@@ -26,6 +26,7 @@ use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
+use latchkey::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -241,6 +242,29 @@ impl Store for Made {
 
     async fn close(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Logins for Made {
+    async fn note_failure(&self, _: &Failure) -> Result<u32, StoreError> {
+        refused()
+    }
+
+    async fn clear_failures(&self, _: [u8; 16]) -> Result<(), StoreError> {
+        refused()
+    }
+
+    async fn consume(&self, _: &OneTime) -> Result<bool, StoreError> {
+        refused()
+    }
+
+    async fn note_logins(&self, _: &[LoginNoted]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn logins(&self, _: LoginQuery) -> Result<Page<StoredLogin, u64>, StoreError> {
+        refused()
     }
 }
 

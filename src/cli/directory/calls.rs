@@ -251,7 +251,7 @@ macro_rules! pages {
     }};
 }
 
-pub(super) use pages;
+pub(crate) use pages;
 
 impl Directory {
     /// The directory at the end of `session`.

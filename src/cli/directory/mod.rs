@@ -6,6 +6,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod grant;
+pub(crate) mod login_method;
 pub(crate) mod principal;
 pub(crate) mod role;
 

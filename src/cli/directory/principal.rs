@@ -14,6 +14,7 @@ use crate::cli::parse;
 use crate::domain::principal::PrincipalKind;
 
 use super::calls::Texts;
+use super::login_method::{self, LoginMethodCommand};
 use super::{
     GetArgs, ListArgs, NamedArgs, PageArgs, WriteArgs, directory, done, listed, shown, written,
 };
@@ -49,6 +50,17 @@ pub(crate) enum TeamCommand {
     AddMember(MemberArgs),
     /// Remove a member, which loses the team's rights at once.
     RemoveMember(RemoveMemberArgs),
+}
+
+/// The verbs of service accounts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// The verbs that every kind has.
+    #[command(flatten)]
+    Principal(PrincipalCommand),
+    /// Say how a service account logs in.
+    #[command(subcommand)]
+    LoginMethod(LoginMethodCommand),
 }
 
 /// What to create.
@@ -208,6 +220,17 @@ pub(crate) async fn run_team(command: TeamCommand, output: Output) -> Result<(),
             done("a member", &made, output)
         }
         TeamCommand::RemoveMember(args) => remove_member(args, output).await,
+    }
+}
+
+/// Runs one verb on service accounts.
+///
+/// # Errors
+/// What the server refuses, and what cannot be reached or printed.
+pub(crate) async fn run_service(command: ServiceCommand, output: Output) -> Result<(), CliError> {
+    match command {
+        ServiceCommand::Principal(command) => run(PrincipalKind::Service, command, output).await,
+        ServiceCommand::LoginMethod(command) => login_method::run(command, output).await,
     }
 }
 

@@ -5,6 +5,7 @@
 //! server is cleaned of control characters before a terminal sees it. No secret is written here
 //! except in the answer that created it.
 
+pub(crate) mod access;
 pub(crate) mod change;
 pub(crate) mod made;
 pub(crate) mod meter;

@@ -56,6 +56,9 @@ pub(crate) fn kind(number: i32) -> &'static str {
         Ok(v1::TokenKind::Team) => "team",
         Ok(v1::TokenKind::Resource) => "resource",
         Ok(v1::TokenKind::Service) => "service",
+        Ok(v1::TokenKind::Access) => "access",
+        Ok(v1::TokenKind::ClientSecret) => "client_secret",
+        Ok(v1::TokenKind::PublicKey) => "public_key",
         _ => "",
     }
 }
@@ -150,6 +153,11 @@ pub(crate) struct TokenView {
     last_used_at: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     last_used_from: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    public_key: String,
+    /// Left out where the token has a record.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    sealed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     revocation: Option<RevocationView>,
 }
@@ -171,6 +179,8 @@ impl From<v1::Token> for TokenView {
             grace_until: instant(token.grace_until.as_ref()),
             last_used_at: instant(token.last_used_at.as_ref()),
             last_used_from: token.last_used_from,
+            public_key: token.public_key,
+            sealed: token.sealed,
             revocation: token.revocation.map(RevocationView::from),
             labels: token.labels.into_iter().collect(),
             token_id: token.token_id,
@@ -257,6 +267,10 @@ impl TokenView {
     }
 
     fn display(&self) -> String {
+        if self.last_four.is_empty() {
+            // A public key, or a sealed token: nothing of a secret is kept.
+            return String::new();
+        }
         format!("{}...{}", self.prefix, self.last_four)
     }
 
@@ -299,6 +313,9 @@ impl TokenView {
             ("last used", optional(&self.last_used_at)),
             ("last used from", self.last_used_from.clone()),
         ]);
+        for line in self.public_key.lines() {
+            page.line(line);
+        }
         let Some(revocation) = &self.revocation else {
             return;
         };

@@ -10,7 +10,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cli::connect::{CallerArgs, read_token};
+use crate::cli::connect::{CallerArgs, Session, read_token};
 use crate::cli::failure::CliError;
 use crate::cli::output::Output;
 use crate::cli::output::made::Made;
@@ -21,7 +21,7 @@ use crate::proto::v1::revoke_all_request::Target as CutOff;
 use crate::proto::v1::revoke_token_request::Target;
 use crate::proto::v1::scopes_input::Extent;
 
-use super::RequestId;
+use super::{RequestId, exchange};
 
 /// A token after a change.
 #[derive(Serialize)]
@@ -255,7 +255,17 @@ pub(crate) struct RenewArgs {
 }
 
 pub(super) async fn renew(args: RenewArgs, output: Output) -> Result<(), CliError> {
-    let mut tokens = args.caller.session().await?.tokens();
+    let token = args.caller.token()?;
+    let session = Session::open(&args.caller.server, Some(token.clone())).await?;
+    if args.token_id.is_none() && exchange::is_sealed(&token) {
+        if args.wait || !args.request.request_id.is_empty() || !args.reason.is_empty() {
+            return Err(CliError::usage(
+                "a sealed access token has no record: its renewal takes --ttl alone",
+            ));
+        }
+        return exchange::renew(&session, args.ttl, output).await;
+    }
+    let mut tokens = session.tokens();
     let request = v1::RenewTokenRequest {
         wait_for_replicas: args.wait,
         token_id: args.token_id.unwrap_or_default(),
@@ -335,6 +345,10 @@ pub(crate) struct RevokeArgs {
     /// File with the secret of the token, `-` for standard input, for who found one.
     #[arg(long, value_name = "FILE", group = "target")]
     secret_file: Option<PathBuf>,
+    /// Id of a sealed access token, or any of its session: the session and what was exchanged
+    /// from it.
+    #[arg(long, value_name = "TOKEN_ID", value_parser = parse::token_id, group = "target")]
+    access_token: Option<String>,
     /// The calling token itself.
     #[arg(long = "self", group = "target")]
     itself: bool,
@@ -351,10 +365,10 @@ pub(crate) struct RevokeArgs {
 }
 
 pub(super) async fn revoke(args: RevokeArgs, output: Output) -> Result<(), CliError> {
-    let target = match (args.token_id, args.secret_file) {
-        (Some(token_id), _) => Some(Target::TokenId(token_id)),
-        (None, Some(file)) => Some(Target::Secret(read_token(&file)?.to_string())),
-        (None, None) => None,
+    let target = match (args.token_id, args.secret_file, args.access_token) {
+        (Some(token_id), ..) => Some(Target::TokenId(token_id)),
+        (None, Some(file), _) => Some(Target::Secret(read_token(&file)?.to_string())),
+        (None, None, token_id) => token_id.map(Target::AccessTokenId),
     };
     let mut tokens = args.caller.session().await?.tokens();
     let request = v1::RevokeTokenRequest {
@@ -394,6 +408,13 @@ pub(crate) struct RevokeAllArgs {
     /// Every resource token for this resource or one below it.
     #[arg(long, value_name = "PATH", group = "target")]
     resource_under: Option<String>,
+    /// Every access token that speaks for this principal, as service:ci-runner; its other tokens
+    /// and its credentials stay.
+    #[arg(long, value_name = "NAME", group = "target")]
+    sessions_of: Option<String>,
+    /// Every token that was issued with an access token of this credential.
+    #[arg(long, value_name = "CREDENTIAL_ID", value_parser = parse::token_id, group = "target")]
+    issued_by_credential: Option<String>,
     /// Why; kept in the audit trail.
     #[arg(long)]
     reason: String,
@@ -409,7 +430,9 @@ pub(super) async fn revoke_all(args: RevokeAllArgs, output: Output) -> Result<()
         .map(CutOff::Subject)
         .or(args.issued_by_principal.map(CutOff::IssuedByPrincipal))
         .or(args.issued_by_token.map(CutOff::IssuedByToken))
-        .or(args.resource_under.map(CutOff::ResourceUnder));
+        .or(args.resource_under.map(CutOff::ResourceUnder))
+        .or(args.sessions_of.map(CutOff::SessionsOf))
+        .or(args.issued_by_credential.map(CutOff::IssuedByCredential));
     let mut tokens = args.caller.session().await?.tokens();
     let request = v1::RevokeAllRequest {
         target,

@@ -117,7 +117,7 @@ impl IssueArgs {
 }
 
 /// Scopes as given; none is not narrowed.
-fn scopes(scopes: Vec<String>) -> v1::ScopesInput {
+pub(super) fn scopes(scopes: Vec<String>) -> v1::ScopesInput {
     let extent = if scopes.is_empty() {
         Extent::All(v1::AllScopes {})
     } else {

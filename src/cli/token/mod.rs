@@ -1,10 +1,11 @@
 //! `latchkey token`: the life of tokens from the command line.
 //!
-//! `issue` makes tokens, `change` changes and ends them, `show` only reads.
+//! `issue` and `exchange` make tokens, `change` changes and ends them, `show` only reads.
 //! Every verb is one call of the token service. Absent: any secret as an argument; where one is
 //! needed it comes from a file or from standard input.
 
 mod change;
+mod exchange;
 mod issue;
 mod show;
 
@@ -24,8 +25,10 @@ pub(crate) enum TokenCommand {
     Show(show::ShowArgs),
     /// Change a token's scopes, limits, name, description or labels.
     Update(Box<change::UpdateArgs>),
-    /// Move the expiry of a token.
+    /// Move the expiry of a token; of a sealed access token, print the one that goes on.
     Renew(change::RenewArgs),
+    /// Print a narrower, shorter access token for the calling one, to be handed on.
+    Exchange(exchange::ExchangeArgs),
     /// Give a token a new secret, shown once, under the same id.
     Rotate(change::RotateArgs),
     /// Revoke a token and all that is derived from it, for good.
@@ -55,6 +58,7 @@ pub(crate) async fn run(command: TokenCommand, output: Output) -> Result<(), Cli
         TokenCommand::Show(args) => show::show(args, output).await,
         TokenCommand::Update(args) => change::update(*args, output).await,
         TokenCommand::Renew(args) => change::renew(args, output).await,
+        TokenCommand::Exchange(args) => exchange::exchange(args, output).await,
         TokenCommand::Rotate(args) => change::rotate(args, output).await,
         TokenCommand::Revoke(args) => change::revoke(args, output).await,
         TokenCommand::RevokeAll(args) => change::revoke_all(args, output).await,

@@ -9,7 +9,7 @@ use crate::cli::connect::CallerArgs;
 use crate::cli::failure::CliError;
 use crate::cli::output::token::{TokenView, permission};
 use crate::cli::output::{Output, notice, revision};
-use crate::cli::parse::{self, Kind, State};
+use crate::cli::parse::{self, AnyKind, State};
 use crate::proto::v1;
 
 /// The most that one call asks for.
@@ -50,7 +50,7 @@ pub(crate) struct ListArgs {
     resource_under: String,
     /// Tokens of this kind.
     #[arg(long, value_enum)]
-    kind: Option<Kind>,
+    kind: Option<AnyKind>,
     /// Tokens in this state.
     #[arg(long, value_enum)]
     state: Option<State>,

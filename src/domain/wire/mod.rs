@@ -4,13 +4,17 @@
 //! and refuses what this version does not know: a format, a kind, a change, and, by comparing
 //! lengths, a field; nothing is skipped. Deliberately absent: any rule about what a change means.
 
+mod login;
 mod token;
 
 use prost::Message as _;
 
-use super::change::{Change, CutOffTarget, Display, GrantRecord, PrincipalRecord, RoleRecord};
+use super::change::{
+    Change, CutOffTarget, Display, GrantRecord, PrincipalRecord, RoleRecord, TokenRecord,
+};
 use super::entry::{Actor, DecodeError, Entry, EntryKind, Request};
 use super::format::format_max;
+use super::login::ClientNetwork;
 use super::permission::{ActionPattern, Resource, ResourcePattern};
 use super::principal::{GrantId, PrincipalId, PrincipalKind, PrincipalName, RoleName};
 use super::token::{Digest, TokenId};
@@ -90,11 +94,7 @@ fn encode_change(change: &Change) -> Wire {
             record,
             digest,
             display,
-        } => Wire::PutToken(log::PutToken {
-            token: Some(token::encode(record)),
-            digest: digest.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
-            display: encode_display(display),
-        }),
+        } => Wire::PutToken(encode_token(record, digest.as_ref(), display)),
         Change::RevokeToken { id, compromised } => Wire::RevokeToken(log::RevokeToken {
             token_id: bytes_of(Some(*id)),
             compromised: *compromised,
@@ -102,10 +102,7 @@ fn encode_change(change: &Change) -> Wire {
         Change::CutOff(target) => Wire::CutOff(log::CutOff {
             target: Some(encode_cut_off(target)),
         }),
-        Change::UseToken { id, left } => Wire::UseToken(log::UseToken {
-            token_id: bytes_of(Some(*id)),
-            left: *left,
-        }),
+        Change::UseToken { id, left } => Wire::UseToken(encode_use((*id, *left))),
         Change::PutPrincipal { record, display } => {
             Wire::PutPrincipal(encode_principal(record, display))
         }
@@ -127,27 +124,39 @@ fn encode_change(change: &Change) -> Wire {
         Change::DeleteRole(name) => Wire::DeleteRole(log::DeleteRole {
             name: name.as_str().to_owned(),
         }),
-        Change::PutGrant(record) => Wire::PutGrant(log::PutGrant {
-            id: record.id.0,
-            principal: record.principal.0,
-            role: record.role.as_str().to_owned(),
-            resource: record.resource.as_str().to_owned(),
-            made_at: record.made_at,
-        }),
+        Change::PutGrant(record) => Wire::PutGrant(encode_grant(record)),
         Change::DeleteGrant(id) => Wire::DeleteGrant(log::DeleteGrant { id: id.0 }),
         Change::Forget { before_ms, slice } => Wire::Forget(log::Forget {
             before_ms: *before_ms,
             slice: u32::from(*slice),
         }),
         Change::RaiseFormat(level) => Wire::RaiseFormat(log::RaiseFormat { level: *level }),
+        Change::Login { spent, token } => {
+            Wire::Login(login::encode_login(*spent, token.as_deref()))
+        }
+        Change::RevokeSession {
+            session,
+            until_ms,
+            compromised,
+        } => Wire::RevokeSession(login::encode_session(*session, *until_ms, *compromised)),
+        Change::PutMethod(record) => Wire::PutMethod(login::encode_method(record)),
+        Change::DeleteMethod { principal, method } => {
+            Wire::DeleteMethod(login::encode_gone(*principal, *method))
+        }
+        Change::Lock {
+            principal,
+            network,
+            until_ms,
+        } => Wire::Lock(login::encode_lock(*principal, *network, *until_ms)),
+        Change::PutSealKeys(keys) => Wire::PutSealKeys(login::encode_keys(keys)),
     }
 }
 
 fn decode_change(change: Wire) -> Result<Change, DecodeError> {
     Ok(match change {
         Wire::PutToken(put) => Change::PutToken {
+            digest: decode_digest(&put)?,
             record: Box::new(token::decode(required(put.token, "no token")?)?),
-            digest: optional(&put.digest, "digest")?.map(Digest::from_bytes),
             display: decode_display(put.display),
         },
         Wire::RevokeToken(revoke) => Change::RevokeToken {
@@ -155,10 +164,10 @@ fn decode_change(change: Wire) -> Result<Change, DecodeError> {
             compromised: revoke.compromised,
         },
         Wire::CutOff(cut) => Change::CutOff(decode_cut_off(required(cut.target, "no target")?)?),
-        Wire::UseToken(spent) => Change::UseToken {
-            id: id(&spent.token_id, "token id")?,
-            left: spent.left,
-        },
+        Wire::UseToken(spent) => {
+            let (id, left) = decode_use(&spent)?;
+            Change::UseToken { id, left }
+        }
         Wire::PutPrincipal(put) => decode_principal(put)?,
         Wire::DeletePrincipal(gone) => Change::DeletePrincipal(PrincipalId(gone.id)),
         Wire::AddMember(add) => Change::AddMember {
@@ -186,7 +195,60 @@ fn decode_change(change: Wire) -> Result<Change, DecodeError> {
             slice: u8::try_from(forget.slice).map_err(|_| damaged("slice"))?,
         },
         Wire::RaiseFormat(raise) => Change::RaiseFormat(raise.level),
+        Wire::Login(made) => login::decode_login(made)?,
+        Wire::RevokeSession(revoke) => Change::RevokeSession {
+            session: login::decode_session(&revoke.session)?,
+            until_ms: revoke.until_ms,
+            compromised: revoke.compromised,
+        },
+        Wire::PutMethod(put) => Change::PutMethod(Box::new(login::decode_method(&put)?)),
+        Wire::DeleteMethod(gone) => Change::DeleteMethod {
+            principal: PrincipalId(gone.principal),
+            method: login::method(gone.method)?,
+        },
+        Wire::Lock(lock) => Change::Lock {
+            principal: PrincipalId(lock.principal),
+            network: required(ClientNetwork::parse(&lock.network), "network")?,
+            until_ms: lock.until_ms,
+        },
+        Wire::PutSealKeys(put) => {
+            let keys = put.keys.iter().map(login::decode_key);
+            Change::PutSealKeys(keys.collect::<Result<_, _>>()?)
+        }
     })
+}
+
+fn encode_token(record: &TokenRecord, digest: Option<&Digest>, display: &Display) -> log::PutToken {
+    log::PutToken {
+        token: Some(token::encode(record)),
+        digest: digest.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()),
+        display: encode_display(display),
+    }
+}
+
+fn decode_digest(put: &log::PutToken) -> Result<Option<Digest>, DecodeError> {
+    Ok(optional(&put.digest, "digest")?.map(Digest::from_bytes))
+}
+
+fn encode_use((id, left): (TokenId, u32)) -> log::UseToken {
+    log::UseToken {
+        token_id: bytes_of(Some(id)),
+        left,
+    }
+}
+
+fn decode_use(spent: &log::UseToken) -> Result<(TokenId, u32), DecodeError> {
+    Ok((id(&spent.token_id, "token id")?, spent.left))
+}
+
+fn encode_grant(record: &GrantRecord) -> log::PutGrant {
+    log::PutGrant {
+        id: record.id.0,
+        principal: record.principal.0,
+        role: record.role.as_str().to_owned(),
+        resource: record.resource.as_str().to_owned(),
+        made_at: record.made_at,
+    }
 }
 
 fn encode_principal(record: &PrincipalRecord, display: &Display) -> log::PutPrincipal {
@@ -261,6 +323,7 @@ fn encode_cut_off(target: &CutOffTarget) -> log::cut_off::Target {
         CutOffTarget::ResourceUnder(resource) => {
             Target::ResourceUnder(resource.as_str().to_owned())
         }
+        CutOffTarget::Sessions(id) => Target::Sessions(id.0),
     }
 }
 
@@ -275,6 +338,7 @@ fn decode_cut_off(target: log::cut_off::Target) -> Result<CutOffTarget, DecodeEr
             PrincipalId(membership.member),
         ),
         Target::ResourceUnder(path) => CutOffTarget::ResourceUnder(resource(&path)?),
+        Target::Sessions(id) => CutOffTarget::Sessions(PrincipalId(id)),
     })
 }
 

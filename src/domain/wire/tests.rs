@@ -140,6 +140,7 @@ fn records() -> impl Strategy<Value = TokenRecord> {
                 rotation,
                 grace: grace.map(|(key, until_ms)| Grace { key, until_ms }),
                 revoked: revoked.map(|(revision, at_ms)| Revoked { revision, at_ms }),
+                public_key: None,
             }
         },
     )
@@ -333,7 +334,7 @@ fn what_this_version_does_not_know_is_refused() {
         edit(&mut message);
         assert_eq!(Entry::decode(&message.encode_to_vec()), Err(expected));
     };
-    check(|body| body.format = 2, DecodeError::Format(2));
+    check(|body| body.format = 3, DecodeError::Format(3));
     check(|body| body.format = 0, damaged("no format"));
     check(|body| body.kind = 99, DecodeError::Kind(99));
     check(|body| body.kind = 0, DecodeError::Kind(0));

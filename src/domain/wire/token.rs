@@ -7,6 +7,7 @@
 use super::{bytes_of, damaged, fixed, id, log, optional_id, required, resource};
 use crate::domain::change::{EXPIRES_MS_MAX, Grace, Issuer, Revoked, Subject, TokenRecord};
 use crate::domain::entry::DecodeError;
+use crate::domain::key::PublicKey;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
 use crate::domain::permission::Permission;
 use crate::domain::principal::PrincipalId;
@@ -55,6 +56,10 @@ pub(super) fn encode(record: &TokenRecord) -> log::Token {
             revision: revoked.revision,
             at_ms: revoked.at_ms,
         }),
+        public_key: record
+            .public_key
+            .as_ref()
+            .map_or_else(Vec::new, |key| key.as_bytes().to_vec()),
     }
 }
 
@@ -106,7 +111,19 @@ pub(super) fn decode(token: log::Token) -> Result<TokenRecord, DecodeError> {
             revision: revoked.revision,
             at_ms: revoked.at_ms,
         }),
+        public_key: decode_public_key(kind, &token.public_key)?,
     })
+}
+
+fn decode_public_key(kind: TokenKind, bytes: &[u8]) -> Result<Option<PublicKey>, DecodeError> {
+    match (kind, bytes) {
+        (TokenKind::PublicKey, bytes) => match PublicKey::parse(bytes) {
+            Ok(key) => Ok(Some(key)),
+            Err(_) => Err(damaged("public key")),
+        },
+        (_, []) => Ok(None),
+        _ => Err(damaged("public key")),
+    }
 }
 
 fn decode_subject(
@@ -116,9 +133,8 @@ fn decode_subject(
 ) -> Result<Subject, DecodeError> {
     match (kind, principal) {
         (TokenKind::Resource, None) => Ok(Subject::Resource(resource(path)?)),
-        (TokenKind::User | TokenKind::Team | TokenKind::Service, Some(id)) if path.is_empty() => {
-            Ok(Subject::Principal(PrincipalId(id)))
-        }
+        (TokenKind::Resource, Some(_)) => Err(damaged("subject")),
+        (_, Some(id)) if path.is_empty() => Ok(Subject::Principal(PrincipalId(id))),
         _ => Err(damaged("subject")),
     }
 }

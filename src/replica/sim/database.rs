@@ -190,6 +190,7 @@ impl Database {
             joined_ms: self.now_ms,
             reported_ms: self.now_ms,
             serves_stale: joining.serves_stale,
+            keys: joining.keys,
         };
         self.members.insert(joining.incarnation, member);
         self.fit_lease();
@@ -212,8 +213,10 @@ impl Database {
         }
         self.wrote = true;
         match self.commits_late_ms {
-            0 => self.commit_renewal(renewal),
-            late_ms => self.uncommitted.push((self.now_ms + late_ms, renewal)),
+            0 => self.commit_renewal(renewal.clone()),
+            late_ms => self
+                .uncommitted
+                .push((self.now_ms + late_ms, renewal.clone())),
         }
         Renewed::Held {
             head: self.head(),
@@ -230,6 +233,7 @@ impl Database {
         if let Some(member) = self.members.get_mut(&renewal.incarnation) {
             member.heartbeat += 1;
             member.lease_ms = renewal.lease_ms;
+            member.keys = renewal.keys;
             self.lease_ms = self.lease_ms.max(renewal.lease_ms);
             self.report(renewal.incarnation, renewal.applied);
         }

@@ -15,6 +15,7 @@ use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
+use crate::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
 
 use super::database::Database;
@@ -147,6 +148,33 @@ impl Store for Linked {
 }
 
 #[async_trait]
+impl Logins for Linked {
+    async fn note_failure(&self, _: &Failure) -> Result<u32, StoreError> {
+        unused()
+    }
+
+    async fn clear_failures(&self, _: [u8; 16]) -> Result<(), StoreError> {
+        unused()
+    }
+
+    async fn consume(&self, _: &OneTime) -> Result<bool, StoreError> {
+        unused()
+    }
+
+    async fn note_logins(&self, _: &[LoginNoted]) -> Result<(), StoreError> {
+        unused()
+    }
+
+    async fn logins(&self, _: LoginQuery) -> Result<Page<StoredLogin, u64>, StoreError> {
+        unused()
+    }
+}
+
+fn unused<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable("not asked here".to_owned()))
+}
+
+#[async_trait]
 impl Cluster for Linked {
     async fn join(&self, joining: &Joining) -> Result<u64, StoreError> {
         let joining = joining.clone();
@@ -155,7 +183,7 @@ impl Cluster for Linked {
     }
 
     async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError> {
-        let renewal = *renewal;
+        let renewal = renewal.clone();
         let renew = move |it: &mut Database| it.renew(renewal);
         self.call((Line::Heartbeat, "renew", true), renew).await
     }

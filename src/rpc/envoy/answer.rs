@@ -19,7 +19,6 @@ use crate::authority::check::Seen;
 use crate::config::Envoy;
 use crate::domain::chain::Revision;
 use crate::domain::permission::Need;
-use crate::domain::token::TokenKind;
 
 use super::super::fields::{
     Form, HEAD_BYTES, end_body, put_long, put_message, put_number, put_text,
@@ -299,26 +298,22 @@ fn put_identity(out: &mut Vec<u8>, of: Identity, texts: &Texts<'_>) {
 
 /// Whom the token speaks for. A resource may be called as a principal is, so it says what it is.
 fn put_subject(out: &mut Vec<u8>, seen: &Seen<'_>) {
-    let prefix = match seen.kind {
-        TokenKind::Resource => "resource:",
-        _ => "",
-    };
+    let prefix = if seen.is_resource { "resource:" } else { "" };
     put_all(out, &[prefix, seen.subject]);
 }
 
 /// What the token is narrowed to, as a list of RFC 6749, section 3.3.
 fn put_scopes(out: &mut Vec<u8>, seen: &Seen<'_>) {
-    let Some(scopes) = seen.scopes else {
+    if seen.scopes.count().is_none() {
         // Narrowed by what it was derived from or by a ceiling, it has no list of its own to tell.
         if !seen.narrowed {
             out.extend_from_slice(b"all");
         }
         return;
-    };
+    }
     let start = out.len();
-    for permission in scopes.permissions() {
+    for (action, resource) in seen.scopes.texts() {
         let space = if out.len() == start { "" } else { " " };
-        let (action, resource) = (permission.action.as_str(), permission.resource.as_str());
         put_all(out, &[space, action, "@", resource]);
         if out.len() - start > SCOPES_BYTES_MAX {
             out.truncate(start);

@@ -12,7 +12,7 @@ use prost_types::value::Kind;
 use super::super::attributes::Header;
 use super::super::headers::Wanted;
 use super::*;
-use crate::authority::check::{Answer, Decision};
+use crate::authority::check::{Answer, Decision, SeenScopes};
 use crate::domain::reason::Reason;
 use crate::domain::token::{TokenId, TokenKind};
 use crate::proto::envoy::config::core::v3::HeaderValueOption;
@@ -45,7 +45,9 @@ fn with_told_narrowed<R>(
         id: TokenId::parse(ID).unwrap(),
         kind: TokenKind::User,
         subject,
-        scopes: None,
+        stored: TokenId::parse(ID).unwrap(),
+        is_resource: false,
+        scopes: SeenScopes::All,
         narrowed,
         expires_ms: Some(1_700_000_000_000),
         counts_uses: false,

@@ -14,7 +14,7 @@ use tonic::codegen::http::Response;
 use zeroize::Zeroizing;
 
 use crate::authority;
-use crate::authority::check::{CheckRequest, Seen};
+use crate::authority::check::{CheckRequest, Seen, SeenScopes};
 use crate::domain::chain::Revision;
 use crate::domain::permission::Need;
 use crate::domain::reason::Reason;
@@ -79,9 +79,11 @@ impl Use {
     fn denied(&self, inner: &Inner, denial: Denial) -> Response<Body> {
         let seen = self.seen.as_ref().map(|(id, kind, subject)| Seen {
             id: *id,
+            stored: *id,
             kind: *kind,
+            is_resource: *kind == TokenKind::Resource,
             subject,
-            scopes: None,
+            scopes: SeenScopes::All,
             narrowed: true,
             expires_ms: None,
             counts_uses: true,

@@ -103,7 +103,15 @@ pub(super) fn sort_of(command: &Command) -> usize {
         Command::CreateGrant { .. } => 17,
         Command::DeleteGrant(_) => 18,
         Command::Confirm => 19,
+        // About logins: nothing that is drawn here.
+        Command::CreateCredential(_)
+        | Command::SetMethod(_)
+        | Command::RemoveMethod { .. }
+        | Command::MintBy { .. }
+        | Command::RetireKey(_)
+        | Command::RevokeKey(_) => 21,
         // The server's own.
+        Command::Login(_) | Command::LockLogins { .. } => 21,
         Command::Forget { .. } => 20,
         Command::RaiseFormat(_) => 21,
         #[cfg(debug_assertions)]

@@ -4,17 +4,25 @@
 //! made outside, so that deciding stays pure. Made by the authority and by the replica's sweep.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::domain::change::Display;
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{EntryKind, Request};
 use crate::domain::limits::{Audience, Networks, Workload};
+use crate::domain::login::{ClientNetwork, LoginMethod};
 use crate::domain::permission::{ActionPattern, Resource, ResourcePattern};
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 use crate::domain::scopes::ScopeEntry;
+use crate::domain::seal::claims::Sealed;
+use crate::domain::seal::key::KeyId;
+use crate::domain::seal::ring::Salt;
 use crate::domain::token::{Digest, KindSet, TokenId};
 
+use super::super::State;
+use super::super::lineage::Lineage;
 use super::issue::IssueToken;
+use super::logins::{CreateCredential, Login, SetMethod};
 use super::revoke::RevokeTarget;
 use super::tokens::UpdateToken;
 
@@ -32,6 +40,40 @@ pub enum Caller {
         /// Where the call came from.
         client_ip: Option<IpAddr>,
     },
+    /// The bearer of a sealed token whose seal was found whole, from this address.
+    Sealed {
+        /// Its claims.
+        claims: Arc<[u8]>,
+        /// Where the call came from.
+        client_ip: Option<IpAddr>,
+    },
+}
+
+impl Caller {
+    /// The token that calls, with its ancestors; none if State knows no such token.
+    pub(in crate::state) fn lineage<'s>(&'s self, state: &'s State) -> Option<Lineage<'s>> {
+        match self {
+            Self::Local | Self::System => None,
+            Self::Bearer { key, .. } => {
+                let found = state.tokens.find(*key)?;
+                Some(Lineage::found(state, &found))
+            }
+            Self::Sealed { claims, .. } => {
+                let lineage = Lineage::sealed(state, Sealed::read(claims)?);
+                // Without its origin nothing is known of it.
+                (!lineage.is_empty()).then_some(lineage)
+            }
+        }
+    }
+
+    /// Where the call came from.
+    #[must_use]
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Local | Self::System => None,
+            Self::Bearer { client_ip, .. } | Self::Sealed { client_ip, .. } => *client_ip,
+        }
+    }
 }
 
 /// A command with who, why and under which id.
@@ -159,6 +201,39 @@ pub enum Command {
     },
     /// Take a grant away.
     DeleteGrant(GrantId),
+    /// Make a client secret of a service account, or register a key of it.
+    CreateCredential(Box<CreateCredential>),
+    /// Set how an account logs in.
+    SetMethod(Box<SetMethod>),
+    /// Take a login method from an account, with all that was born by it.
+    RemoveMethod {
+        /// The account.
+        account: PrincipalName,
+        /// The method.
+        method: LoginMethod,
+    },
+    /// Log in, where that spends a use or the token is stored.
+    Login(Box<Login>),
+    /// Refuse logins of an account from one network for a while.
+    LockLogins {
+        /// The account.
+        account: PrincipalId,
+        /// The method whose settings say for how long.
+        method: LoginMethod,
+        /// From where.
+        network: ClientNetwork,
+    },
+    /// Seal new tokens by a key.
+    MintBy {
+        /// The key.
+        key: KeyId,
+        /// Its salt, if it is new here.
+        salt: Salt,
+    },
+    /// Let go of a key whose tokens have ended.
+    RetireKey(KeyId),
+    /// Refuse all that a key has sealed.
+    RevokeKey(KeyId),
     /// Change nothing: compare State with the head, durably.
     Confirm,
     /// Forget what ended before an instant, in one slice of the index.
@@ -185,6 +260,7 @@ impl Command {
             Self::RenewToken { .. } => EntryKind::TokenRenew,
             Self::RotateToken { .. } => EntryKind::TokenRotate,
             Self::RevokeToken { .. } => EntryKind::TokenRevoke,
+            Self::RevokeAll(CutOffRequest::Sessions(_)) => EntryKind::SessionRevokeAll,
             Self::RevokeAll(_) => EntryKind::TokenRevokeAll,
             Self::UseToken(_) => EntryKind::TokenUse,
             Self::CreatePrincipal { .. } => EntryKind::PrincipalCreate,
@@ -199,6 +275,14 @@ impl Command {
             Self::DeleteRole(_) => EntryKind::RoleDelete,
             Self::CreateGrant { .. } => EntryKind::GrantCreate,
             Self::DeleteGrant(_) => EntryKind::GrantDelete,
+            Self::CreateCredential(_) => EntryKind::CredentialCreate,
+            Self::SetMethod(_) => EntryKind::MethodSet,
+            Self::RemoveMethod { .. } => EntryKind::MethodRemove,
+            Self::Login(_) => EntryKind::Login,
+            Self::LockLogins { .. } => EntryKind::LoginLock,
+            Self::MintBy { .. } => EntryKind::KeyMint,
+            Self::RetireKey(_) => EntryKind::KeyRetire,
+            Self::RevokeKey(_) => EntryKind::KeyRevoke,
             Self::Confirm => return None,
             Self::Forget { .. } => EntryKind::Forget,
             Self::RaiseFormat(_) => EntryKind::FormatRaise,
@@ -219,8 +303,12 @@ pub enum CutOffRequest {
     IssuedByNumber(PrincipalId),
     /// Those that a token issued.
     IssuedByToken(TokenId),
+    /// What was born from a credential, and what that issued.
+    IssuedByCredential(TokenId),
     /// Resource tokens at or under a resource.
     ResourceUnder(Resource),
+    /// The access tokens of a principal.
+    Sessions(PrincipalName),
 }
 
 /// A Check whose allow must be counted first.

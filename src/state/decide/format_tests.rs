@@ -5,6 +5,7 @@
 use super::tests::World;
 use super::*;
 use crate::domain::change::Row;
+use crate::domain::format::FORMAT_MAX;
 
 /// What a command of the server's own comes to; the state stays as it is.
 fn outcome(world: &World, command: Command) -> Result<Outcome, Refusal> {
@@ -76,8 +77,9 @@ fn a_kind_above_the_level_waits_for_it() {
     let Refusal::Precondition(text) = refused else {
         panic!("{refused:?}");
     };
-    assert!(text.contains("format 2"), "{text}");
-    world.local(Command::RaiseFormat(2));
+    let next = FORMAT_MAX + 1;
+    assert!(text.contains(&format!("format {next}")), "{text}");
+    world.local(Command::RaiseFormat(next));
     let before = world.state.digest();
     world.local(Command::Note);
     assert_eq!(world.state.digest(), before, "a note changes nothing");

@@ -22,8 +22,8 @@ use crate::domain::refusal::Refusal;
 use crate::domain::scopes::{PermissionSet, ScopeEntry, Scopes, SetTooLarge};
 use crate::domain::token::{Digest, TokenId, TokenKind};
 
-use super::super::check::{ANCESTORS_MAX, Lineage};
 use super::super::directory::Principal;
+use super::super::lineage::ANCESTORS_MAX;
 use super::roles::written_out;
 use super::{About, Judged, LimitsAsked, Outcome, ScopesAsked, read_action};
 
@@ -118,6 +118,7 @@ impl<'s> Judged<'s> {
             rotation: 0,
             grace: None,
             revoked: None,
+            public_key: None,
         };
         let change = Change::PutToken {
             record: Box::new(record),
@@ -130,11 +131,10 @@ impl<'s> Judged<'s> {
 
     /// Who answers for what the caller makes; none for local access.
     pub(super) fn issuer(&self, since: u64) -> Option<Issuer> {
-        let hot = self.hot?;
-        let lineage = Lineage::of(self.state, hot);
+        let lineage = self.bearer()?;
         Some(Issuer {
-            principal: hot.principal(),
-            tokens: lineage.iter().map(|link| link.hot.id()).collect(),
+            principal: lineage.principal(),
+            tokens: lineage.names().collect(),
             since,
         })
     }
@@ -181,6 +181,10 @@ impl<'s> Judged<'s> {
             TokenKind::User => PrincipalKind::User,
             TokenKind::Team => PrincipalKind::Team,
             TokenKind::Service => PrincipalKind::Service,
+            TokenKind::Access | TokenKind::ClientSecret | TokenKind::PublicKey => {
+                let what = format!("a token of the kind {} is not issued so", issue.kind);
+                return Err(Refusal::invalid("kind", what));
+            }
         };
         if issue.resource.is_some() {
             return Err(Refusal::invalid(
@@ -246,7 +250,7 @@ impl<'s> Judged<'s> {
                 .principal(*id)
                 .ok_or(Refusal::NotFound("subject"))?,
         };
-        let team = kind == TokenKind::Team && self.hot.is_some();
+        let team = kind == TokenKind::Team && self.bearer().is_some();
         if team {
             self.require_membership(principal)?;
         }
@@ -347,8 +351,12 @@ impl<'s> Judged<'s> {
     }
 
     fn derived_subject(&self, issue: &IssueToken) -> Result<Subject, Refusal> {
-        let Some(parent) = self.hot else {
+        let Some(lineage) = self.bearer() else {
             return Err(Refusal::invalid("derive", "needs a calling token"));
+        };
+        let Some(parent) = lineage.stored().map(|link| link.hot) else {
+            let what = "an access token that is sealed is exchanged, not derived from";
+            return Err(Refusal::Precondition(what.to_owned()));
         };
         if issue.subject.is_some() || issue.resource.is_some() || issue.kind != parent.kind() {
             let what = "a derived token has the subject and kind of the calling token";
@@ -360,12 +368,12 @@ impl<'s> Judged<'s> {
     }
 
     fn require_within_ancestors(&self, issue: &IssueToken, scopes: &Scopes) -> Result<(), Refusal> {
-        let Some(parent) = self.hot else {
+        let Some(lineage) = self.bearer() else {
             return Ok(());
         };
         match scopes {
             Scopes::Only(set) => self.require_cut_covers(set)?,
-            Scopes::All if parent.kind() == TokenKind::Resource => {
+            Scopes::All if lineage.kind() == TokenKind::Resource => {
                 return Err(Refusal::invalid(
                     "scopes",
                     "a resource token lists its scopes",
@@ -373,8 +381,7 @@ impl<'s> Judged<'s> {
             }
             Scopes::All => {}
         }
-        let lineage = Lineage::of(self.state, parent);
-        if lineage.iter().count() > ANCESTORS_MAX {
+        if lineage.ancestors() >= ANCESTORS_MAX {
             return Err(Refusal::Limit(format!(
                 "a token has at most {ANCESTORS_MAX} ancestors"
             )));
@@ -446,12 +453,11 @@ impl<'s> Judged<'s> {
             .map(after)
             .map(|at| expires_max_ms.map_or(at, |max| at.min(max)));
         if issue.derive
-            && let Some(parent) = self.hot
+            && let Some(lineage) = self.bearer()
         {
             // Bounded by every ancestor, at issue as at every check.
-            let lineage = Lineage::of(self.state, parent);
-            let ends = lineage.iter().filter_map(|link| link.hot.expires_ms());
-            expires_ms = ends.chain(expires_ms).min();
+            let ends_ms = lineage.ends_ms(self.state);
+            expires_ms = ends_ms.into_iter().chain(expires_ms).min();
         }
         if let (Some(begins), Some(ends)) = (issue.not_before_ms, expires_ms)
             && begins >= ends

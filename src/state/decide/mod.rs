@@ -7,6 +7,7 @@
 mod command;
 mod directory;
 mod issue;
+mod logins;
 mod repeat;
 mod revoke;
 mod roles;
@@ -16,6 +17,7 @@ use crate::domain::chain::RevisionNumber;
 use crate::domain::change::Change;
 use crate::domain::clock::{Now, UnixMs};
 use crate::domain::entry::{Actor, EntryKind};
+use crate::domain::login::LoginMethod;
 use crate::domain::permission::{Need, Permission, Resource, ResourcePattern};
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalKind, RoleName};
 use crate::domain::reason::Reason;
@@ -23,15 +25,16 @@ use crate::domain::refusal::Refusal;
 use crate::domain::token::{KindSet, TokenId, TokenKind};
 
 use super::State;
-use super::check::{CheckRequest, Context, Lineage};
+use super::check::{CheckRequest, Context};
 use super::judge::{Unobserved, judge};
+use super::lineage::Lineage;
 use super::power::Power;
-use super::tokens::Hot;
 
 use repeat::ended_before;
 
 pub use command::{Caller, Command, CutOffRequest, Envelope, LimitsAsked, ScopesAsked, UseToken};
 pub use issue::IssueToken;
+pub use logins::{CreateCredential, CredentialForm, Login, SetMethod};
 pub use revoke::RevokeTarget;
 pub use tokens::UpdateToken;
 
@@ -43,7 +46,8 @@ pub struct Lifetimes {
 }
 
 impl Lifetimes {
-    fn of(&self, kind: TokenKind) -> Option<u32> {
+    /// The longest life of one kind.
+    pub(super) fn of(&self, kind: TokenKind) -> Option<u32> {
         self.max_s[kind as usize - 1]
     }
 }
@@ -103,6 +107,8 @@ pub enum About {
     Role(RoleName),
     /// A grant.
     Grant(GrantId),
+    /// A login method of an account.
+    Method(PrincipalId, LoginMethod),
     /// Nothing that could be read.
     Nothing,
 }
@@ -112,7 +118,6 @@ struct Judged<'s> {
     state: &'s State,
     moment: Moment,
     power: Power<'s>,
-    hot: Option<&'s Hot>,
     actor: Actor,
 }
 
@@ -141,13 +146,18 @@ pub fn decide(state: &State, envelope: &Envelope, moment: Moment) -> Result<Deci
     }
     debug_assert!(
         match &outcome {
+            // Which of the two it is shows only in State.
+            Outcome::Change {
+                kind: EntryKind::SessionRevoke,
+                ..
+            } => envelope.command.kind() == Some(EntryKind::TokenRevoke),
             Outcome::Change { kind, .. } => envelope.command.kind() == Some(*kind),
             _ => true,
         },
         "a command makes entries of its own kind"
     );
     Ok(Decided {
-        actor: caller.actor,
+        actor: caller.acting(&envelope.command),
         outcome,
         subject,
     })
@@ -159,7 +169,7 @@ pub fn decide(state: &State, envelope: &Envelope, moment: Moment) -> Result<Deci
 /// [`Refusal::Unauthenticated`] for anything that is not a good token in its newest secret.
 pub fn authenticate<'s>(
     state: &'s State,
-    caller: &Caller,
+    caller: &'s Caller,
     now: Now,
     about: CallAbout,
 ) -> Result<(Power<'s>, Option<TokenId>), Refusal> {
@@ -169,7 +179,7 @@ pub fn authenticate<'s>(
         lifetimes: Lifetimes::default(),
     };
     let judged = Judged::new(state, caller, moment, about)?;
-    Ok((judged.power, judged.hot.map(Hot::id)))
+    Ok((judged.power, judged.actor.token))
 }
 
 /// What a call is about: oneself may be asked after and ended from anywhere.
@@ -183,11 +193,18 @@ pub enum CallAbout {
 
 // A stolen token that is bound to a place must be revocable wherever it turns up.
 fn ends_itself(state: &State, envelope: &Envelope) -> CallAbout {
-    let itself = match (&envelope.command, &envelope.caller) {
-        (Command::RevokeToken { target, .. }, Caller::Bearer { key, .. }) => match target {
-            RevokeTarget::Itself => true,
-            RevokeTarget::Secret(digest) => digest.key() == *key,
-            RevokeTarget::Id(id) => state.token_by_key(*key) == Some(*id),
+    let caller = &envelope.caller;
+    let itself = match &envelope.command {
+        Command::RevokeToken { target, .. } => match (target, caller) {
+            (_, Caller::Local | Caller::System) => false,
+            (RevokeTarget::Itself, _) => true,
+            (RevokeTarget::Secret(digest), Caller::Bearer { key, .. }) => digest.key() == *key,
+            (RevokeTarget::Sealed(presented), Caller::Sealed { claims, .. }) => presented == claims,
+            (RevokeTarget::Id(id), _) => {
+                let caller = caller.lineage(state);
+                caller.and_then(|caller| caller.id()) == Some(*id)
+            }
+            _ => false,
         },
         _ => false,
     };
@@ -202,7 +219,9 @@ fn ends_itself(state: &State, envelope: &Envelope) -> CallAbout {
 fn is_of_the_place(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::NotYetValid
+        // A credential may end itself, though it is accepted nowhere.
+        Reason::WrongKind
+            | Reason::NotYetValid
             | Reason::Network
             | Reason::Audience
             | Reason::Workload
@@ -213,64 +232,71 @@ fn is_of_the_place(reason: Reason) -> bool {
 impl<'s> Judged<'s> {
     fn new(
         state: &'s State,
-        caller: &Caller,
+        caller: &'s Caller,
         moment: Moment,
         about: CallAbout,
     ) -> Result<Self, Refusal> {
-        let (key, client_ip) = match caller {
+        match caller {
             Caller::Local => return Ok(Self::inside(state, moment, "local")),
             Caller::System => return Ok(Self::inside(state, moment, "system")),
-            Caller::Bearer { key, client_ip } => (*key, *client_ip),
-        };
-        let found = state.tokens.find(key).ok_or(Refusal::Unauthenticated)?;
+            Caller::Bearer { .. } | Caller::Sealed { .. } => {}
+        }
+        let lineage = caller.lineage(state).ok_or(Refusal::Unauthenticated)?;
         // In its grace an old secret can be checked and revoked, nothing else.
-        if found.grace_until_ms.is_some() {
+        if lineage.grace_until_ms.is_some() {
             return Err(Refusal::Unauthenticated);
         }
-        let lineage = Lineage::of(state, found.hot);
         let request = CheckRequest {
             token: "",
             needs: &[],
             context: Context {
-                client_ip,
+                client_ip: caller.client_ip(),
                 audience: None,
                 workload: None,
             },
             kinds: KindSet::ALL,
         };
-        let reason = judge(
-            state,
-            &found,
-            &lineage,
-            &request,
-            moment.now,
-            &mut Unobserved,
-        );
-        // A token with a budget of uses is for checks: managing would spend nothing.
-        let counted = state
-            .tokens
-            .ext(found.hot)
-            .is_some_and(|ext| ext.uses.is_some());
+        let ends_ms = lineage.ends_ms(state);
+        let observer = &mut Unobserved;
+        let reason = judge(state, &lineage, ends_ms, &request, moment.now, observer);
         let itself = about == CallAbout::Itself;
         let good = reason == Reason::Allowed || (itself && is_of_the_place(reason));
-        if !good || (counted && !itself) {
+        // A token with a budget of uses is for checks: managing would spend nothing.
+        if !good || (lineage.counts_uses() && !itself) {
             return Err(Refusal::Unauthenticated);
         }
         Ok(Self {
             state,
             moment,
-            power: Power::of_token(state, found.hot),
-            actor: Self::actor(state, found.hot),
-            hot: Some(found.hot),
+            actor: Self::actor(state, &lineage),
+            power: Power::of_token(state, lineage),
         })
     }
 
-    fn actor(state: &State, hot: &Hot) -> Actor {
+    fn actor(state: &State, lineage: &Lineage<'_>) -> Actor {
         Actor {
-            principal: hot.principal(),
-            token: Some(hot.id()),
-            name: state.subject_text(&state.tokens.record(hot)),
+            principal: lineage.principal(),
+            token: lineage.id(),
+            name: state.subject_text(lineage.subject(state).as_ref()),
         }
+    }
+
+    /// Who the log names: for a login, that is who logs in.
+    fn acting(self, command: &Command) -> Actor {
+        let Command::Login(login) = command else {
+            return self.actor;
+        };
+        let account = self.state.directory.named(&login.asked.account);
+        Actor {
+            principal: account.map(|one| one.record.id),
+            token: None,
+            name: login.asked.account.to_string(),
+        }
+    }
+
+    /// The calling token, if it is one that calls.
+    fn bearer(&self) -> Option<&Lineage<'s>> {
+        self.power.lineage()
     }
 
     fn inside(state: &'s State, moment: Moment, name: &str) -> Self {
@@ -278,7 +304,6 @@ impl<'s> Judged<'s> {
             state,
             moment,
             power: Power::local(state),
-            hot: None,
             actor: Actor {
                 principal: None,
                 token: None,
@@ -344,6 +369,18 @@ impl<'s> Judged<'s> {
                 resource,
             } => self.create_grant(principal, role, resource),
             Command::DeleteGrant(id) => self.delete_grant(*id),
+            Command::CreateCredential(create) => self.create_credential(create),
+            Command::SetMethod(set) => self.set_method(set),
+            Command::RemoveMethod { account, method } => self.remove_method(account, *method),
+            Command::Login(login) => self.login(login),
+            Command::LockLogins {
+                account,
+                method,
+                network,
+            } => self.lock_logins(*account, *method, *network),
+            Command::MintBy { key, salt } => self.mint_by(*key, *salt),
+            Command::RetireKey(key) => self.retire_key(*key),
+            Command::RevokeKey(key) => self.revoke_key(*key),
             Command::Confirm => Ok((Outcome::Already, About::Nothing)),
             Command::Forget { before_ms, slice } => self.forget(*before_ms, *slice),
             Command::RaiseFormat(level) => self.raise_format(*level),
@@ -382,7 +419,7 @@ impl<'s> Judged<'s> {
     }
 
     fn require_server(&self) -> Result<(), Refusal> {
-        match self.hot {
+        match self.bearer() {
             None => Ok(()),
             Some(_) => Err(Refusal::NotPermitted(vec![Permission::everything()])),
         }
@@ -408,7 +445,7 @@ impl<'s> Judged<'s> {
 
     /// The calling principal, if a token speaks for one.
     fn principal_id(&self) -> Option<PrincipalId> {
-        self.hot.and_then(Hot::principal)
+        self.bearer().and_then(Lineage::principal)
     }
 
     /// Refuses unless the caller is permitted `action` at `resource`.
@@ -484,6 +521,8 @@ fn needs_reason(command: &Command) -> bool {
             | Command::UpdateToken(_)
             | Command::RevokeToken { .. }
             | Command::UseToken(_)
+            | Command::Login(_)
+            | Command::LockLogins { .. }
             | Command::Confirm
             | Command::Forget { .. }
     )
@@ -529,8 +568,12 @@ mod life_tests;
 #[cfg(test)]
 mod limits_tests;
 #[cfg(test)]
+mod login_tests;
+#[cfg(test)]
 mod repeat_tests;
 #[cfg(test)]
 mod secrecy_tests;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod tests;

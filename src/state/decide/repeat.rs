@@ -13,7 +13,7 @@ use crate::domain::scopes::ScopeEntry;
 
 use super::super::{Answered, State};
 use super::{
-    About, CallAbout, Caller, Command, CutOffRequest, Decided, Envelope, Judged, Moment, Outcome,
+    About, CallAbout, Command, CutOffRequest, Decided, Envelope, Judged, Moment, Outcome,
     RevokeTarget, ScopesAsked, ends_itself, write_action,
 };
 
@@ -34,7 +34,7 @@ impl Judged<'_> {
             return Ok(None);
         };
         // The server itself has every right.
-        if self.hot.is_some() {
+        if self.bearer().is_some() {
             self.still_permitted(envelope)?;
         }
         Ok(Some(Outcome::Repeated(answered.revision)))
@@ -111,8 +111,11 @@ impl Judged<'_> {
             }
             Command::RevokeToken { target, .. } => match target {
                 RevokeTarget::Id(id) => (no_token(*id), Left::InScopes("tokens:revoke")),
-                // Presenting the secret is permission enough.
-                RevokeTarget::Itself | RevokeTarget::Secret(_) => (true, Left::Nothing),
+                // Presenting the token is permission enough; of a session nothing can be gone.
+                RevokeTarget::Itself
+                | RevokeTarget::Secret(_)
+                | RevokeTarget::Sealed(_)
+                | RevokeTarget::Session(_) => (true, Left::Nothing),
             },
             Command::RevokeAll(
                 CutOffRequest::Subject(name) | CutOffRequest::IssuedByPrincipal(name),
@@ -174,18 +177,21 @@ fn answered(
 /// The first answer to a token that repeats the request by which it ended itself: nobody else
 /// can tell it that it worked, since it is good for nothing any more.
 pub(super) fn ended_before(state: &State, envelope: &Envelope, moment: Moment) -> Option<Decided> {
-    let Caller::Bearer { key, .. } = &envelope.caller else {
-        return None;
-    };
     if ends_itself(state, envelope) != CallAbout::Itself {
         return None;
     }
     let answered = answered(state, envelope, moment).ok().flatten()?;
-    let found = state.tokens.find(*key)?;
-    let revoked = state.tokens.ext(found.hot)?.revoked?;
-    let same = found.grace_until_ms.is_none() && revoked.revision == answered.revision;
+    let lineage = envelope.caller.lineage(state)?;
+    let same = match lineage.stored() {
+        Some(link) => {
+            let revoked = link.ext?.revoked?;
+            lineage.grace_until_ms.is_none() && revoked.revision == answered.revision
+        }
+        // It was this caller's own request, and its session is over.
+        None => state.is_revoked(lineage.id()?.session()),
+    };
     same.then(|| Decided {
-        actor: Judged::actor(state, found.hot),
+        actor: Judged::actor(state, &lineage),
         outcome: Outcome::Repeated(answered.revision),
         subject: About::Nothing,
     })

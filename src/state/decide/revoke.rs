@@ -4,11 +4,14 @@
 //! what was made below it is refused, what is made after it works at once, so neither clocks
 //! nor enumeration come into it.
 
+use std::sync::Arc;
+
 use crate::domain::change::{Change, CutOffTarget};
 use crate::domain::entry::EntryKind;
 use crate::domain::permission::ResourcePattern;
 use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::refusal::Refusal;
+use crate::domain::seal::claims::Sealed;
 use crate::domain::token::{Digest, TokenId};
 
 use super::{About, CutOffRequest, Judged, Outcome, no_reason, read_action};
@@ -22,6 +25,10 @@ pub enum RevokeTarget {
     Id(TokenId),
     /// The one whose secret has this digest; presenting it is permission enough.
     Secret(Digest),
+    /// The sealed one with these claims, whose seal was found whole; the same.
+    Sealed(Arc<[u8]>),
+    /// The sealed one with this id, or any of its session: nothing else is known of it.
+    Session(TokenId),
 }
 
 impl Judged<'_> {
@@ -31,11 +38,33 @@ impl Judged<'_> {
         compromised: bool,
         reason: &str,
     ) -> Result<(Outcome, About), Refusal> {
+        let own = self.bearer().and_then(|own| own.sealed.as_ref());
+        let own = own.map(|own| own.id);
         let id = match target {
-            RevokeTarget::Itself => None,
+            RevokeTarget::Itself => own,
             RevokeTarget::Id(id) => Some(*id),
             RevokeTarget::Secret(digest) => Some(self.presented(digest)?),
+            RevokeTarget::Sealed(claims) => {
+                let sealed = Sealed::read(claims).ok_or(Refusal::NotFound("token"))?;
+                if reason.is_empty() && own != Some(sealed.id) {
+                    return Err(no_reason());
+                }
+                return self.revoke_session(sealed.id, compromised);
+            }
+            RevokeTarget::Session(id) => {
+                self.require_on("tokens:revoke", ResourcePattern::everything())?;
+                if reason.is_empty() {
+                    return Err(no_reason());
+                }
+                self.require_recent(*id)?;
+                return self.revoke_session(*id, compromised);
+            }
         };
+        if let (Some(id), Some(own)) = (id, own)
+            && id == own
+        {
+            return self.revoke_session(id, compromised);
+        }
         let record = self.known_token(id)?;
         let itself = self.is_itself(record.id);
         if !itself && !matches!(target, RevokeTarget::Secret(_)) {
@@ -97,6 +126,18 @@ impl Judged<'_> {
                 self.may_cut_off_issued_by(*id)?;
                 (CutOffTarget::IssuedByToken(*id), id.to_string())
             }
+            CutOffRequest::IssuedByCredential(id) => {
+                self.may_cut_off_issued_by(*id)?;
+                let record = self.state.token(*id);
+                if !record.is_some_and(|record| record.kind.is_credential()) {
+                    return Err(Refusal::NotFound("credential"));
+                }
+                (CutOffTarget::IssuedByToken(*id), id.to_string())
+            }
+            CutOffRequest::Sessions(name) => {
+                let id = self.cut_off_principal(name, false)?;
+                (CutOffTarget::Sessions(id), name.to_string())
+            }
             CutOffRequest::ResourceUnder(resource) => {
                 self.require_on("tokens:revoke", ResourcePattern::under(resource))?;
                 (
@@ -105,7 +146,10 @@ impl Judged<'_> {
                 )
             }
         };
-        let kind = EntryKind::TokenRevokeAll;
+        let kind = match target {
+            CutOffTarget::Sessions(_) => EntryKind::SessionRevokeAll,
+            _ => EntryKind::TokenRevokeAll,
+        };
         Ok(Self::change(
             kind,
             text,

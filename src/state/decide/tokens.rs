@@ -14,8 +14,9 @@ use crate::domain::refusal::Refusal;
 use crate::domain::scopes::Scopes;
 use crate::domain::token::{Digest, TokenId, TokenKind};
 
-use super::super::check::{CheckRequest, Context, Lineage};
+use super::super::check::{CheckRequest, Context};
 use super::super::judge::{Unobserved, judge};
+use super::super::lineage::Lineage;
 use super::super::{Relation, State, home};
 use super::issue::too_large;
 use super::{About, Judged, Outcome, ScopesAsked, UseToken, no_reason};
@@ -398,7 +399,7 @@ impl Judged<'_> {
             .map(|(action, resource)| Need::parse(action, resource))
             .collect::<Result<_, _>>()
             .map_err(|error| Refusal::invalid("needs", error))?;
-        let lineage = Lineage::of(self.state, found.hot);
+        let lineage = Lineage::found(self.state, &found);
         let request = CheckRequest {
             token: "",
             needs: &needs,
@@ -411,8 +412,8 @@ impl Judged<'_> {
         };
         let reason = judge(
             self.state,
-            &found,
             &lineage,
+            lineage.ends_ms(self.state),
             &request,
             self.moment.now,
             &mut Unobserved,

@@ -1,4 +1,5 @@
-//! Taking out of the tables what State forgets: ended tokens of one slice, and old request ids.
+//! Taking out of the tables what State forgets: ended tokens of one slice, refused sessions and
+//! locks that have ended, and old request ids.
 //!
 //! The rule is that of `state::apply`: expired or revoked before the instant, or the subject is
 //! gone. Slices keep one change small however many tokens there are.
@@ -60,6 +61,17 @@ pub(super) fn forget_requests(connection: &Connection, instant_ms: UnixMs) -> Re
     let sql = "-- forget_requests\nDELETE FROM requests WHERE instant_ms < ?1";
     let kept_from_ms = instant_ms.saturating_sub(REQUEST_KEPT_MS);
     Ok(connection.prepare_cached(sql)?.execute([kept_from_ms])?)
+}
+
+/// Deletes the sessions and locks that ended before an instant.
+pub(super) fn forget_logins(connection: &Connection, before_ms: UnixMs) -> Result<(), Fault> {
+    for sql in [
+        "-- forget_logins: sessions\nDELETE FROM revoked_sessions WHERE until_ms < ?1",
+        "-- forget_logins: locks\nDELETE FROM login_locks WHERE until_ms < ?1",
+    ] {
+        connection.prepare_cached(sql)?.execute([before_ms])?;
+    }
+    Ok(())
 }
 
 /// Deletes the rows by which a token is found under its issuers.

@@ -15,9 +15,12 @@ mod backup;
 mod directory_list;
 mod directory_row;
 mod error;
+mod failures;
 mod fault;
 mod forget;
 mod log;
+mod login_row;
+mod logins;
 mod moved;
 mod place;
 mod project;
@@ -33,8 +36,8 @@ mod witness;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
@@ -48,6 +51,7 @@ use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
+use crate::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError, Trim};
 
 pub use crate::store::transfer::Progress;
@@ -55,6 +59,7 @@ pub use backup::{Copied, ReadOnly, restore};
 pub use error::OpenError;
 pub use source::Source;
 
+use failures::Failures;
 use moved::Moved;
 use place::Place;
 use readers::{Readers, closed};
@@ -98,6 +103,8 @@ pub struct EmbeddedStore {
     place: Place,
     commands: mpsc::Sender<Command>,
     readers: Arc<Readers>,
+    /// Any caller writes it, in a moment.
+    failures: Mutex<Failures>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -148,6 +155,7 @@ impl EmbeddedStore {
             place,
             commands,
             readers: Arc::new(readers),
+            failures: Mutex::default(),
             writer: Some(thread),
         })
     }
@@ -205,6 +213,15 @@ impl EmbeddedStore {
         sent.map_err(|_| closed())?;
         let stopped = |_| StoreError::OutcomeUnknown("the writer stopped".to_owned());
         answer.await.map_err(stopped)?
+    }
+
+    fn failures<T>(&self, with: impl FnOnce(&mut Failures) -> T) -> Result<T, StoreError> {
+        if self.commands.is_closed() {
+            return Err(closed());
+        }
+        // What a panic leaves half-done is a count too few.
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(with(&mut failures))
     }
 }
 
@@ -352,5 +369,35 @@ impl Store for EmbeddedStore {
             return Ok(());
         }
         self.ask(Command::Close).await
+    }
+}
+
+#[async_trait]
+impl Logins for EmbeddedStore {
+    async fn note_failure(&self, failure: &Failure) -> Result<u32, StoreError> {
+        self.failures(|failures| failures.note(failure))
+    }
+
+    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError> {
+        self.failures(|failures| failures.clear(&key))
+    }
+
+    async fn consume(&self, once: &OneTime) -> Result<bool, StoreError> {
+        self.ask(|reply| Command::Consume(*once, reply)).await
+    }
+
+    async fn note_logins(&self, logins: &[LoginNoted]) -> Result<(), StoreError> {
+        // An append gets in between.
+        for some in logins.chunks(NOTED_TOGETHER) {
+            self.ask(|reply| Command::NoteLogins(some.to_vec(), reply))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn logins(&self, query: LoginQuery) -> Result<Page<StoredLogin, u64>, StoreError> {
+        self.readers
+            .read(move |connection| logins::logins(connection, &query))
+            .await
     }
 }

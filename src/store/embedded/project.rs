@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::fault::Fault;
 use super::forget;
 use super::log::HeadRow;
+use super::login_row;
 use super::token_row::{self, Beside};
 use crate::domain::change::{
     Change, CutOffTarget, Display, GrantRecord, Issuer, PrincipalRecord, RoleRecord, TokenRecord,
@@ -77,6 +78,7 @@ fn project_change(connection: &Connection, head: &mut HeadRow, entry: &Entry) ->
         Change::DeleteGrant(id) => delete_grant(connection, *id),
         Change::Forget { before_ms, slice } => {
             forget::forget_tokens(connection, *before_ms, *slice)?;
+            forget::forget_logins(connection, *before_ms)?;
             head.requests -= forget::forget_requests(connection, entry.instant_ms)?;
             Ok(())
         }
@@ -84,6 +86,57 @@ fn project_change(connection: &Connection, head: &mut HeadRow, entry: &Entry) ->
             head.format = head.format.max(*level);
             Ok(())
         }
+        Change::Login { spent, token } => {
+            if let Some((id, left)) = spent {
+                use_token(connection, entry, *id, *left)?;
+            }
+            let Some(new) = token else {
+                return Ok(());
+            };
+            let digest = Some(&new.digest);
+            put_token(connection, entry, &new.record, digest, &new.display)
+        }
+        Change::RevokeSession { .. }
+        | Change::PutMethod(_)
+        | Change::DeleteMethod { .. }
+        | Change::Lock { .. }
+        | Change::PutSealKeys(_) => project_logins(connection, entry),
+    }
+}
+
+fn project_logins(connection: &Connection, entry: &Entry) -> Result<(), Fault> {
+    match &entry.change {
+        Change::RevokeSession {
+            session,
+            until_ms,
+            compromised,
+        } => {
+            login_row::revoke_session(connection, entry, *session, *until_ms)?;
+            if *compromised {
+                put_cut_off(connection, entry, &CutOffTarget::IssuedByToken(*session))?;
+            }
+            Ok(())
+        }
+        Change::PutMethod(record) => {
+            let written = login_row::put_method(connection, entry, record)?;
+            one_row(written, "a method's principal is gone")
+        }
+        Change::DeleteMethod { principal, method } => {
+            let deleted = login_row::delete_method(connection, *principal, *method)?;
+            one_row(deleted, "no such method")
+        }
+        Change::Lock {
+            principal,
+            network,
+            until_ms,
+        } => {
+            let written = login_row::put_lock(connection, entry, *principal, *network, *until_ms)?;
+            one_row(written, "a lock's principal is gone")
+        }
+        Change::PutSealKeys(keys) => keys
+            .iter()
+            .try_for_each(|record| login_row::put_seal_key(connection, entry, record)),
+        _ => Ok(()),
     }
 }
 
@@ -232,6 +285,8 @@ fn delete_principal(connection: &Connection, entry: &Entry, id: PrincipalId) -> 
         "-- delete_principal: its grants\nDELETE FROM grants WHERE principal = ?1",
         "-- delete_principal: its members\nDELETE FROM members WHERE team = ?1",
         "-- delete_principal: its teams\nDELETE FROM members WHERE member = ?1",
+        "-- delete_principal: its methods\nDELETE FROM login_methods WHERE principal = ?1",
+        "-- delete_principal: its locks\nDELETE FROM login_locks WHERE principal = ?1",
     ] {
         connection.prepare_cached(sql)?.execute([id.0])?;
     }

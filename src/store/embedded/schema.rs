@@ -18,7 +18,7 @@ use crate::store::StoreError;
 /// `LtKy`: tells our files from those of other programs.
 const APPLICATION_ID: i32 = 0x4c74_4b79;
 /// The version of the tables that [`STEPS`] lead to.
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 6;
 const STATEMENTS_CACHED: usize = 64;
 /// Other processes only read (a backup, a verification), and readers do not block in WAL mode.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
@@ -26,14 +26,15 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
 /// What makes each version of the tables from the one before it, the first from nothing.
-const STEPS: [&str; SCHEMA_VERSION as usize] = [TABLES, FORMAT, TOKEN_USED, CUT];
+const STEPS: [&str; SCHEMA_VERSION as usize] =
+    [TABLES, FORMAT, TOKEN_USED, CUT, LOGINS, CREDENTIALS];
 
 /// The log's format level.
 const FORMAT: &str = "-- add_format
 ALTER TABLE head ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
 ";
 
-/// The one table beside housekeeping that the log does not make.
+/// Beside what the log makes.
 const TOKEN_USED: &str = "-- add_token_used
 -- When, and from where, each token was last used, to the hour. A row goes with its token.
 CREATE TABLE token_used (
@@ -51,6 +52,78 @@ CREATE TABLE log_cut (
   chain    BLOB NOT NULL
 ) STRICT;
 INSERT INTO log_cut VALUES (1, 0, zeroblob(32));
+";
+
+/// Beside what the log makes, too.
+const LOGINS: &str = "-- add_logins
+-- Hashes of the one-time ids of assertions, and until when each must not come again.
+CREATE TABLE used_assertions (
+  id       BLOB PRIMARY KEY,
+  until_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX used_assertions_by_end ON used_assertions (until_ms);
+
+-- The login record. token: the access token that was given, one row each.
+CREATE TABLE logins (
+  number     INTEGER PRIMARY KEY,
+  instant_ms INTEGER NOT NULL,
+  account    INTEGER NOT NULL,
+  credential BLOB NOT NULL,
+  token      BLOB NOT NULL UNIQUE,
+  address    TEXT,
+  expires_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX logins_by_account ON logins (account);
+CREATE INDEX logins_by_credential ON logins (credential);
+";
+
+/// What the log makes since format 2.
+const CREDENTIALS: &str = "-- add_credentials
+ALTER TABLE tokens ADD COLUMN public_key BLOB;
+
+-- The settings of a login method of an account. Where a lockout is NULL nobody is locked out.
+CREATE TABLE login_methods (
+  principal          INTEGER NOT NULL,
+  method             INTEGER NOT NULL,
+  made_at            INTEGER NOT NULL,
+  changed_at         INTEGER NOT NULL,
+  ttl_s              INTEGER NOT NULL,
+  max_ttl_s          INTEGER,
+  period_s           INTEGER,
+  uses               INTEGER,
+  networks           TEXT,
+  login_networks     TEXT,
+  lockout_threshold  INTEGER,
+  lockout_duration_s INTEGER,
+  lockout_reset_s    INTEGER,
+  PRIMARY KEY (principal, method)
+) STRICT, WITHOUT ROWID;
+
+-- Every seal key that was ever used here. Its material is nowhere in the database.
+CREATE TABLE seal_keys (
+  id         INTEGER PRIMARY KEY,
+  salt       BLOB NOT NULL,
+  phase      INTEGER NOT NULL,
+  since_ms   INTEGER NOT NULL,
+  changed_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE revoked_sessions (
+  session    BLOB PRIMARY KEY,
+  until_ms   INTEGER NOT NULL,
+  changed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX revoked_sessions_by_end ON revoked_sessions (until_ms);
+
+-- network: an address and how many bits of it count, or `unknown`.
+CREATE TABLE login_locks (
+  principal  INTEGER NOT NULL,
+  network    TEXT NOT NULL,
+  until_ms   INTEGER NOT NULL,
+  changed_at INTEGER NOT NULL,
+  PRIMARY KEY (principal, network)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX login_locks_by_end ON login_locks (until_ms);
 ";
 
 const TABLES: &str = "-- create_tables

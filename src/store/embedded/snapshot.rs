@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::directory_row::{self, GRANT_COLUMNS, PRINCIPAL_COLUMNS, ROLE_COLUMNS};
 use super::fault::Fault;
 use super::log::{self, HeadRow};
+use super::login_row::{self, LOCK_COLUMNS, METHOD_COLUMNS, SEAL_KEY_COLUMNS, SESSION_COLUMNS};
 use super::readers::Turn;
 use super::token_row::{RECORD_COLUMNS, TokenRows};
 use crate::domain::entry::Request;
@@ -202,9 +203,28 @@ fn send_rows(
             instant_ms: row.get(3)?,
         })
     })?;
+    send_logins(transaction, sink)?;
     let sql = format!("-- send_tokens\nSELECT {RECORD_COLUMNS} FROM tokens t ORDER BY id");
     let mut records = TokenRows::default();
     send_each(transaction, sink, &sql, |row| {
         Ok(Row::Token(Box::new(records.read(row)?)))
     })
+}
+
+fn send_logins(transaction: &Transaction<'_>, sink: &mut Sink<'_>) -> Result<(), Ended> {
+    let sql = format!(
+        "-- send_methods\nSELECT {METHOD_COLUMNS} FROM login_methods ORDER BY principal, method"
+    );
+    send_each(transaction, sink, &sql, login_row::method)?;
+    let sql = format!("-- send_seal_keys\nSELECT {SEAL_KEY_COLUMNS} FROM seal_keys ORDER BY id");
+    send_each(transaction, sink, &sql, login_row::seal_key)?;
+    let sql = format!(
+        "-- send_revoked_sessions
+        SELECT {SESSION_COLUMNS} FROM revoked_sessions ORDER BY session"
+    );
+    send_each(transaction, sink, &sql, login_row::revoked_session)?;
+    let sql = format!(
+        "-- send_locks\nSELECT {LOCK_COLUMNS} FROM login_locks ORDER BY principal, network"
+    );
+    send_each(transaction, sink, &sql, login_row::lock)
 }

@@ -130,7 +130,9 @@ impl Source {
                 name => {
                     let columns = table.columns.iter().map(|(column, _)| *column);
                     let columns = columns.collect::<Vec<_>>().join(", ");
-                    let sql = format!("-- send_table\nSELECT {columns} FROM {name} ORDER BY 1");
+                    let order = if name == "logins" { "number" } else { "1" };
+                    let sql =
+                        format!("-- send_table\nSELECT {columns} FROM {name} ORDER BY {order}");
                     self.send_each(sink, table, &sql)?;
                 }
             }

@@ -16,7 +16,7 @@ use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{CutOffTarget, Subject, TokenRecord};
 use crate::domain::token::TokenId;
 use crate::store::columns::{
-    cut_off_columns, cut_offs_of, is_issued_by, page_rows, state_of, under,
+    cut_off_columns, cut_offs_of, is_issued_by, lacks_method, page_rows, state_of, under,
 };
 use crate::store::list::{Page, StoredToken, TokenQuery};
 use crate::store::query::Query;
@@ -26,8 +26,11 @@ const PAGE_SCAN_MAX: usize = 50_000;
 
 const NAMES: &str = "LEFT JOIN principals s ON s.id = t.subject \
                      LEFT JOIN principals i ON i.id = t.issuer";
+/// Where a token is a credential, when the method was set by which it logs in.
+const METHOD: &str = "LEFT JOIN login_methods m ON m.principal = t.subject \
+                      AND m.method = CASE t.kind WHEN 6 THEN 1 WHEN 7 THEN 2 END";
 const LIST_COLUMNS: &str = "s.name, s.deleted_at, i.name, t.name, t.description, t.last4, \
-                            t.changed_at, t.revoke_reason";
+                            t.changed_at, t.revoke_reason, m.made_at";
 
 /// One token by id.
 pub(super) fn token(
@@ -36,7 +39,7 @@ pub(super) fn token(
 ) -> Result<Option<StoredToken>, Fault> {
     let transaction = connection.transaction()?;
     let sql = format!(
-        "-- token\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM tokens t {NAMES} WHERE t.id = ?1"
+        "-- token\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM tokens t {NAMES} {METHOD} WHERE t.id = ?1"
     );
     let mut select = transaction.prepare_cached(&sql)?;
     let mut rows = select.query([id.to_bytes()])?;
@@ -106,7 +109,7 @@ fn statement(query: &TokenQuery) -> (String, Vec<Value>) {
         _ => (" ON t.id = w.token", "w.token"),
     };
     let mut select = Query::select(format!(
-        "-- tokens\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM {walked} tokens t{joined} {NAMES}"
+        "-- tokens\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM {walked} tokens t{joined} {NAMES} {METHOD}"
     ));
     let parent = query.parent.map(|id| Value::Blob(id.to_bytes().to_vec()));
     select
@@ -168,7 +171,8 @@ impl<'c> Reader<'c> {
         const AT: usize = RECORD_COLUMN_COUNT;
         let record = self.records.read(row)?;
         let subject_gone = row.get::<_, Option<RevisionNumber>>(AT + 1)?.is_some();
-        let cut_off = subject_gone || self.is_cut_off(&record)?;
+        let lacks_method = lacks_method(&record, row.get(AT + 8)?);
+        let cut_off = subject_gone || lacks_method || self.is_cut_off(&record)?;
         let subject_name = match &record.subject {
             Subject::Resource(resource) => resource.to_string(),
             Subject::Principal(_) => row.get(AT)?,

@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
 use crate::domain::change::{Grace, Revoked, Subject, TokenRecord};
+use crate::domain::key::PublicKey;
 use crate::domain::limits::{Audience, Uses, Workload};
 use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::token::{Digest, TokenId, TokenKind};
@@ -19,9 +20,9 @@ use crate::store::columns::{
 pub(super) const RECORD_COLUMNS: &str = "t.id, t.digest, t.kind, t.subject, t.resource, t.scopes, \
     t.ceiling, t.issuers, t.parent, t.made_at, t.not_before_ms, t.expires_ms, t.expires_max_ms, \
     t.ttl_s, t.period_s, t.uses_limit, t.uses_left, t.networks, t.audience, t.workload, \
-    t.rotation, t.grace_key, t.grace_until_ms, t.revoked_at, t.revoked_ms";
+    t.rotation, t.grace_key, t.grace_until_ms, t.revoked_at, t.revoked_ms, t.public_key";
 /// How many columns that is.
-pub(super) const RECORD_COLUMN_COUNT: usize = 25;
+pub(super) const RECORD_COLUMN_COUNT: usize = 26;
 
 /// The first 16 bytes of the digest under which a token is found.
 const KEY_BYTES: usize = 16;
@@ -30,10 +31,10 @@ const INSERT: &str = "-- insert_token
     INSERT INTO tokens (id, digest, kind, subject, resource, scopes, ceiling, issuers, parent,
       made_at, not_before_ms, expires_ms, expires_max_ms, ttl_s, period_s, uses_limit, uses_left,
       networks, audience, workload, rotation, grace_key, grace_until_ms, revoked_at, revoked_ms,
-      issuer, changed_at, last4, name, description, slice, ended_ms)
+      issuer, changed_at, last4, name, description, slice, ended_ms, public_key)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
       ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, coalesce(?28, ''), coalesce(?29, ''),
-      coalesce(?30, ''), ?31, ?32)";
+      coalesce(?30, ''), ?31, ?32, ?33)";
 
 const UPDATE: &str = "-- update_token
     UPDATE tokens SET digest = coalesce(?2, digest), kind = ?3, subject = ?4, resource = ?5,
@@ -42,7 +43,7 @@ const UPDATE: &str = "-- update_token
       uses_left = ?17, networks = ?18, audience = ?19, workload = ?20, rotation = ?21,
       grace_key = ?22, grace_until_ms = ?23, revoked_at = ?24, revoked_ms = ?25, issuer = ?26,
       changed_at = ?27, last4 = coalesce(?28, last4), name = coalesce(?29, name),
-      description = coalesce(?30, description), slice = ?31, ended_ms = ?32
+      description = coalesce(?30, description), slice = ?31, ended_ms = ?32, public_key = ?33
     WHERE id = ?1";
 
 /// What is written beside a record.
@@ -104,6 +105,7 @@ pub(super) fn write(
         beside.description,
         record.key.to_be_bytes()[0],
         ended_ms(record),
+        record.public_key.as_ref().map(PublicKey::as_bytes),
     ])?;
     (written == 1)
         .then_some(())
@@ -173,6 +175,7 @@ impl TokenRows {
             }),
             revoked: both(row.get(23)?, row.get(24)?)
                 .map(|(revision, at_ms)| Revoked { revision, at_ms }),
+            public_key: public_key(row, 25)?,
         })
     }
 
@@ -187,6 +190,13 @@ fn token_id(bytes: [u8; 16]) -> TokenId {
 
 fn both<A, B>(first: Option<A>, second: Option<B>) -> Option<(A, B)> {
     first.zip(second)
+}
+
+fn public_key(row: &Row<'_>, index: usize) -> Result<Option<PublicKey>, Fault> {
+    let wrong = || Fault::Row("public key");
+    let bytes = row.get_ref(index)?.as_blob_or_null();
+    let key = bytes.map_err(|_| wrong())?.map(PublicKey::parse);
+    key.transpose().map_err(|_| wrong())
 }
 
 fn optional_text<'r>(row: &'r Row<'_>, index: usize) -> Result<Option<&'r str>, Fault> {

@@ -13,7 +13,7 @@ use crate::domain::token::TokenId;
 use crate::store::StoreError;
 use crate::store::list::LastUsed;
 
-/// Uses that are written in one go; an append waits for no more.
+/// Rows that are written in one go; an append waits for no more.
 pub(super) const NOTED_TOGETHER: usize = 64;
 
 /// The connection, once there was something to write; `None` again after a failure.
@@ -23,19 +23,19 @@ pub(super) struct Noter {
 }
 
 impl Noter {
-    /// Writes some last uses.
+    /// Writes what need not last.
     pub(super) fn note(
         &mut self,
         place: &Place,
         pages_max: Option<u32>,
-        used: &[(TokenId, LastUsed)],
+        write: impl FnOnce(&mut Connection) -> Result<(), Fault>,
     ) -> Result<(), StoreError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => schema::open_lax_writer(&place.database(), pages_max)
                 .map_err(OpenError::into_store)?,
         };
-        write(&mut connection, used).map_err(|fault| fault.at(0))?;
+        write(&mut connection).map_err(|fault| fault.at(0))?;
         self.connection = Some(connection);
         Ok(())
     }
@@ -46,7 +46,11 @@ impl Noter {
     }
 }
 
-fn write(connection: &mut Connection, used: &[(TokenId, LastUsed)]) -> Result<(), Fault> {
+/// Writes some last uses.
+pub(super) fn note_used(
+    connection: &mut Connection,
+    used: &[(TokenId, LastUsed)],
+) -> Result<(), Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // A token that was forgotten meanwhile leaves no row behind.
     let sql = "-- note_used

@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::fault::Fault;
 use super::place::{Lock, Place};
-use super::used::Noter;
+use super::used::{self, Noter};
 use super::witness::Witness;
-use super::{OpenError, log, project, schema, trim};
+use super::{OpenError, log, logins, project, schema, trim};
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::entry::LogEntry;
 use crate::domain::token::TokenId;
 use crate::store::list::LastUsed;
+use crate::store::logins::{LoginNoted, OneTime};
 use crate::store::{Appended, Batch, StoreError, Trim};
 
 /// What the writer is asked.
@@ -33,6 +34,8 @@ pub(super) enum Command {
         Vec<(TokenId, LastUsed)>,
         oneshot::Sender<Result<(), StoreError>>,
     ),
+    Consume(OneTime, oneshot::Sender<Result<bool, StoreError>>),
+    NoteLogins(Vec<LoginNoted>, oneshot::Sender<Result<(), StoreError>>),
     Close(oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -52,7 +55,7 @@ pub(super) struct Writer {
 }
 
 /// How far a batch came before it failed.
-enum Failed {
+pub(super) enum Failed {
     /// Rolled back.
     Before(Fault),
     /// In COMMIT itself: what is on the disk is not known.
@@ -81,7 +84,15 @@ impl Writer {
                     let _ = reply.send(self.trim(&trim));
                 }
                 Command::NoteUsed(used, reply) => {
-                    let noted = self.noter.note(&self.place, self.pages_max, &used);
+                    let noted = self.note_beside(|connection| used::note_used(connection, &used));
+                    let _ = reply.send(noted);
+                }
+                Command::Consume(once, reply) => {
+                    let _ = reply.send(self.consume(&once));
+                }
+                Command::NoteLogins(noted, reply) => {
+                    let noted =
+                        self.note_beside(|connection| logins::note_logins(connection, &noted));
                     let _ = reply.send(noted);
                 }
                 Command::Close(reply) => {
@@ -132,6 +143,27 @@ impl Writer {
             self.connection = None;
             fault.at(0)
         })
+    }
+
+    fn consume(&mut self, once: &OneTime) -> Result<bool, StoreError> {
+        let consumed = logins::consume(self.connection()?, once);
+        consumed.map_err(|failed| {
+            self.connection = None;
+            match failed {
+                Failed::Before(fault) => fault.at(0),
+                // A recovery may find the frames of a commit that failed.
+                Failed::Commit(error) => {
+                    StoreError::OutcomeUnknown(Fault::from(error).at(0).to_string())
+                }
+            }
+        })
+    }
+
+    fn note_beside(
+        &mut self,
+        write: impl FnOnce(&mut Connection) -> Result<(), Fault>,
+    ) -> Result<(), StoreError> {
+        self.noter.note(&self.place, self.pages_max, write)
     }
 
     /// Finds out what became of a failed COMMIT, by one more durable write. While that has not

@@ -26,13 +26,14 @@ pub(super) struct Members {
 impl Members {
     pub(super) async fn join(&self, joining: &Joining) -> Result<u64, StoreError> {
         let sql = format!(
-            "SELECT latchkey.join_cluster({}, {}, {}, {}, {}, {})",
+            "SELECT latchkey.join_cluster({}, {}, {}, {}, {}, {}, {})",
             literal::bytes(&joining.incarnation.0),
             literal::text(&joining.name),
             literal::text(&joining.address),
             joining.lease_ms,
             joining.format_max,
             joining.serves_stale,
+            key_ids(&joining.keys),
         );
         let rows = self.write(&self.heartbeat, "join", &sql).await;
         let rows = rows.map_err(|error| match error {
@@ -50,11 +51,12 @@ impl Members {
     pub(super) async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError> {
         let sql = format!(
             "SELECT revision, chain, chain_at_applied, database_ms, system, timeline
-            FROM latchkey.renew({}, {}, {}, {})",
+            FROM latchkey.renew({}, {}, {}, {}, {})",
             literal::bytes(&renewal.incarnation.0),
             renewal.lease_ms,
             renewal.applied.revision,
             literal::bytes(&renewal.applied.chain),
+            key_ids(&renewal.keys),
         );
         let rows = self.write(&self.heartbeat, "renew", &sql).await?;
         match rows.first() {
@@ -86,7 +88,8 @@ impl Members {
         let sql = "-- roster
             SELECT c.lease_ms, h.revision, encode(h.chain, 'hex'), latchkey.now_ms(),
               encode(r.incarnation, 'hex'), r.name, r.address, r.lease_ms, r.heartbeat, r.applied,
-              r.format_max, r.joined_ms, r.reported_ms, r.serves_stale
+              r.format_max, r.joined_ms, r.reported_ms, r.serves_stale,
+              array_to_string(r.keys, ',')
             FROM (SELECT lease_ms FROM latchkey.cluster LIMIT 1) c
             CROSS JOIN (SELECT revision, chain FROM latchkey.head LIMIT 1) h
             LEFT JOIN latchkey.replicas r ON true ORDER BY r.incarnation";
@@ -234,7 +237,19 @@ fn member(row: &SimpleQueryRow) -> Result<Member, Fault> {
         joined_ms: number(row, 11)?,
         reported_ms: number(row, 12)?,
         serves_stale: text(row, 13)? == "t",
+        keys: parse_key_ids(text(row, 14)?)?,
     })
+}
+
+fn key_ids(keys: &[u32]) -> String {
+    let keys: Vec<String> = keys.iter().map(u32::to_string).collect();
+    format!("ARRAY[{}]::bigint[]", keys.join(","))
+}
+
+fn parse_key_ids(text: &str) -> Result<Vec<u32>, Fault> {
+    let keys = text.split(',').filter(|key| !key.is_empty());
+    let keys = keys.map(|key| key.parse().map_err(|_| Fault::Row("key's id")));
+    keys.collect()
 }
 
 fn text(row: &SimpleQueryRow, index: usize) -> Result<&str, Fault> {

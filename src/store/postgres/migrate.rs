@@ -37,6 +37,12 @@ const MIGRATIONS: &[Migration] = &[
     migration("tables", 1, include_str!("migrations/0001_tables.sql")),
     migration("append", 2, include_str!("migrations/0002_append.sql")),
     migration("cluster", 3, include_str!("migrations/0003_cluster.sql")),
+    migration("logins", 3, include_str!("migrations/0004_logins.sql")),
+    migration(
+        "credentials",
+        3,
+        include_str!("migrations/0005_credentials.sql"),
+    ),
 ];
 
 const VERSIONS: &str = include_str!("migrations/0000_versions.sql");

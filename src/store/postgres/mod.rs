@@ -4,6 +4,7 @@
 //!  append ─► a line of its own ─► latchkey.append(…)      lock, head, log, tables, one NOTIFY
 //!  feed, heartbeat, barrier ─► lines of their own         past a pooler, where there is one
 //!  lists, snapshots, the rest ─► a small pool             LISTEN ─► wakes
+//!  logins ─► a smaller one
 //! ```
 //!
 //! Nothing it does holds a lock across a round trip, needs a named prepared statement or a
@@ -21,6 +22,8 @@ mod line;
 mod listen;
 mod literal;
 mod log;
+mod login_row;
+mod logins;
 mod members;
 mod migrate;
 mod operations;
@@ -51,6 +54,7 @@ use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
+use crate::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
 
 pub use copy::{Found, Target};
@@ -68,12 +72,16 @@ use log::Feed;
 use members::Members;
 use pool::Pool;
 
+/// Connections for failures and assertions: whoever logs in takes none from lists.
+const LOGIN_CONNECTIONS: usize = 4;
+
 /// The store of one process among others. Dropping it ends its connections and its one task.
 pub struct PostgresStore {
     appender: Appender,
     feed: Feed,
     members: Members,
     pool: Arc<Pool>,
+    logins: Pool,
     listener: Listener,
 }
 
@@ -108,7 +116,12 @@ impl PostgresStore {
                 barrier: Line::new("barrier", &direct),
                 limit: settings.cluster_timeout,
             },
-            pool: Arc::new(Pool::new(Arc::clone(&connector), settings)?),
+            pool: Arc::new(Pool::new(
+                Arc::clone(&connector),
+                settings.pool_size,
+                settings,
+            )?),
+            logins: Pool::new(connector, LOGIN_CONNECTIONS, settings)?,
             listener: Listener::start(direct, settings.probe_every),
         })
     }
@@ -207,10 +220,34 @@ impl Store for PostgresStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.listener.close();
         self.pool.close();
+        self.logins.close();
         self.appender.close();
         self.feed.line.close();
         self.members.close();
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Logins for PostgresStore {
+    async fn note_failure(&self, failure: &Failure) -> Result<u32, StoreError> {
+        logins::note_failure(&self.logins, failure).await
+    }
+
+    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError> {
+        logins::clear_failures(&self.logins, &key).await
+    }
+
+    async fn consume(&self, once: &OneTime) -> Result<bool, StoreError> {
+        logins::consume(&self.logins, once).await
+    }
+
+    async fn note_logins(&self, logins: &[LoginNoted]) -> Result<(), StoreError> {
+        logins::note_logins(&self.pool, logins).await
+    }
+
+    async fn logins(&self, query: LoginQuery) -> Result<Page<StoredLogin, u64>, StoreError> {
+        read!(self, logins::logins, &query)
     }
 }
 

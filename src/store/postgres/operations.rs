@@ -16,7 +16,9 @@ use super::records::{self, stored};
 use crate::domain::change::{Change, CutOffTarget, Display, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{Entry, LogEntry, REQUEST_KEPT_MS, REQUESTS_MAX, Request};
+use crate::domain::login::{ClientNetwork, LoginMethod};
 use crate::domain::principal::{GrantId, PrincipalId, RoleName};
+use crate::domain::seal::key::KeyId;
 use crate::domain::token::{Digest, TokenId};
 use crate::store::StoreError;
 use crate::store::columns::cut_off_columns;
@@ -59,6 +61,10 @@ enum Key {
     Role(RoleName),
     Grant(GrantId),
     Request([u8; 16]),
+    Method(PrincipalId, LoginMethod),
+    Lock(PrincipalId, ClientNetwork),
+    Session(TokenId),
+    Seal(KeyId),
 }
 
 /// The operations of a batch, in order.
@@ -120,12 +126,7 @@ impl Operations {
                 Ok(())
             }
             Change::CutOff(target) => self.put_cut_off(entry, target),
-            Change::UseToken { id, left } => {
-                self.touch(Key::Token(*id))?;
-                let row = json!({"id": records::uuid(*id).to_string(), "uses_left": left,
-                    "changed_at": changed_at});
-                self.push("use_tokens", &row)
-            }
+            Change::UseToken { id, left } => self.use_token(entry, *id, *left),
             Change::PutPrincipal { record, display } => {
                 self.principal_max = self.principal_max.max(record.id.0);
                 self.touch(Key::Principal(record.id))?;
@@ -159,7 +160,80 @@ impl Operations {
             Change::AddMember { .. } | Change::RemoveMember { .. } => self.change_member(entry),
             Change::Forget { before_ms, slice } => self.forget(entry, *before_ms, *slice),
             Change::RaiseFormat(level) => self.alone("raise_format", &json!([{"level": level}])),
+            Change::Login { spent, token } => {
+                if let Some((id, left)) = spent {
+                    self.use_token(entry, *id, *left)?;
+                }
+                match token {
+                    Some(new) => {
+                        self.put_token(entry, &new.record, Some(&new.digest), &new.display)
+                    }
+                    None => Ok(()),
+                }
+            }
+            Change::RevokeSession { .. }
+            | Change::PutMethod(_)
+            | Change::DeleteMethod { .. }
+            | Change::Lock { .. }
+            | Change::PutSealKeys(_) => self.change_logins(entry),
         }
+    }
+
+    fn change_logins(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let changed_at = stored(entry.revision)?;
+        match &entry.change {
+            Change::RevokeSession {
+                session,
+                until_ms,
+                compromised,
+            } => {
+                self.touch(Key::Session(*session))?;
+                let row = json!({"session": records::uuid(*session).to_string(),
+                    "until_ms": stored(*until_ms)?, "changed_at": changed_at});
+                self.push("revoke_sessions", &row)?;
+                match *compromised {
+                    true => self.put_cut_off(entry, &CutOffTarget::IssuedByToken(*session)),
+                    false => Ok(()),
+                }
+            }
+            Change::PutMethod(record) => {
+                // Only of a principal that is there.
+                self.touch(Key::Principal(record.principal))?;
+                self.touch(Key::Method(record.principal, record.method))?;
+                self.push("put_methods", &records::method(entry, record)?)
+            }
+            Change::DeleteMethod { principal, method } => {
+                self.touch(Key::Method(*principal, *method))?;
+                let row = json!({"principal": principal.0, "method": *method as u8});
+                self.push("delete_methods", &row)
+            }
+            Change::Lock {
+                principal,
+                network,
+                until_ms,
+            } => {
+                self.touch(Key::Principal(*principal))?;
+                self.touch(Key::Lock(*principal, *network))?;
+                let row = json!({"principal": principal.0, "network": network.to_string(),
+                    "until_ms": stored(*until_ms)?, "changed_at": changed_at});
+                self.push("put_locks", &row)
+            }
+            Change::PutSealKeys(keys) => {
+                for record in keys {
+                    self.touch(Key::Seal(record.id))?;
+                    self.push("put_seal_keys", &records::seal_key(entry, record)?)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn use_token(&mut self, entry: &Entry, id: TokenId, left: u32) -> Result<(), StoreError> {
+        self.touch(Key::Token(id))?;
+        let row = json!({"id": records::uuid(id).to_string(), "uses_left": left,
+            "changed_at": stored(entry.revision)?});
+        self.push("use_tokens", &row)
     }
 
     fn put_token(
@@ -233,9 +307,11 @@ impl Operations {
     /// Deletes what it does not name: alone between what was before it and what comes after.
     fn forget(&mut self, entry: &Entry, before_ms: UnixMs, slice: u8) -> Result<(), StoreError> {
         let kept_from_ms = entry.instant_ms.saturating_sub(REQUEST_KEPT_MS);
-        let row = json!([{"slice": slice, "before_ms": stored(before_ms)?,
+        let before_ms = stored(before_ms)?;
+        let row = json!([{"slice": slice, "before_ms": before_ms,
             "requests_before_ms": stored(kept_from_ms)?}]);
-        self.alone("forget", &row)
+        self.alone("forget", &row)?;
+        self.alone("forget_logins", &json!([{"before_ms": before_ms}]))
     }
 
     fn put_request(&mut self, entry: &Entry, request: &Request) -> Result<(), StoreError> {

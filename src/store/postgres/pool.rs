@@ -1,5 +1,6 @@
 //! A few connections for what nobody's turn or lease waits for: lists, snapshots, the log for all
-//! but the keeper, and last uses; bounded, and waited for with a limit.
+//! but the keeper, last uses, and in a pool of their own logins; bounded, and waited for with a
+//! limit.
 //!
 //! deadpool itself and not its Postgres manager, whose own part is a cache of named prepared
 //! statements, which a pooler in transaction mode does not keep. When one connection finds its
@@ -11,16 +12,18 @@ use std::time::Duration;
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult};
 use tokio::time::timeout;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::connect::{Connection, Connector};
-use super::fault::Fault;
+use super::fault::{self, Fault};
 use super::settings::Settings;
 use crate::domain::chain::RevisionNumber;
 use crate::store::StoreError;
 
 /// Until a connection that was idle must have answered.
 const RECYCLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Until another's rows must be free for what writes beside the log.
+const LOCK_MS_MAX: u32 = 1_000;
 
 struct Manager {
     connector: Arc<Connector>,
@@ -52,10 +55,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(connector: Arc<Connector>, settings: &Settings) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        connector: Arc<Connector>,
+        size: usize,
+        settings: &Settings,
+    ) -> Result<Self, StoreError> {
         let limit = settings.statement_timeout;
         let pool = managed::Pool::builder(Manager { connector, limit })
-            .max_size(settings.pool_size.max(1))
+            .max_size(size.max(1))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(settings.statement_timeout))
             // Every host has its own; this is only the bound of them all.
@@ -69,18 +76,70 @@ impl Pool {
         })
     }
 
-    /// Within what time a statement must end, a snapshot's apart.
-    pub(super) fn statement_timeout(&self) -> Duration {
-        self.statement_timeout
+    /// Writes in one transaction that may be lost, or be sent twice; what its statements answered.
+    pub(super) async fn write(
+        &self,
+        name: &str,
+        work: &str,
+    ) -> Result<Vec<SimpleQueryRow>, StoreError> {
+        let sent = self.send(name, "SET LOCAL synchronous_commit = off", work);
+        let (taken, sent, _) = sent.await?;
+        taken.done(sent, 0)
     }
 
-    /// Sends a message that is a whole transaction, and may be lost or be sent twice.
-    pub(super) async fn send(&self, message: &str) -> Result<(), StoreError> {
+    /// Writes in one transaction that lasts; what its statements answered.
+    ///
+    /// # Errors
+    /// [`StoreError::OutcomeUnknown`] unless the database said in full what became of it.
+    pub(super) async fn write_durably(
+        &self,
+        name: &str,
+        work: &str,
+    ) -> Result<Vec<SimpleQueryRow>, StoreError> {
+        let unknown = |why: &str| StoreError::OutcomeUnknown(why.to_owned());
+        let (taken, sent, warned) = self.send(name, "SELECT latchkey.durably()", work).await?;
+        let is_told = match &sent {
+            Ok(_) => true,
+            Err(Fault::Sql(error)) => fault::is_rolled_back(error),
+            Err(_) => false,
+        };
+        match taken.done(sent, 0) {
+            Ok(_) if warned => Err(unknown("the database warned about the commit")),
+            Err(_) if !is_told => Err(unknown("the database did not say what became of it")),
+            told => told,
+        }
+    }
+
+    /// Sends a transaction in one message; whether the server warned of something meanwhile. It
+    /// waits for no other's rows for long, and has plans by keys alone, whatever is known of the
+    /// tables' sizes.
+    async fn send(
+        &self,
+        name: &str,
+        begin: &str,
+        work: &str,
+    ) -> Result<(Reading<'_>, Result<Vec<SimpleQueryRow>, Fault>, bool), StoreError> {
+        let limit = self.statement_timeout;
+        let message = format!(
+            "-- {name}
+            BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+            SET LOCAL lock_timeout = {LOCK_MS_MAX};
+            SET LOCAL statement_timeout = {};
+            SET LOCAL enable_seqscan = off;
+            SET LOCAL enable_hashjoin = off;
+            SET LOCAL enable_mergejoin = off;
+            {begin};
+            {work};
+            COMMIT",
+            limit.as_millis()
+        );
         // The server's own limit comes first.
-        let taken = self.taken(self.statement_timeout * 2).await?;
-        let sent = async { Ok(taken.client()?.batch_execute(message).await?) };
-        let sent = taken.bounded(sent).await;
-        taken.done(sent, 0)
+        let taken = self.taken(limit * 2).await?;
+        let before = taken.warnings();
+        let sent = async { Ok(taken.client()?.simple_query(&message).await?) };
+        let sent = taken.bounded(sent).await.map(rows);
+        let warned = taken.warnings() != before;
+        Ok((taken, sent, warned))
     }
 
     /// Takes a connection for statements that are each a transaction, with the usual limit.
@@ -146,6 +205,11 @@ impl Reading<'_> {
         client.ok_or_else(|| super::closed().into())
     }
 
+    fn warnings(&self) -> u64 {
+        let connection = self.connection.as_ref();
+        connection.map_or(0, |connection| connection.warnings())
+    }
+
     /// Waits for `work`, but no longer than the limit.
     pub(super) async fn bounded<T>(
         &self,
@@ -206,6 +270,14 @@ impl Reading<'_> {
         }
         fault.at(revision)
     }
+}
+
+fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<SimpleQueryRow> {
+    let rows = messages.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    rows.collect()
 }
 
 async fn within<T>(

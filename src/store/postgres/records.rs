@@ -6,17 +6,19 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::literal;
 use crate::domain::change::{
-    Display, GrantRecord, PrincipalRecord, RoleRecord, Subject, TokenRecord,
+    Display, GrantRecord, PrincipalRecord, RoleRecord, SealKeyRecord, Subject, TokenRecord,
 };
 use crate::domain::entry::{Entry, LogEntry};
 use crate::domain::limits::{Audience, Workload};
+use crate::domain::login::MethodRecord;
 use crate::domain::scopes::Scopes;
 use crate::domain::token::{Digest, TokenId};
 use crate::store::StoreError;
-use crate::store::columns::{ended_ms, networks_text, pack_issuers, set_text};
+use crate::store::columns::{ended_ms, method_columns, networks_text, pack_issuers, set_text};
 
 /// A number as the tables hold it.
 ///
@@ -237,6 +239,8 @@ pub(super) struct TokenRow<'a> {
     slice: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_key: Option<String>,
 }
 
 /// A token as it is from now on.
@@ -289,5 +293,38 @@ pub(super) fn token<'a>(
         description: display.description.as_deref(),
         slice: key[0],
         ended_ms: optional(ended_ms(record))?,
+        public_key: record.public_key.as_ref().map(|key| hex(key.as_bytes())),
     })
+}
+
+/// A login method as it is from now on.
+pub(super) fn method(entry: &Entry, record: &MethodRecord) -> Result<Value, StoreError> {
+    let columns = method_columns(&record.settings);
+    let [threshold, duration_s, reset_s] = columns.lockout;
+    Ok(json!({
+        "principal": record.principal.0,
+        "method": record.method as u8,
+        "made_at": stored(record.made_at)?,
+        "changed_at": stored(entry.revision)?,
+        "ttl_s": columns.ttl_s,
+        "max_ttl_s": columns.max_ttl_s,
+        "period_s": columns.period_s,
+        "uses": columns.uses,
+        "networks": columns.networks,
+        "login_networks": columns.login_networks,
+        "lockout_threshold": threshold,
+        "lockout_duration_s": duration_s,
+        "lockout_reset_s": reset_s,
+    }))
+}
+
+/// A seal key as it is from now on.
+pub(super) fn seal_key(entry: &Entry, record: &SealKeyRecord) -> Result<Value, StoreError> {
+    Ok(json!({
+        "id": record.id.0,
+        "salt": hex(&record.salt),
+        "phase": record.phase as u8,
+        "since_ms": stored(record.since_ms)?,
+        "changed_at": stored(entry.revision)?,
+    }))
 }

@@ -17,6 +17,7 @@ use tokio_postgres::types::Type;
 
 use super::directory_row::{self, GRANT_COLUMNS, PRINCIPAL_COLUMNS, ROLE_COLUMNS};
 use super::fault::Fault;
+use super::login_row::{self, LOCK_COLUMNS, METHOD_COLUMNS, SEAL_KEY_COLUMNS, SESSION_COLUMNS};
 use super::pool::Pool;
 use super::row::{bytes, number, optional_bytes};
 use super::token_row::{RECORD_COLUMNS, TokenRows};
@@ -239,6 +240,7 @@ async fn send_rows(client: &Client, sink: &mut Sink<'_>) -> Result<(), Ended> {
         })
     })
     .await?;
+    send_logins(client, sink).await?;
     let sql = format!("-- send_tokens\nSELECT {RECORD_COLUMNS} FROM latchkey.tokens t");
     let mut records = TokenRows::default();
     send_each(client, sink, &sql, |row| {
@@ -246,4 +248,25 @@ async fn send_rows(client: &Client, sink: &mut Sink<'_>) -> Result<(), Ended> {
     })
     .await?;
     sink.flush().await
+}
+
+async fn send_logins(client: &Client, sink: &mut Sink<'_>) -> Result<(), Ended> {
+    let sql = format!(
+        "-- send_methods
+        SELECT {METHOD_COLUMNS} FROM latchkey.login_methods ORDER BY principal, method"
+    );
+    send_each(client, sink, &sql, login_row::method).await?;
+    let sql =
+        format!("-- send_seal_keys\nSELECT {SEAL_KEY_COLUMNS} FROM latchkey.seal_keys ORDER BY id");
+    send_each(client, sink, &sql, login_row::seal_key).await?;
+    let sql = format!(
+        "-- send_revoked_sessions
+        SELECT {SESSION_COLUMNS} FROM latchkey.revoked_sessions ORDER BY session"
+    );
+    send_each(client, sink, &sql, login_row::revoked_session).await?;
+    let sql = format!(
+        "-- send_locks
+        SELECT {LOCK_COLUMNS} FROM latchkey.login_locks ORDER BY principal, network"
+    );
+    send_each(client, sink, &sql, login_row::lock).await
 }

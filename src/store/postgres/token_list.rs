@@ -15,14 +15,14 @@ use uuid::Uuid;
 use super::directory_row::cut_off_target;
 use super::fault::Fault;
 use super::query::{Query, Value, rows};
-use super::row::{number, token_id, value};
+use super::row::{number, optional_number, token_id, value};
 use super::token_row::{RECORD_COLUMN_COUNT, RECORD_COLUMNS, TokenRows};
 use super::used::{LAST_USED, last_used};
 use crate::domain::chain::RevisionNumber;
 use crate::domain::change::{CutOffTarget, Subject, TokenRecord};
 use crate::domain::token::TokenId;
 use crate::store::columns::{
-    cut_off_columns, cut_offs_of, is_issued_by, page_rows, state_of, under,
+    cut_off_columns, cut_offs_of, is_issued_by, lacks_method, page_rows, state_of, under,
 };
 use crate::store::list::{LastUsed, Page, StoredToken, TokenQuery};
 
@@ -33,13 +33,16 @@ const CHUNK_ROWS: usize = 1_000;
 
 const NAMES: &str = "LEFT JOIN latchkey.principals s ON s.id = t.subject \
                      LEFT JOIN latchkey.principals i ON i.id = t.issuer";
+/// Where a token is a credential, when the method was set by which it logs in.
+const METHOD: &str = "LEFT JOIN latchkey.login_methods m ON m.principal = t.subject \
+                      AND m.method = CASE t.kind WHEN 6 THEN 1 WHEN 7 THEN 2 END";
 const LIST_COLUMNS: &str = "s.name, s.deleted_at, i.name, t.name, t.description, t.last4, \
-                            t.changed_at, t.revoke_reason";
+                            t.changed_at, t.revoke_reason, m.made_at";
 
 /// One token by id.
 pub(super) async fn token(client: &Client, id: TokenId) -> Result<Option<StoredToken>, Fault> {
     let mut select = Query::select(format!(
-        "-- token\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM latchkey.tokens t {NAMES}"
+        "-- token\nSELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM latchkey.tokens t {NAMES} {METHOD}"
     ));
     select.filter("t.id = ?", [Value::id(id)]);
     let found = rows(select, client, "t.id", 1).await?;
@@ -108,7 +111,7 @@ fn statement(query: &TokenQuery, after: Option<TokenId>) -> (Query, &'static str
     };
     let mut select = Query::select(format!(
         "-- tokens
-        SELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM {walked} latchkey.tokens t{joined} {NAMES}"
+        SELECT {RECORD_COLUMNS}, {LIST_COLUMNS} FROM {walked} latchkey.tokens t{joined} {NAMES} {METHOD}"
     ));
     let subject = query.subject.map(|id| Value::Number(id.0.into()));
     select
@@ -178,6 +181,8 @@ impl<'c> Reader<'c> {
             Subject::Resource(resource) => resource.to_string(),
             Subject::Principal(_) => value(row, AT)?,
         };
+        let is_gone = value::<Option<i64>>(row, AT + 1)?.is_some();
+        let lacks_method = lacks_method(&record, optional_number(row, AT + 8)?);
         Ok(StoredToken {
             record,
             subject_name,
@@ -187,8 +192,7 @@ impl<'c> Reader<'c> {
             labels: BTreeMap::new(),
             last4: value(row, AT + 5)?,
             changed_at: number(row, AT + 6)?,
-            // Its subject is gone.
-            cut_off: value::<Option<i64>>(row, AT + 1)?.is_some(),
+            cut_off: is_gone || lacks_method,
             revoke_reason: value(row, AT + 7)?,
             last_used: None,
         })

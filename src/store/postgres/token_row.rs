@@ -9,6 +9,7 @@ use super::fault::Fault;
 use super::row::{bytes, number, optional_bytes, optional_number, token_id, value};
 use crate::domain::change::{Grace, Revoked, TokenRecord};
 use crate::domain::clock::UnixMs;
+use crate::domain::key::PublicKey;
 use crate::domain::limits::{Audience, Uses, Workload};
 use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::token::{TokenId, TokenKind};
@@ -18,12 +19,17 @@ use crate::store::columns::{Sets, expiry, parse_networks, parse_subject, unpack_
 pub(super) const RECORD_COLUMNS: &str = "t.id, substr(t.digest, 1, 16), t.kind, t.subject, \
     t.resource, t.scopes, t.ceiling, t.issuers, t.parent, t.made_at, t.not_before_ms, \
     t.expires_ms, t.expires_max_ms, t.ttl_s, t.period_s, t.uses_limit, t.uses_left, t.networks, \
-    t.audience, t.workload, t.rotation, t.grace_key, t.grace_until_ms, t.revoked_at, t.revoked_ms";
+    t.audience, t.workload, t.rotation, t.grace_key, t.grace_until_ms, t.revoked_at, t.revoked_ms, \
+    t.public_key";
 /// How many columns that is.
-pub(super) const RECORD_COLUMN_COUNT: usize = 25;
+pub(super) const RECORD_COLUMN_COUNT: usize = 26;
 
 fn ended(row: &Row, index: usize) -> Result<Option<UnixMs>, Fault> {
     expiry(optional_number(row, index)?).ok_or(Fault::Row("expiry"))
+}
+
+fn parse_key(bytes: &[u8]) -> Result<PublicKey, Fault> {
+    PublicKey::parse(bytes).map_err(|_| Fault::Row("public key"))
 }
 
 /// Reads records, parsing equal permission texts once.
@@ -78,6 +84,9 @@ impl TokenRows {
                 until_ms,
             }),
             revoked: revoked.map(|(revision, at_ms)| Revoked { revision, at_ms }),
+            public_key: value::<Option<&[u8]>>(row, 25)?
+                .map(parse_key)
+                .transpose()?,
         })
     }
 

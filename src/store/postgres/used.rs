@@ -14,9 +14,6 @@ use crate::domain::token::TokenId;
 use crate::store::StoreError;
 use crate::store::list::LastUsed;
 
-/// Until another server's rows must be free.
-const LOCK_MS_MAX: u32 = 1_000;
-
 /// What [`last_used`] reads of the tokens in `$1`.
 pub(super) const LAST_USED: &str = "-- last_used
     SELECT token, instant_ms, host(address) FROM latchkey.token_used WHERE token = ANY ($1)";
@@ -27,30 +24,19 @@ pub(super) async fn note(pool: &Pool, used: &[(TokenId, LastUsed)]) -> Result<()
         return Ok(());
     }
     let rows: Result<Vec<String>, StoreError> = used.iter().map(row).collect();
-    // A token that was forgotten meanwhile leaves no row behind. Plans by keys alone, whatever is
-    // known of the tables' sizes.
-    let message = format!(
-        "-- note_used
-        BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-        SET LOCAL synchronous_commit = off;
-        SET LOCAL lock_timeout = {LOCK_MS_MAX};
-        SET LOCAL statement_timeout = {limit};
-        SET LOCAL enable_seqscan = off;
-        SET LOCAL enable_hashjoin = off;
-        SET LOCAL enable_mergejoin = off;
-        INSERT INTO latchkey.token_used AS u (token, instant_ms, address)
+    // A token that was forgotten meanwhile leaves no row behind.
+    let note = format!(
+        "INSERT INTO latchkey.token_used AS u (token, instant_ms, address)
         SELECT DISTINCT ON (n.token) n.token, n.instant_ms, n.address
         FROM (VALUES {rows}) n (token, instant_ms, address)
         WHERE EXISTS (SELECT FROM latchkey.tokens t WHERE t.id = n.token)
         ORDER BY n.token, n.instant_ms DESC
         ON CONFLICT (token) DO UPDATE SET instant_ms = excluded.instant_ms,
           address = excluded.address
-        WHERE excluded.instant_ms > u.instant_ms;
-        COMMIT",
-        limit = pool.statement_timeout().as_millis(),
+        WHERE excluded.instant_ms > u.instant_ms",
         rows = rows?.join(","),
     );
-    pool.send(&message).await
+    pool.write("note_used", &note).await.map(drop)
 }
 
 fn row((token, used): &(TokenId, LastUsed)) -> Result<String, StoreError> {

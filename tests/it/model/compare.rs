@@ -41,7 +41,8 @@ pub(crate) fn reply_of(real: &Result<Outcome, Refusal>) -> Option<Reply> {
             Refusal::Precondition(_) => No::Precondition,
             Refusal::Limit(_) => No::Limit,
             Refusal::RequestIdReused => No::RequestIdReused,
-            Refusal::Unavailable(_)
+            Refusal::LoginRefused(_)
+            | Refusal::Unavailable(_)
             | Refusal::OutcomeUnknown
             | Refusal::NotReached(_)
             | Refusal::Trimmed { .. }

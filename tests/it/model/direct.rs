@@ -25,7 +25,7 @@ pub(crate) enum Step {
 /// The longest lives of every run: service tokens only.
 pub(crate) fn lifetimes() -> Lifetimes {
     Lifetimes {
-        max_s: [None, None, None, Some(3_000)],
+        max_s: [None, None, None, Some(3_000), None, None, None],
     }
 }
 

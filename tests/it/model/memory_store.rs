@@ -4,7 +4,7 @@
 //! compare-and-append, dense, in order. Failures are queued by the test and taken by the next
 //! appends. Deliberately absent: tables (lists answer empty pages) and durability.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
+use latchkey::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
 use tokio::sync::mpsc;
 
@@ -36,6 +37,10 @@ struct Inside {
     log: Vec<LogEntry>,
     faults: VecDeque<Fault>,
     appends: usize,
+    /// By their key: how many, and when the last one was.
+    failures: BTreeMap<[u8; 16], (u32, u64)>,
+    /// Until when each is used up.
+    used: BTreeMap<[u8; 32], u64>,
 }
 
 /// The log. Written by appends, which hold the lock for no `.await`.
@@ -176,5 +181,41 @@ impl Store for MemoryStore {
 
     async fn close(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Logins for MemoryStore {
+    async fn note_failure(&self, failure: &Failure) -> Result<u32, StoreError> {
+        let mut inside = self.inside();
+        let former = inside.failures.get(&failure.key).copied();
+        let former = former.filter(|(_, last_ms)| last_ms + failure.reset_ms >= failure.now_ms);
+        let count = former.map_or(1, |(count, _)| count + 1);
+        let noted = (count, failure.now_ms);
+        inside.failures.insert(failure.key, noted);
+        Ok(count)
+    }
+
+    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError> {
+        self.inside().failures.remove(&key);
+        Ok(())
+    }
+
+    async fn consume(&self, once: &OneTime) -> Result<bool, StoreError> {
+        let mut inside = self.inside();
+        let former = inside.used.get(&once.id).copied();
+        let free = former.is_none_or(|until_ms| until_ms <= once.now_ms);
+        if free {
+            inside.used.insert(once.id, once.until_ms);
+        }
+        Ok(free)
+    }
+
+    async fn note_logins(&self, _: &[LoginNoted]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn logins(&self, _: LoginQuery) -> Result<Page<StoredLogin, u64>, StoreError> {
+        empty()
     }
 }

@@ -123,7 +123,7 @@ pub(crate) struct Oracle {
     pub principal_last: u32,
     pub grant_last: u32,
     /// The longest life of each kind, by its number less one.
-    pub longest_s: [Option<u32>; 4],
+    pub longest_s: [Option<u32>; 7],
 }
 
 /// What a Check of the model asks.
@@ -338,6 +338,7 @@ impl Token {
             RevokeTarget::Itself => true,
             RevokeTarget::Secret(digest) => digest.key() == key,
             RevokeTarget::Id(id) => *id == self.id,
+            RevokeTarget::Sealed(_) | RevokeTarget::Session(_) => false,
         }
     }
 

@@ -13,6 +13,7 @@ use latchkey::store::Store;
 use latchkey::store::list::{
     GrantQuery, MemberQuery, PrincipalQuery, RoleQuery, TokenQuery, TokenState,
 };
+use latchkey::store::logins::LoginQuery;
 
 use crate::model::recorded::Recorded;
 use crate::store::scribe::rows;
@@ -149,6 +150,18 @@ async fn directory(store: &dyn Store, principals: &[PrincipalId], said: &mut Vec
         ..GrantQuery::default()
     };
     said.push(text(&store.grants(query).await.expect("a page")));
+    let mut query = LoginQuery {
+        limit: LIMIT,
+        ..LoginQuery::default()
+    };
+    loop {
+        let page = store.logins(query.clone()).await.expect("a page");
+        said.push(text(&page.rows));
+        query.after = page.next;
+        if page.next.is_none() {
+            break;
+        }
+    }
 }
 
 fn text(value: &impl Debug) -> String {

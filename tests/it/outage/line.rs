@@ -20,6 +20,7 @@ use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
+use latchkey::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -220,6 +221,29 @@ impl Store for Line {
 }
 
 #[async_trait]
+impl Logins for Line {
+    async fn note_failure(&self, failure: &Failure) -> Result<u32, StoreError> {
+        self.way().await?.log.note_failure(failure).await
+    }
+
+    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError> {
+        self.way().await?.log.clear_failures(key).await
+    }
+
+    async fn consume(&self, once: &OneTime) -> Result<bool, StoreError> {
+        self.way().await?.log.consume(once).await
+    }
+
+    async fn note_logins(&self, logins: &[LoginNoted]) -> Result<(), StoreError> {
+        self.way().await?.log.note_logins(logins).await
+    }
+
+    async fn logins(&self, query: LoginQuery) -> Result<Page<StoredLogin, u64>, StoreError> {
+        self.database.log.logins(query).await
+    }
+}
+
+#[async_trait]
 impl Cluster for Line {
     async fn join(&self, joining: &Joining) -> Result<u64, StoreError> {
         let database = self.way().await?;
@@ -237,6 +261,7 @@ impl Cluster for Line {
             joined_ms: now_ms,
             reported_ms: now_ms,
             serves_stale: joining.serves_stale,
+            keys: joining.keys.clone(),
         };
         rows.members.insert(joining.incarnation, member);
         Ok(rows.lease_ms)
@@ -250,6 +275,7 @@ impl Cluster for Line {
         };
         member.heartbeat += 1;
         member.lease_ms = renewal.lease_ms;
+        member.keys.clone_from(&renewal.keys);
         member.applied = member.applied.max(renewal.applied.revision);
         rows.lease_ms = rows.lease_ms.max(renewal.lease_ms);
         Ok(Renewed::Held {

@@ -4,8 +4,10 @@
 //! that store's name and an expression that opens one; the value is kept until the test ends.
 
 pub(crate) mod append;
+pub(crate) mod credentials;
 pub(crate) mod directory;
 pub(crate) mod forget;
+pub(crate) mod logins;
 pub(crate) mod tables;
 pub(crate) mod tokens;
 pub(crate) mod trim;
@@ -75,6 +77,35 @@ macro_rules! conformance {
             members_are_listed_from_both_sides,
             roles_are_filtered_and_paged,
             grants_are_filtered_and_paged,
+        ]);
+        crate::store::conformance::conformance!($open, credentials: [
+            what_logins_need_is_in_the_snapshot,
+            what_is_put_again_takes_the_place_of_the_former,
+            a_deleted_method_is_gone,
+            an_account_that_goes_takes_its_methods_and_locks,
+            ended_sessions_and_locks_are_forgotten,
+            a_compromised_session_cuts_off_what_it_issued,
+            a_credential_keeps_its_public_key,
+            a_login_spends_and_stores,
+            a_credential_without_its_method_is_shown_as_revoked,
+            stored_access_tokens_are_cut_off_with_the_sessions,
+        ]);
+        crate::store::conformance::conformance!($open, logins: [
+            failures_are_counted_by_key,
+            a_count_begins_anew_after_its_time,
+            failures_at_once_are_all_counted,
+            a_cleared_count_begins_anew,
+            an_assertion_is_used_once,
+            an_assertion_may_come_again_after_its_time,
+            of_many_at_once_one_uses_an_assertion,
+            used_assertions_go_after_their_time,
+            logins_are_listed_newest_first,
+            logins_are_filtered,
+            logins_are_paged,
+            a_login_noted_twice_stands_once,
+            old_logins_go_with_those_that_come,
+            logins_are_no_changes,
+            a_closed_store_knows_no_logins,
         ]);
         mod trims {
             crate::store::conformance::trimming!($open, [

@@ -4,6 +4,7 @@
 
 mod copies;
 mod damage;
+mod login_rows;
 mod restart;
 mod trim;
 

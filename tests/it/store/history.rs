@@ -6,16 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use latchkey::domain::change::{
-    Change, CutOffTarget, Display, Grace, GrantRecord, Issuer, PrincipalRecord, Revoked,
+    Change, CutOffTarget, Display, Grace, GrantRecord, Issuer, NewToken, PrincipalRecord, Revoked,
     RoleRecord, Row, Subject, TokenRecord,
 };
 use latchkey::domain::limits::{Networks, Uses};
 use latchkey::domain::principal::{GrantId, PrincipalId};
 use latchkey::domain::scopes::Scopes;
-use latchkey::domain::token::TokenId;
+use latchkey::domain::token::{TokenId, TokenKind};
 
+use super::history_logins::{Drawn, Logins};
 use super::scribe::{
-    Scribe, digest, grant, principal, resource, resource_token, role, set, token_id, user_token,
+    Scribe, client_secret, digest, grant, principal, registered, resource, resource_token, role,
+    set, token_id, user_token,
 };
 
 /// The model, and the stream that drives it.
@@ -30,6 +32,7 @@ pub(crate) struct History {
     grants: BTreeMap<u32, GrantRecord>,
     cut_offs: BTreeMap<CutOffTarget, u64>,
     tokens: BTreeMap<TokenId, TokenRecord>,
+    logins: Logins,
 }
 
 impl History {
@@ -45,6 +48,7 @@ impl History {
             grants: BTreeMap::new(),
             cut_offs: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            logins: Logins::default(),
         }
     }
 
@@ -82,7 +86,7 @@ impl History {
     }
 
     fn change(&mut self, revision: u64, instant_ms: u64) -> Option<Change> {
-        match self.below(24) {
+        match self.below(32) {
             0..=2 => Some(self.put_principal(revision)),
             3 => Some(Change::DeletePrincipal(self.a_principal(None)?)),
             4 | 5 => {
@@ -102,14 +106,7 @@ impl History {
                     cut_off_tokens: self.below(2) == 0,
                 })
             }
-            7 => {
-                let name = format!("role{}", self.below(6));
-                let record = role(&name, "acme", &["a:*", "b:x"][..self.below(3) as usize]);
-                Some(Change::PutRole {
-                    record,
-                    display: self.display(),
-                })
-            }
+            7 => Some(self.put_role()),
             8 => {
                 let names: Vec<_> = self.roles.values().map(|one| one.name.clone()).collect();
                 let name = self.one_of(&names)?;
@@ -145,10 +142,31 @@ impl History {
                 })
             }
             20 => Some(Change::CutOff(self.cut_off()?)),
+            21..=26 => self.of_logins(revision, instant_ms),
+            27 => self.login(revision, instant_ms),
             _ => Some(Change::Forget {
                 before_ms: instant_ms - self.below(30),
                 slice: self.below(3) as u8,
             }),
+        }
+    }
+
+    fn of_logins(&mut self, revision: u64, instant_ms: u64) -> Option<Change> {
+        let drawn = Drawn {
+            bits: self.below(1 << 40),
+            principal: self.a_principal(Some("service:"))?,
+            revision,
+            instant_ms,
+        };
+        self.logins.change(&drawn)
+    }
+
+    fn put_role(&mut self) -> Change {
+        let name = format!("role{}", self.below(6));
+        let record = role(&name, "acme", &["a:*", "b:x"][..self.below(3) as usize]);
+        Change::PutRole {
+            record,
+            display: self.display(),
         }
     }
 
@@ -206,8 +224,10 @@ impl History {
     fn issue(&mut self, revision: u64, instant_ms: u64) -> Option<Change> {
         let number = self.token_max + 1;
         let slice = self.below(3) as u8;
-        let mut record = match self.below(3) {
+        let mut record = match self.below(5) {
             0 => resource_token(number, &format!("acme/r{}", self.below(4)), revision),
+            1 => client_secret(number, self.a_principal(Some("service:"))?.0, revision),
+            2 => registered(number, self.a_principal(Some("service:"))?.0, revision),
             _ => user_token(number, self.a_principal(Some("user:"))?.0, revision),
         };
         record.key = digest(slice, number).key();
@@ -230,6 +250,35 @@ impl History {
             digest,
             display,
         })
+    }
+
+    /// A use of a credential, a stored access token, or both.
+    fn login(&mut self, revision: u64, instant_ms: u64) -> Option<Change> {
+        let spent = self.a_token().and_then(|record| {
+            let left = record.uses?.left.saturating_sub(1);
+            Some((record.id, left))
+        });
+        let Some(Change::PutToken {
+            mut record,
+            digest: Some(digest),
+            display,
+        }) = self.issue(revision, instant_ms)
+        else {
+            return None;
+        };
+        // Nothing logs a resource in.
+        (record.public_key, record.kind) = match record.subject {
+            Subject::Principal(_) => (None, TokenKind::Access),
+            Subject::Resource(_) => return None,
+        };
+        let record = *record;
+        let token = Box::new(NewToken {
+            record,
+            digest,
+            display,
+        });
+        let token = (spent.is_none() || self.below(2) == 0).then_some(token);
+        Some(Change::Login { spent, token })
     }
 
     /// An update, or a rotation into another slice, which no token has whose subject is gone.
@@ -265,7 +314,8 @@ impl History {
     }
 
     fn cut_off(&mut self) -> Option<CutOffTarget> {
-        Some(match self.below(4) {
+        Some(match self.below(5) {
+            4 => CutOffTarget::Sessions(self.a_principal(None)?),
             0 => CutOffTarget::Subject(self.a_principal(None)?),
             1 => CutOffTarget::IssuedByPrincipal(self.a_principal(None)?),
             2 => CutOffTarget::IssuedByToken(token_id(u128::from(self.below(50)))),
@@ -273,12 +323,33 @@ impl History {
         })
     }
 
+    fn put_token(&mut self, record: &TokenRecord) {
+        self.token_max = self.token_max.max(record.id.as_u128());
+        self.tokens.insert(record.id, record.clone());
+    }
+
+    fn use_token(&mut self, id: TokenId, left: u32) {
+        let record = self.tokens.get_mut(&id).expect("it was chosen");
+        record.uses.as_mut().expect("it has a budget").left = left;
+    }
+
     fn apply(&mut self, change: &Change, revision: u64, instant_ms: u64) {
+        self.logins.apply(change);
         match change {
-            Change::PutToken { record, .. } => {
-                self.token_max = self.token_max.max(record.id.as_u128());
-                self.tokens.insert(record.id, (**record).clone());
+            Change::PutToken { record, .. } => self.put_token(record),
+            Change::Login { spent, token } => {
+                if let Some((id, left)) = spent {
+                    self.use_token(*id, *left);
+                }
+                if let Some(new) = token {
+                    self.put_token(&new.record);
+                }
             }
+            Change::RevokeSession {
+                session,
+                compromised: true,
+                ..
+            } => self.put_cut_off(CutOffTarget::IssuedByToken(*session), revision),
             Change::RevokeToken { id, compromised } => {
                 let record = self.tokens.get_mut(id).expect("it was chosen");
                 record.revoked.get_or_insert(Revoked {
@@ -290,10 +361,7 @@ impl History {
                 }
             }
             Change::CutOff(target) => self.put_cut_off(target.clone(), revision),
-            Change::UseToken { id, left } => {
-                let record = self.tokens.get_mut(id).expect("it was chosen");
-                record.uses.as_mut().expect("it has a budget").left = *left;
-            }
+            Change::UseToken { id, left } => self.use_token(*id, *left),
             Change::PutPrincipal { record, .. } => {
                 self.principal_max = self.principal_max.max(record.id.0);
                 self.principals.insert(record.id.0, record.clone());
@@ -331,7 +399,8 @@ impl History {
                 self.grants.remove(&id.0);
             }
             Change::Forget { before_ms, slice } => self.forget(*before_ms, *slice),
-            Change::RaiseFormat(_) => {}
+            // The rest is about logins alone.
+            _ => {}
         }
     }
 
@@ -375,6 +444,7 @@ impl History {
         rows.extend(self.grants.values().cloned().map(Row::Grant));
         let cut_offs = self.cut_offs.iter();
         rows.extend(cut_offs.map(|(target, revision)| Row::CutOff(target.clone(), *revision)));
+        rows.extend(self.logins.rows());
         rows.extend(
             self.tokens
                 .values()

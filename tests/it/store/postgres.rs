@@ -9,6 +9,7 @@ mod given_up;
 mod gone;
 mod last_uses;
 mod lines;
+mod login_rows;
 mod network;
 mod operator;
 mod schema;

@@ -9,6 +9,7 @@ use latchkey::domain::change::{
     Change, Display, GrantRecord, Issuer, PrincipalRecord, RoleRecord, Row, Subject, TokenRecord,
 };
 use latchkey::domain::entry::{Actor, Entry, EntryKind, LogEntry, Request};
+use latchkey::domain::key::PublicKey;
 use latchkey::domain::limits::Networks;
 use latchkey::domain::permission::{ActionPattern, Permission, Resource, ResourcePattern};
 use latchkey::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
@@ -139,6 +140,12 @@ fn kind_of(change: &Change) -> EntryKind {
         Change::DeleteGrant(_) => EntryKind::GrantDelete,
         Change::Forget { .. } => EntryKind::Forget,
         Change::RaiseFormat(_) => EntryKind::FormatRaise,
+        Change::Login { .. } => EntryKind::Login,
+        Change::RevokeSession { .. } => EntryKind::SessionRevoke,
+        Change::PutMethod(_) => EntryKind::MethodSet,
+        Change::DeleteMethod { .. } => EntryKind::MethodRemove,
+        Change::Lock { .. } => EntryKind::LoginLock,
+        Change::PutSealKeys(_) => EntryKind::KeyMint,
     }
 }
 
@@ -261,7 +268,38 @@ pub(crate) fn user_token(number: u128, user: u32, made_at: u64) -> TokenRecord {
         rotation: 0,
         grace: None,
         revoked: None,
+        public_key: None,
     }
+}
+
+/// A client secret of a service account, made at `made_at`, in slice 0.
+pub(crate) fn client_secret(number: u128, account: u32, made_at: u64) -> TokenRecord {
+    TokenRecord {
+        kind: TokenKind::ClientSecret,
+        ..user_token(number, account, made_at)
+    }
+}
+
+/// A registered key of a service account, made at `made_at`, in the slice of its digest.
+pub(crate) fn registered(number: u128, account: u32, made_at: u64) -> TokenRecord {
+    let key = public_key(number);
+    TokenRecord {
+        kind: TokenKind::PublicKey,
+        key: key.digest().key(),
+        public_key: Some(key),
+        ..user_token(number, account, made_at)
+    }
+}
+
+/// A key that belongs to `number`: Ed25519 or P-256.
+pub(crate) fn public_key(number: u128) -> PublicKey {
+    let mut bytes = vec![number.to_le_bytes()[0]; 32];
+    bytes[..16].copy_from_slice(&number.to_be_bytes());
+    if number % 2 == 1 {
+        bytes.resize(65, 7);
+        bytes[0] = 4;
+    }
+    PublicKey::parse(&bytes).expect("of its form")
 }
 
 /// A resource token, in slice 0.
@@ -287,8 +325,9 @@ pub(crate) fn issue_labelled(record: TokenRecord, pairs: &[(&str, &str)]) -> Cha
         labels: (!pairs.is_empty()).then(|| labels(pairs)),
         last4: Some("abcd".to_owned()),
     };
+    let key = record.public_key.as_ref().map(PublicKey::digest);
     Change::PutToken {
-        digest: Some(digest(0, record.id.as_u128())),
+        digest: Some(key.unwrap_or_else(|| digest(0, record.id.as_u128()))),
         record: Box::new(record),
         display,
     }

@@ -92,7 +92,10 @@ impl Me<'_> {
             }
             Command::RevokeToken { target, .. } => match target {
                 RevokeTarget::Id(id) => self.oracle.token(*id).is_some(),
-                RevokeTarget::Itself | RevokeTarget::Secret(_) => false,
+                RevokeTarget::Itself
+                | RevokeTarget::Secret(_)
+                | RevokeTarget::Sealed(_)
+                | RevokeTarget::Session(_) => false,
             },
             Command::RevokeAll(
                 CutOffRequest::Subject(name) | CutOffRequest::IssuedByPrincipal(name),

@@ -1,8 +1,7 @@
 //! The oracle's commands about tokens: issue, rotate, revoke, cut off, use, forget.
 //!
 //! Written from the table of kinds and the paragraphs *Derived and issued*, *Life* and *Uses* of
-//! DESIGN.md. Where it names no order of refusals, the documentation of the API does. Updates and
-//! renewals are in `oracle::updates`.
+//! DESIGN.md. Where it names no order of refusals, the API's documentation does.
 
 use latchkey::domain::principal::PrincipalKind;
 use latchkey::domain::reason::Reason;
@@ -240,6 +239,7 @@ impl<'o> Me<'o> {
             TokenKind::User => PrincipalKind::User,
             TokenKind::Team => PrincipalKind::Team,
             TokenKind::Service => PrincipalKind::Service,
+            _ => return Err(No::Invalid),
         };
         if issue.resource.is_some() {
             return Err(No::Invalid);
@@ -481,6 +481,7 @@ impl<'o> Me<'o> {
                 }
                 token.clone()
             }
+            _ => return Err(No::NotFound),
         };
         let me = self.is_me(&token);
         if !me && !matches!(target, RevokeTarget::Secret(_)) {
@@ -528,6 +529,7 @@ impl<'o> Me<'o> {
                 self.require("tokens:revoke", &format!("{path}/**"))?;
                 Cut::Under(path.to_string())
             }
+            _ => return Err(No::NotFound),
         };
         change("token.revoke_all", |oracle, revision, _| {
             oracle.cuts.push((cut, revision))

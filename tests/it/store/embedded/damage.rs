@@ -139,7 +139,8 @@ async fn embedded_unknown_format_or_kind_is_refused_with_its_revision() {
         assert!(text.contains(what), "{text}");
     };
     // A body begins with its format, 1.
-    check(|body| body[1] = 2, "format 2 is newer");
+    check(|body| body[1] = 99, "format 99 is newer");
+    check(|body| body[1] = 2, "another format than its kind's");
     // Its kind, token.issue, is field 5.
     let kind: fn(&mut Vec<u8>) = |body| {
         let at = body

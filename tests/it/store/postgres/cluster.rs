@@ -23,6 +23,7 @@ fn joining(number: u8, lease_ms: u64) -> Joining {
         lease_ms,
         format_max: 1,
         serves_stale: false,
+        keys: Vec::new(),
     }
 }
 
@@ -31,6 +32,7 @@ fn renewal(number: u8, lease_ms: u64, applied: Head) -> Renewal {
         incarnation: Incarnation([number; 16]),
         lease_ms,
         applied,
+        keys: Vec::new(),
     }
 }
 
@@ -384,4 +386,65 @@ async fn a_commit_waits_for_the_standby_whatever_the_role_was_set_to() {
         assert_eq!(shown.expect("one").get::<_, &str>(0), expected, "{set}");
         client.batch_execute("ROLLBACK").await.expect("rolled back");
     }
+}
+
+#[tokio::test]
+async fn members_say_which_seal_keys_they_have_loaded() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    let keys = async || {
+        let roster = store.roster().await.expect("a roster");
+        let keys = roster.members.into_iter().map(|member| member.keys);
+        keys.collect::<Vec<_>>()
+    };
+    let with = |keys: &[u32]| Joining {
+        keys: keys.to_vec(),
+        ..joining(1, 900)
+    };
+    store.join(&with(&[7, u32::MAX])).await.expect("joined");
+    store.join(&joining(2, 900)).await.expect("joined");
+    assert_eq!(keys().await, [vec![7, u32::MAX], vec![]]);
+    for (number, loaded) in [(2, vec![1]), (1, vec![]), (1, vec![7, 8]), (1, vec![8, 7])] {
+        let renewal = Renewal {
+            keys: loaded.clone(),
+            ..renewal(number, 900, Head::EMPTY)
+        };
+        let renewed = store.renew(&renewal).await.expect("renewed");
+        assert!(matches!(renewed, Renewed::Held { .. }));
+        assert_eq!(keys().await[usize::from(number) - 1], loaded);
+    }
+    let renewal = Renewal {
+        keys: vec![9],
+        ..renewal(3, 900, Head::EMPTY)
+    };
+    assert_eq!(store.renew(&renewal).await.ok(), Some(Renewed::Unknown));
+    assert_eq!(keys().await, [vec![8, 7], vec![1]]);
+}
+
+/// What a server of the version before sends, which knows no keys.
+#[tokio::test]
+async fn members_of_the_version_before_go_on() {
+    let fresh = fresh().await;
+    let store = &fresh.store;
+    let client = server()
+        .client("latchkey_server", &fresh.database.name)
+        .await;
+    let join =
+        "SELECT latchkey.join_cluster(decode(repeat('05', 16), 'hex'), 'old', 'here', 900, 1,
+        false)";
+    let renew = "SELECT revision, chain, chain_at_applied, database_ms, system, timeline
+        FROM latchkey.renew(decode(repeat('05', 16), 'hex'), 900, 0,
+          decode(repeat('00', 32), 'hex'))";
+    client.batch_execute(join).await.expect("joined");
+    store.join(&joining(1, 900)).await.expect("joined");
+    for _ in 0..2 {
+        let renewed = client.query(renew, &[]).await.expect("renewed");
+        assert_eq!(renewed.len(), 1);
+    }
+    let members = store.roster().await.expect("a roster").members;
+    let said: Vec<_> = members
+        .iter()
+        .map(|one| (one.name.as_str(), one.heartbeat, one.keys.len()))
+        .collect();
+    assert_eq!(said, [("replica's 1", 0, 0), ("old", 2, 0)]);
 }

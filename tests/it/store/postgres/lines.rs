@@ -27,6 +27,7 @@ async fn join(store: &PostgresStore) {
         lease_ms: 900,
         format_max: 1,
         serves_stale: false,
+        keys: Vec::new(),
     };
     store.join(&joining).await.expect("joined");
 }
@@ -36,6 +37,7 @@ async fn renew(store: &PostgresStore) -> Result<Renewed, StoreError> {
         incarnation: MEMBER,
         lease_ms: 900,
         applied: Head::EMPTY,
+        keys: Vec::new(),
     };
     store.renew(&renewal).await
 }

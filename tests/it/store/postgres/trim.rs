@@ -47,6 +47,7 @@ async fn what_a_member_has_not_applied_stays() {
         lease_ms: 900,
         format_max: 1,
         serves_stale: false,
+        keys: Vec::new(),
     };
     fresh.store.join(&joining).await.expect("joined");
     assert_eq!(fresh.trim(ALL).await, Head::EMPTY);
@@ -56,6 +57,7 @@ async fn what_a_member_has_not_applied_stays() {
             incarnation: member,
             lease_ms: 900,
             applied: read.expect("the log")[0].head,
+            keys: Vec::new(),
         };
         fresh.store.renew(&renewal).await.expect("renewed");
         renewal.applied
@@ -69,6 +71,7 @@ async fn what_a_member_has_not_applied_stays() {
         incarnation: member,
         lease_ms: 900,
         applied,
+        keys: Vec::new(),
     };
     let Ok(Renewed::Held {
         chain_at_applied, ..

@@ -1,0 +1,218 @@
+//! Seal keys: which seal new tokens, who has loaded them, and how one follows another.
+//!
+//! A key seals once every server has loaded it, so that no token is made that some server cannot
+//! read. The first does so when it is first wanted. What keys are is never seen here but by the
+//! ring; State holds their phases, and the members say what they have loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+use crate::domain::chain::RevisionNumber;
+use crate::domain::change::{KeyPhase, SealKeyRecord};
+use crate::domain::permission::ResourcePattern;
+use crate::domain::refusal::Refusal;
+use crate::domain::seal::key::KeyId;
+use crate::domain::seal::ring::Salt;
+use crate::replica::{Durable, Enforced, unavailable};
+use crate::state::State;
+use crate::state::decide::{Caller, Command, Envelope};
+
+use super::{Authority, Call, Credentials, Written};
+
+/// A seal key as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySeen {
+    /// Its id.
+    pub id: KeyId,
+    /// What State knows of it; none while nothing was sealed by it.
+    pub record: Option<SealKeyRecord>,
+    /// The servers that have loaded it, by name.
+    pub loaded_by: Vec<String>,
+    /// The servers that have not.
+    pub missing_on: Vec<String>,
+}
+
+/// Which keys each server has loaded, by its name.
+type Loaded = Vec<(String, BTreeSet<KeyId>)>;
+
+impl Authority {
+    /// The key that new tokens are sealed by. Where there was none yet, the first that every
+    /// server has loaded becomes it.
+    pub(super) async fn minting_key(&self) -> Result<SealKeyRecord, Refusal> {
+        let state = self.replica.state_full();
+        if let Some(key) = state.minting_key() {
+            return self.known_everywhere(*key, state.head().revision).await;
+        }
+        let loaded = self.loaded().await?;
+        let state = self.replica.state_full();
+        let is_new = |key: &KeyId| state.seal_key(*key).is_none();
+        let first = common(&loaded).into_iter().find(is_new);
+        let key = first.ok_or_else(|| {
+            let what = "no seal key is loaded by every server: access tokens cannot be sealed \
+                        (see the settings `seal.*`)";
+            Refusal::Precondition(what.to_owned())
+        })?;
+        let envelope = Envelope {
+            caller: Caller::System,
+            reason: "the first key".to_owned(),
+            request: None,
+            command: Command::MintBy {
+                key,
+                salt: self.salt(),
+            },
+        };
+        self.replica.submit(envelope).await?;
+        let state = self.replica.state_full();
+        let key = state.minting_key().ok_or_else(changed)?;
+        self.known_everywhere(*key, state.head().revision).await
+    }
+
+    /// A key that is the minting one as of a revision, once every server knows that: one that has
+    /// not heard of it would refuse what is sealed by it. Waited for once, also in vain: a server
+    /// that is not heard of is behind in all else, too.
+    async fn known_everywhere(
+        &self,
+        key: SealKeyRecord,
+        at: RevisionNumber,
+    ) -> Result<SealKeyRecord, Refusal> {
+        let mark = u64::from(key.id.0) + 1;
+        if self.replica.is_alone() || self.known_key.load(Ordering::Acquire) == mark {
+            return Ok(key);
+        }
+        let durable = match self.replica.acknowledged(at) {
+            Some(durable) => durable,
+            None => {
+                let done = self.replica.submit(Self::confirm(Caller::System)).await?;
+                Durable {
+                    revision: at,
+                    ..done.durable()
+                }
+            }
+        };
+        match self
+            .replica
+            .enforce(&durable, self.confirm_time_max())
+            .await
+        {
+            Enforced::Lost => Err(changed()),
+            Enforced::Confirmed { .. } | Enforced::Committed { .. } => {
+                self.known_key.store(mark, Ordering::Release);
+                Ok(key)
+            }
+        }
+    }
+
+    fn salt(&self) -> Salt {
+        let mut salt = Salt::default();
+        self.entropy.fill(&mut salt);
+        salt
+    }
+
+    async fn loaded(&self) -> Result<Loaded, Refusal> {
+        let own: BTreeSet<KeyId> = self.replica.seals().load().ids().into_iter().collect();
+        let Some(cluster) = self.replica.store().cluster() else {
+            return Ok(vec![(self.replica.name().to_owned(), own)]);
+        };
+        let roster = cluster
+            .roster()
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let members = roster.members.into_iter();
+        Ok(members
+            .map(|member| (member.name, member.keys.into_iter().map(KeyId).collect()))
+            .collect())
+    }
+
+    /// All seal keys that were ever used here, or that some server has loaded.
+    ///
+    /// # Errors
+    /// [`Refusal::NotPermitted`] with what is missing.
+    pub async fn seal_keys(&self, credentials: Credentials<'_>) -> Result<Vec<KeySeen>, Refusal> {
+        let reader = self.reader(credentials)?;
+        reader.require("keys:read", ResourcePattern::everything())?;
+        Ok(seen(&self.replica.state(), &self.loaded().await?))
+    }
+
+    /// Seals new tokens by another key: the one that is named, or the only new one that every
+    /// server has loaded.
+    ///
+    /// # Errors
+    /// [`Refusal::Precondition`] when some server has not loaded it.
+    pub async fn rotate_key(
+        &self,
+        call: Call<'_>,
+        named: Option<KeyId>,
+    ) -> Result<(KeyId, Written), Refusal> {
+        let reader = self.reader(call.credentials)?;
+        reader.require("keys:write", ResourcePattern::everything())?;
+        let loaded = self.loaded().await?;
+        let key = match named {
+            Some(key) => key,
+            None => only_new(&self.replica.state(), &loaded)?,
+        };
+        let without: Vec<&str> = loaded
+            .iter()
+            .filter(|(_, keys)| !keys.contains(&key))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !without.is_empty() {
+            let what = format!("key {key} is not loaded by {}", without.join(", "));
+            return Err(Refusal::Precondition(what));
+        }
+        let salt = self.salt();
+        let written = self.write(call, Command::MintBy { key, salt }).await?;
+        Ok((key, written))
+    }
+}
+
+fn changed() -> Refusal {
+    Refusal::Unavailable("the seal key was changed meanwhile; try again".to_owned())
+}
+
+/// The keys that every server has loaded.
+fn common(loaded: &Loaded) -> BTreeSet<KeyId> {
+    let sets = loaded.iter().map(|(_, keys)| keys.clone());
+    sets.reduce(|all, keys| &all & &keys).unwrap_or_default()
+}
+
+fn only_new(state: &State, loaded: &Loaded) -> Result<KeyId, Refusal> {
+    let new: Vec<KeyId> = common(loaded)
+        .into_iter()
+        .filter(|key| state.seal_key(*key).is_none())
+        .collect();
+    match new.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(Refusal::Precondition(
+            "no new seal key is loaded by every server: add one to each server\'s keys first"
+                .to_owned(),
+        )),
+        _ => Err(Refusal::invalid(
+            "key_id",
+            "is required: several new keys are loaded",
+        )),
+    }
+}
+
+fn seen(state: &State, loaded: &Loaded) -> Vec<KeySeen> {
+    let mut keys: BTreeMap<KeyId, Option<SealKeyRecord>> =
+        state.seal_keys().map(|key| (key.id, Some(*key))).collect();
+    for key in loaded.iter().flat_map(|(_, keys)| keys) {
+        keys.entry(*key).or_default();
+    }
+    let by = |key: &KeyId, has: bool| {
+        let servers = loaded.iter().filter(|(_, keys)| keys.contains(key) == has);
+        servers.map(|(name, _)| name.clone()).collect()
+    };
+    keys.into_iter()
+        .map(|(id, record)| KeySeen {
+            id,
+            record,
+            loaded_by: by(&id, true),
+            // Of a key that is over nobody misses anything.
+            missing_on: match record.map(|record| record.phase) {
+                Some(KeyPhase::Retired | KeyPhase::Revoked) => Vec::new(),
+                _ => by(&id, false),
+            },
+        })
+        .collect()
+}

@@ -1,0 +1,448 @@
+//! Logins: a credential is shown, and an access token is given for it.
+//!
+//! ```text
+//! secret or assertion ─► grant (State) ─┬─► seal                        nothing is written
+//!                                       └─► change, durable ─► seal or store
+//!                  refused ─► counted ─► at the threshold: a lock, which is a change
+//! ```
+//!
+//! A guess is told nothing: an account that is not there, a wrong secret and a locked network look
+//! the same and cost the same. Who shows the right credential is told why it is good for nothing.
+//! A token is sealed only while this server may answer Checks, and after all that the login spends
+//! is durable. Absent on purpose: rules, which are `state::login`'s.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use crate::domain::assertion::Assertion;
+use crate::domain::chain::Revision;
+use crate::domain::change::SealKeyRecord;
+use crate::domain::clock::UnixMs;
+use crate::domain::limits::Audience;
+use crate::domain::login::{ClientNetwork, LockoutPolicy, LoginMethod};
+use crate::domain::principal::PrincipalName;
+use crate::domain::refusal::Refusal;
+use crate::domain::scopes::Scopes;
+use crate::domain::seal::claims::Claims;
+use crate::domain::token::{Digest, Secret, TokenId, TokenKind, recognise};
+use crate::replica::unavailable;
+use crate::state::decide::{Caller, Command, Envelope, Login, Outcome};
+use crate::state::login::{Granted, LoginAsked, LoginRefused, Shown, exchange, grant, renew};
+use crate::store::logins::{Failure, LoginNoted, OneTime};
+
+use super::{Authority, Credentials, half_hash};
+
+pub use crate::state::login::ExchangeAsked;
+
+/// Failures that are being counted at once; of more the count is lost.
+const COUNTING_MAX: usize = 16;
+/// Counts that this server knows to have begun; a login that succeeds ends them.
+const FAILED_MAX: usize = 10_000;
+
+/// Whose logins failed here.
+#[derive(Clone)]
+pub(super) struct Failures {
+    counting: Arc<Semaphore>,
+    // Locked for a look, never across an await.
+    keys: Arc<Mutex<HashSet<[u8; 16]>>>,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            counting: Arc::new(Semaphore::new(COUNTING_MAX)),
+            keys: Arc::default(),
+        }
+    }
+}
+
+impl Failures {
+    fn remember(&self, key: [u8; 16]) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.len() < FAILED_MAX {
+            keys.insert(key);
+        }
+    }
+
+    fn forget(&self, key: [u8; 16]) -> bool {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.remove(&key)
+    }
+}
+
+/// What a login shows.
+#[derive(Clone, Copy)]
+pub enum Proof<'a> {
+    /// A client secret.
+    Secret(&'a str),
+    /// An assertion, signed with a registered key.
+    Assertion(&'a str),
+}
+
+impl Proof<'_> {
+    fn method(&self) -> LoginMethod {
+        match self {
+            Self::Secret(_) => LoginMethod::UniversalAuth,
+            Self::Assertion(_) => LoginMethod::KeyPair,
+        }
+    }
+}
+
+/// A login.
+#[derive(Clone)]
+pub struct LoginCall<'a> {
+    /// Who it says it is: the name of a service account.
+    pub client_id: &'a str,
+    /// What it shows.
+    pub proof: Proof<'a>,
+    /// Where it comes from.
+    pub credentials: Credentials<'a>,
+    /// How long the token shall live, in seconds.
+    pub ttl_s: Option<u32>,
+    /// What it shall be narrowed to.
+    pub scopes: Scopes,
+    /// For whom it shall be.
+    pub audience: Option<Audience>,
+}
+
+/// An access token that was given.
+pub struct Given {
+    /// Its text: in this answer and nowhere else.
+    pub text: Zeroizing<String>,
+    /// Its public name.
+    pub id: TokenId,
+    /// How long it lives, in milliseconds.
+    pub life_ms: u64,
+    /// When it expires.
+    pub expires_ms: UnixMs,
+    /// How far it can be renewed; none if it cannot be, or for ever.
+    pub session_end_ms: Option<UnixMs>,
+    /// Whether it can be renewed.
+    pub renewable: bool,
+    /// Whether it has a row of its own instead of a seal.
+    pub stored: bool,
+    /// Whether its end is earlier than was asked for.
+    pub clipped: bool,
+    /// The revision that it was decided at.
+    pub revision: Revision,
+}
+
+/// Why a login came to nothing.
+enum Failed {
+    Refused(LoginRefused),
+    Unable(Refusal),
+}
+
+impl From<LoginRefused> for Failed {
+    fn from(refused: LoginRefused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Unable(refusal)
+    }
+}
+
+impl Authority {
+    /// Exchanges a credential for an access token.
+    ///
+    /// # Errors
+    /// [`Refusal::LoginRefused`], and [`Refusal::Unavailable`] when this server cannot know now.
+    pub async fn login(&self, call: &LoginCall<'_>) -> Result<Given, Refusal> {
+        self.require_answering()?;
+        let network = ClientNetwork::of(call.credentials.client_ip);
+        let key = half_hash(format!("login\n{}\n{network}", call.client_id).as_bytes());
+        match self.granted(call).await {
+            Ok((asked, granted)) => {
+                let given = self.give(call, asked, granted).await?;
+                if self.failures.forget(key) {
+                    // What is left of it ends by itself.
+                    let _ = self.replica.store().clear_failures(key).await;
+                }
+                Ok(given)
+            }
+            Err(Failed::Refused(LoginRefused::Wrong)) => {
+                self.count_failure(call, network, key).await;
+                Err(Refusal::LoginRefused(None))
+            }
+            Err(Failed::Refused(refused)) => Err(Refusal::LoginRefused(refused.reason())),
+            Err(Failed::Unable(refusal)) => Err(refusal),
+        }
+    }
+
+    // Whoever may not answer a Check cannot know what was revoked.
+    fn require_answering(&self) -> Result<(), Refusal> {
+        if self.is_vouched_for() {
+            return Ok(());
+        }
+        let what = "this server cannot know now what was revoked; ask again or ask another";
+        Err(Refusal::Unavailable(what.to_owned()))
+    }
+
+    /// What the credential gives, on the published State.
+    async fn granted(&self, call: &LoginCall<'_>) -> Result<(LoginAsked, Granted), Failed> {
+        let wrong = LoginRefused::Wrong;
+        let account = PrincipalName::parse(call.client_id).ok_or(wrong)?;
+        let (shown, once) = match call.proof {
+            Proof::Secret(secret) => {
+                let is_ours = recognise(secret) == Some(TokenKind::ClientSecret);
+                let key = is_ours.then(|| Digest::of(secret).key()).ok_or(wrong)?;
+                // Another server may have made it, and this one may be behind.
+                self.comes_to_know(|state| state.token_by_key(key).is_some())
+                    .await?;
+                (Shown::Secret(key), None)
+            }
+            Proof::Assertion(text) => {
+                let (credential, once) = self.asserted(call.client_id, text).await?;
+                (Shown::Key(credential), Some(once))
+            }
+        };
+        let asked = LoginAsked {
+            account,
+            shown,
+            client_ip: call.credentials.client_ip,
+            workload: None,
+            ttl_s: call.ttl_s,
+            scopes: call.scopes.clone(),
+            audience: call.audience.clone(),
+        };
+        let state = self.replica.state_full();
+        let now = self.replica.clock().now();
+        let granted = grant(&state, &asked, now, self.replica.lifetimes())?;
+        if let Some(once) = once {
+            let first = self.replica.store().consume(&once).await;
+            if !first.map_err(|error| unavailable(&error))? {
+                return Err(wrong.into());
+            }
+        }
+        Ok((asked, granted))
+    }
+
+    /// The credential that has signed an assertion, and what must be used up for it.
+    async fn asserted(&self, client_id: &str, text: &str) -> Result<(TokenId, OneTime), Failed> {
+        let wrong = |_| LoginRefused::Wrong;
+        let assertion = Assertion::parse(text).map_err(wrong)?;
+        let credential = assertion.credential();
+        self.comes_to_know(|state| state.token(credential).is_some())
+            .await?;
+        let record = self.replica.state().token(credential);
+        let key = record.and_then(|record| record.public_key);
+        let key = key.ok_or(LoginRefused::Wrong)?;
+        let now = self.replica.clock().now();
+        let stated = assertion.verify(&key).map_err(wrong)?;
+        let once = stated
+            .check(client_id, &self.audiences, now)
+            .map_err(wrong)?;
+        let once = OneTime {
+            id: once.id,
+            now_ms: now.latest,
+            until_ms: once.until_ms,
+        };
+        Ok((credential, once))
+    }
+
+    /// Makes the token: what the login spends, and a token that is stored, are durable before.
+    async fn give(
+        &self,
+        call: &LoginCall<'_>,
+        asked: LoginAsked,
+        granted: Granted,
+    ) -> Result<Given, Refusal> {
+        let stored = granted.is_stored();
+        // Before anything is spent: without a key there is nothing to give for it.
+        let key = match stored {
+            true => None,
+            false => Some(self.minting_key().await?),
+        };
+        let id = self.new_token_id();
+        let secret = Secret::generate(TokenKind::Access, &*self.entropy);
+        let revision = if stored || granted.left.is_some() {
+            let login = Login {
+                asked,
+                id,
+                digest: secret.digest(),
+                last4: secret.last4().to_owned(),
+            };
+            self.spend(Command::Login(Box::new(login))).await?
+        } else {
+            self.replica.state().head().revision()
+        };
+        let claims = Claims {
+            id,
+            ..granted.claims
+        };
+        let text = match key {
+            None => Zeroizing::new(secret.reveal().to_owned()),
+            Some(key) => self.sealed(&claims, &key)?,
+        };
+        let from = call.credentials.client_ip;
+        self.replica.note_login(LoginNoted {
+            at_ms: claims.issued_ms,
+            account: granted.account,
+            credential: claims.origin,
+            token: id,
+            from,
+            expires_ms: claims.expires_ms,
+        });
+        self.replica
+            .note_used(claims.origin, claims.issued_ms, from);
+        let mut given = Given::of(text, &claims, revision);
+        given.renewable = granted.renewable;
+        given.stored = stored;
+        given.clipped = granted.clipped;
+        Ok(given)
+    }
+
+    /// Carries out a login that changes something.
+    async fn spend(&self, command: Command) -> Result<Revision, Refusal> {
+        let envelope = Envelope {
+            caller: Caller::System,
+            reason: String::new(),
+            request: None,
+            command,
+        };
+        let done = self.replica.submit(envelope).await?;
+        match done.decided.outcome {
+            Outcome::Change { .. } => Ok(done.revision),
+            _ => Err(Refusal::LoginRefused(None)),
+        }
+    }
+
+    /// Counts a guess, and locks its network out once there were too many.
+    async fn count_failure(&self, call: &LoginCall<'_>, network: ClientNetwork, key: [u8; 16]) {
+        let Ok(_counting) = self.failures.counting.try_acquire() else {
+            return;
+        };
+        let method = call.proof.method();
+        let account = PrincipalName::parse(call.client_id).and_then(|name| {
+            let state = self.replica.state();
+            let account = state.principal_named(&name)?.id;
+            Some((account, state.method(account, method)?.settings.lockout))
+        });
+        // Accounts that are not there are counted alike, so that they look alike.
+        let policy = match account {
+            Some((_, None)) => return,
+            Some((_, Some(policy))) => policy,
+            None => LockoutPolicy::default(),
+        };
+        let failure = Failure {
+            key,
+            now_ms: self.replica.clock().now().latest,
+            reset_ms: u64::from(policy.reset_s) * 1_000,
+        };
+        self.failures.remember(key);
+        let count = self.replica.store().note_failure(&failure).await;
+        let Some((account, _)) = account.filter(|_| count.is_ok_and(|n| n >= policy.threshold))
+        else {
+            return;
+        };
+        let command = Command::LockLogins {
+            account,
+            method,
+            network,
+        };
+        let envelope = Envelope {
+            caller: Caller::System,
+            reason: String::new(),
+            request: None,
+            command,
+        };
+        match self.replica.submit(envelope).await {
+            Ok(_) => tracing::warn!(account = call.client_id, %network, "logins are locked out"),
+            Err(error) => tracing::warn!(%error, "logins could not be locked out"),
+        }
+    }
+
+    /// The next access token of the session of the calling one.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub async fn renew_access(
+        &self,
+        credentials: Credentials<'_>,
+        ttl_s: Option<u32>,
+    ) -> Result<Given, Refusal> {
+        self.require_answering()?;
+        let caller = self.caller(credentials)?;
+        self.look_for(&caller).await?;
+        let key = self.minting_key().await?;
+        let state = self.replica.state_full();
+        let now = self.replica.clock().now();
+        let (claims, clipped) = renew(&state, &caller, ttl_s, now, self.replica.lifetimes())?;
+        let text = self.sealed(&claims, &key)?;
+        self.note_used(&state, &caller, now.latest);
+        let mut given = Given::of(text, &claims, state.head().revision());
+        given.renewable = true;
+        given.clipped = clipped;
+        Ok(given)
+    }
+
+    /// A narrower, shorter token for the one that is presented (RFC 8693).
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub async fn exchange(
+        &self,
+        credentials: Credentials<'_>,
+        asked: &ExchangeAsked,
+    ) -> Result<Given, Refusal> {
+        self.require_answering()?;
+        let caller = self.caller(credentials)?;
+        self.look_for(&caller).await?;
+        let key = self.minting_key().await?;
+        let state = self.replica.state_full();
+        let now = self.replica.clock().now();
+        let mut claims = exchange(&state, &caller, asked, now, self.replica.lifetimes())?;
+        claims.id = self.new_token_id();
+        let text = self.sealed(&claims, &key)?;
+        self.note_used(&state, &caller, now.latest);
+        let given = Given::of(text, &claims, state.head().revision());
+        let wanted_ms = asked.ttl_s.map(|seconds| u64::from(seconds) * 1_000);
+        Ok(Given {
+            life_ms: claims.expires_ms.saturating_sub(now.latest),
+            clipped: wanted_ms.is_some_and(|wanted| claims.expires_ms < now.latest + wanted),
+            ..given
+        })
+    }
+
+    /// The text of claims that were decided on.
+    fn sealed(&self, claims: &Claims, key: &SealKeyRecord) -> Result<Zeroizing<String>, Refusal> {
+        // Decided on a State that was vouched for, and given only while this server may answer.
+        self.require_answering()?;
+        let seals = self.replica.seals().load();
+        if !seals.has(key.id) {
+            let what = format!(
+                "this server has not loaded seal key {}; ask another",
+                key.id
+            );
+            return Err(Refusal::Unavailable(what));
+        }
+        let text = seals.seal(claims, key.id, &key.salt).map(Zeroizing::new);
+        text.ok_or_else(|| {
+            let what =
+                "the access token would be longer than 2048 characters; ask for fewer scopes";
+            Refusal::Limit(what.to_owned())
+        })
+    }
+}
+
+impl Given {
+    fn of(text: Zeroizing<String>, claims: &Claims, revision: Revision) -> Self {
+        Self {
+            text,
+            id: claims.id,
+            life_ms: claims.expires_ms.saturating_sub(claims.issued_ms),
+            expires_ms: claims.expires_ms,
+            session_end_ms: claims.session_end_ms,
+            renewable: false,
+            stored: false,
+            clipped: false,
+            revision,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! How a service account logs in: its methods, their settings, and what locks somebody out.
+//!
+//! A login exchanges a credential for an access token. Each method is set on an account before
+//! it can be used, and its settings hold for every access token that was born from it, also
+//! after they changed. Held by State, decided on in `state::decide`; nothing here is secret.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::chain::RevisionNumber;
+use super::limits::Networks;
+use super::principal::PrincipalId;
+use super::token::TokenKind;
+
+/// The life of an access token where none is set, in seconds.
+pub const TTL_S_DEFAULT: u32 = 3_600;
+
+/// How credentials are shown at a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum LoginMethod {
+    /// A client id and a client secret.
+    UniversalAuth = 1,
+    /// An assertion that is signed with a registered key (RFC 7523).
+    KeyPair = 2,
+}
+
+impl LoginMethod {
+    /// Every method, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::UniversalAuth, Self::KeyPair];
+
+    /// The word used in the API, the CLI and the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UniversalAuth => "universal_auth",
+            Self::KeyPair => "key_pair",
+        }
+    }
+
+    /// The method with this number, as the log stores it.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| *one as u8 == number)
+    }
+
+    /// The method with this word.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.name() == name)
+    }
+
+    /// The method that credentials of a kind log in by; none for what is no credential.
+    #[must_use]
+    #[inline]
+    pub fn of(kind: TokenKind) -> Option<Self> {
+        match kind {
+            TokenKind::ClientSecret => Some(Self::UniversalAuth),
+            TokenKind::PublicKey => Some(Self::KeyPair),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for LoginMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// When failing logins lock out whoever makes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LockoutPolicy {
+    /// At so many failures.
+    pub threshold: u32,
+    /// For so many seconds.
+    pub duration_s: u32,
+    /// Failures that are further apart than this many seconds do not add up.
+    pub reset_s: u32,
+}
+
+impl Default for LockoutPolicy {
+    fn default() -> Self {
+        Self {
+            threshold: 3,
+            duration_s: 300,
+            reset_s: 30,
+        }
+    }
+}
+
+/// What holds for the logins of one method and for the access tokens born from them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoginSettings {
+    /// How long an access token lives, in seconds.
+    pub ttl_s: u32,
+    /// How long a session can be renewed, in seconds from the login; none is not at all.
+    pub max_ttl_s: Option<u32>,
+    /// Renewable for ever by this many seconds; then the two above do not matter.
+    pub period_s: Option<u32>,
+    /// How often an access token can be used; then it is stored, not sealed.
+    pub uses: Option<u32>,
+    /// From where access tokens may be used.
+    pub networks: Networks,
+    /// From where logins may come.
+    pub login_networks: Networks,
+    /// When failures lock out; none is never.
+    pub lockout: Option<LockoutPolicy>,
+}
+
+impl Default for LoginSettings {
+    fn default() -> Self {
+        Self {
+            ttl_s: TTL_S_DEFAULT,
+            max_ttl_s: None,
+            period_s: None,
+            uses: None,
+            networks: Networks::default(),
+            login_networks: Networks::default(),
+            lockout: Some(LockoutPolicy::default()),
+        }
+    }
+}
+
+impl LoginSettings {
+    /// How long an access token lives from its issue or renewal, in seconds.
+    #[must_use]
+    #[inline]
+    pub fn life_s(&self) -> u32 {
+        self.period_s.unwrap_or(self.ttl_s)
+    }
+
+    /// How long a session lives from its login, in seconds; none is without end.
+    #[must_use]
+    #[inline]
+    pub fn session_s(&self) -> Option<u32> {
+        match self.period_s {
+            Some(_) => None,
+            None => Some(self.max_ttl_s.unwrap_or(self.ttl_s)),
+        }
+    }
+}
+
+/// A method that is set on a service account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MethodRecord {
+    /// The account.
+    pub principal: PrincipalId,
+    /// The method.
+    pub method: LoginMethod,
+    /// The revision at which it was set, not last changed: what was made before is refused.
+    pub made_at: RevisionNumber,
+    /// What holds for it now.
+    pub settings: LoginSettings,
+}
+
+/// From where logins come, as far as a lockout tells them apart: an IPv4 address, the /64 of an
+/// IPv6 one, or that it is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientNetwork(Option<IpNet>);
+
+impl ClientNetwork {
+    const UNKNOWN: &str = "unknown";
+
+    /// The network of an address.
+    #[must_use]
+    pub fn of(address: Option<IpAddr>) -> Self {
+        Self(address.map(|address| match address.to_canonical() {
+            address @ IpAddr::V4(_) => IpNet::from(address),
+            IpAddr::V6(address) => Ipv6Net::new_assert(address, 64).trunc().into(),
+        }))
+    }
+
+    /// Reads the text form; `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == Self::UNKNOWN {
+            return Some(Self(None));
+        }
+        let network: IpNet = text.parse().ok()?;
+        let read = Self::of(Some(network.addr()));
+        (read.0 == Some(network)).then_some(read)
+    }
+}
+
+impl fmt::Display for ClientNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(network) => network.fmt(f),
+            None => f.write_str(Self::UNKNOWN),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_clients_read_back_and_others_are_refused() {
+        let of = |text: &str| ClientNetwork::of(Some(text.parse().expect("an address")));
+        assert_eq!(of("192.0.2.7").to_string(), "192.0.2.7/32");
+        assert_eq!(of("::ffff:192.0.2.7"), of("192.0.2.7"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("2001:db8::1").to_string(), "2001:db8::/64");
+        for known in [of("192.0.2.7"), of("2001:db8::1"), ClientNetwork::of(None)] {
+            assert_eq!(ClientNetwork::parse(&known.to_string()), Some(known));
+        }
+        for text in [
+            "",
+            "192.0.2.7",
+            "192.0.2.0/24",
+            "2001:db8::1/64",
+            "2001:db8::/48",
+        ] {
+            assert_eq!(ClientNetwork::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The login service: access tokens for credentials and for tokens.
+//!
+//! Each method reads its request, asks the authority and shows the token that it gave, which is in
+//! that answer and nowhere else. Used by the server. Absent on purpose: who may log in.
+
+use tonic::Request;
+
+use crate::authority::Authority;
+use crate::authority::login::{ExchangeAsked, Given, LoginCall, Proof};
+use crate::domain::refusal::Refusal;
+use crate::proto::v1;
+use crate::proto::v1::login_service_server::LoginService;
+
+use super::convert::{self, milliseconds, revision, timestamp};
+use super::incoming::{Answer, answer};
+use super::{auth, scopes};
+
+/// The most characters of a client id.
+const CLIENT_ID_CHARS_MAX: usize = 256;
+/// How access tokens are presented (RFC 6750).
+const TOKEN_TYPE: &str = "Bearer";
+
+/// The login service over an authority.
+pub(super) struct LoginRpc {
+    authority: Authority,
+}
+
+#[tonic::async_trait]
+impl LoginService for LoginRpc {
+    async fn login(&self, request: Request<v1::LoginRequest>) -> Answer<v1::LoginResponse> {
+        answer(self.give(&request).await)
+    }
+
+    async fn renew_access_token(
+        &self,
+        request: Request<v1::RenewAccessTokenRequest>,
+    ) -> Answer<v1::RenewAccessTokenResponse> {
+        answer(self.renew(&request).await)
+    }
+
+    async fn exchange_token(
+        &self,
+        request: Request<v1::ExchangeTokenRequest>,
+    ) -> Answer<v1::ExchangeTokenResponse> {
+        answer(self.exchange(&request).await)
+    }
+}
+
+impl LoginRpc {
+    /// The service over an authority.
+    pub(super) fn new(authority: Authority) -> Self {
+        Self { authority }
+    }
+
+    async fn give(
+        &self,
+        request: &Request<v1::LoginRequest>,
+    ) -> Result<v1::LoginResponse, Refusal> {
+        let message = request.get_ref();
+        convert::text("client_id", &message.client_id, CLIENT_ID_CHARS_MAX)?;
+        let proof = match &message.proof {
+            Some(v1::login_request::Proof::ClientSecret(secret)) => Proof::Secret(secret),
+            Some(v1::login_request::Proof::Assertion(text)) => Proof::Assertion(text),
+            None => {
+                let what = "is required: a client secret or an assertion";
+                return Err(Refusal::invalid("proof", what));
+            }
+        };
+        let call = LoginCall {
+            client_id: &message.client_id,
+            proof,
+            credentials: auth::credentials(request)?,
+            ttl_s: convert::seconds("ttl", message.ttl.as_ref())?,
+            scopes: scopes::listed(message.scopes.as_ref())?,
+            audience: scopes::audience(&message.audience)?,
+        };
+        let given = self.authority.login(&call).await?;
+        Ok(v1::LoginResponse {
+            token: Some(shown(&given)),
+        })
+    }
+
+    async fn renew(
+        &self,
+        request: &Request<v1::RenewAccessTokenRequest>,
+    ) -> Result<v1::RenewAccessTokenResponse, Refusal> {
+        let credentials = auth::credentials(request)?;
+        let ttl_s = convert::seconds("ttl", request.get_ref().ttl.as_ref())?;
+        let given = self.authority.renew_access(credentials, ttl_s).await?;
+        Ok(v1::RenewAccessTokenResponse {
+            token: Some(shown(&given)),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: &Request<v1::ExchangeTokenRequest>,
+    ) -> Result<v1::ExchangeTokenResponse, Refusal> {
+        let credentials = auth::credentials(request)?;
+        let message = request.get_ref();
+        if message.scopes.is_none() {
+            let what = "is required: all, or only a list";
+            return Err(Refusal::invalid("scopes", what));
+        }
+        let limits = scopes::limits(&message.networks, &message.audience, &message.workload)?;
+        let asked = ExchangeAsked {
+            scopes: scopes::listed(message.scopes.as_ref())?,
+            ttl_s: convert::seconds("ttl", message.ttl.as_ref())?,
+            networks: limits.networks,
+            audience: limits.audience,
+            workload: limits.workload,
+            presenter: None,
+        };
+        let given = self.authority.exchange(credentials, &asked).await?;
+        Ok(v1::ExchangeTokenResponse {
+            token: Some(shown(&given)),
+        })
+    }
+}
+
+fn shown(given: &Given) -> v1::AccessToken {
+    v1::AccessToken {
+        access_token: given.text.to_string(),
+        token_type: TOKEN_TYPE.to_owned(),
+        token_id: given.id.to_string(),
+        expires_in: Some(milliseconds(given.life_ms)),
+        expires_at: Some(timestamp(given.expires_ms)),
+        renewable: given.renewable,
+        max_expires_at: given
+            .session_end_ms
+            .filter(|_| given.renewable)
+            .map(timestamp),
+        clipped: given.clipped,
+        stored: given.stored,
+        revision: Some(revision(given.revision)),
+    }
+}

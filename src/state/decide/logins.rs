@@ -1,0 +1,475 @@
+//! Credentials, login methods, logins that change something, sessions and seal keys.
+//!
+//! Whoever makes a credential for an account, or changes how it logs in, could log in as it: so
+//! both obey the issue rule of a service token, and nobody comes to more than they hold. A login
+//! that spends a use or whose token is stored is decided here, on the State that it changes; the
+//! rest of them change nothing and never come here.
+
+use crate::domain::change::{
+    Change, CutOffTarget, Display, KeyPhase, NewToken, SealKeyRecord, Subject, TokenRecord,
+};
+use crate::domain::clock::UnixMs;
+use crate::domain::entry::EntryKind;
+use crate::domain::key::PublicKey;
+use crate::domain::limits::{Networks, Uses, Workload};
+use crate::domain::login::{ClientNetwork, LoginMethod, LoginSettings, MethodRecord};
+use crate::domain::permission::ResourcePattern;
+use crate::domain::principal::{PrincipalId, PrincipalKind, PrincipalName};
+use crate::domain::refusal::Refusal;
+use crate::domain::scopes::{PermissionSet, Scopes};
+use crate::domain::seal::key::KeyId;
+use crate::domain::seal::ring::Salt;
+use crate::domain::seal::{REVOKED_KEPT_MS, SEALED_MS_MAX};
+use crate::domain::token::{Digest, TokenId, TokenKind};
+
+use super::super::directory::Principal;
+use super::super::login::{LoginAsked, grant};
+use super::issue::too_large;
+use super::{About, Judged, Outcome, ScopesAsked};
+
+const THRESHOLD_MAX: u32 = 30;
+const LOCKED_S: std::ops::RangeInclusive<u32> = 30..=86_400;
+const RESET_S: std::ops::RangeInclusive<u32> = 5..=3_600;
+
+/// What a credential is shown by.
+#[derive(Clone, Debug)]
+pub enum CredentialForm {
+    /// A client secret with this digest.
+    Secret(Digest),
+    /// A private key whose public one this is.
+    Key(PublicKey),
+}
+
+/// A credential that is asked for.
+#[derive(Clone, Debug)]
+pub struct CreateCredential {
+    /// Its public name.
+    pub id: TokenId,
+    /// What it is shown by.
+    pub form: CredentialForm,
+    /// The service account that it logs in.
+    pub account: PrincipalName,
+    /// What access tokens that are born from it are narrowed to.
+    pub scopes: ScopesAsked,
+    /// How long it lives, in seconds; none is without end.
+    pub ttl_s: Option<u32>,
+    /// Not good before.
+    pub not_before_ms: Option<UnixMs>,
+    /// How many logins it is good for.
+    pub uses: Option<u32>,
+    /// From where it may log in.
+    pub networks: Networks,
+    /// Who must log in by it, and present what is born from it.
+    pub workload: Option<Workload>,
+    /// What the tables keep beside it.
+    pub display: Display,
+}
+
+/// How an account shall log in.
+#[derive(Clone, Debug)]
+pub struct SetMethod {
+    /// The account.
+    pub account: PrincipalName,
+    /// The method.
+    pub method: LoginMethod,
+    /// What holds for it.
+    pub settings: LoginSettings,
+}
+
+/// A login that changes something.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// Who logs in by what.
+    pub asked: LoginAsked,
+    /// The token's id, and the digest of its secret if it is stored.
+    pub id: TokenId,
+    /// As above.
+    pub digest: Digest,
+    /// The last four characters of that secret.
+    pub last4: String,
+}
+
+impl<'s> Judged<'s> {
+    fn account(&self, name: &PrincipalName) -> Result<&'s Principal, Refusal> {
+        if name.kind() != PrincipalKind::Service {
+            let what = "is a service account: only they log in";
+            return Err(Refusal::invalid("account", what));
+        }
+        let found = self.state.directory.named(name);
+        found.ok_or(Refusal::NotFound(name.kind().name()))
+    }
+
+    pub(super) fn create_credential(
+        &self,
+        create: &CreateCredential,
+    ) -> Result<(Outcome, About), Refusal> {
+        let account = self.account(&create.account)?;
+        let (kind, key, digest, public_key) = match &create.form {
+            CredentialForm::Secret(digest) => {
+                (TokenKind::ClientSecret, digest.key(), *digest, None)
+            }
+            CredentialForm::Key(key) => {
+                let digest = key.digest();
+                (
+                    TokenKind::PublicKey,
+                    digest.key(),
+                    digest,
+                    Some(key.clone()),
+                )
+            }
+        };
+        // Rights first: a caller without any learns nothing from how the rest is refused.
+        self.require_seen("tokens:issue", account)?;
+        let scopes = self.written_out(&create.scopes)?;
+        let ceiling = self.hand_over_account(account, &scopes)?;
+        if LoginMethod::of(kind).is_none_or(|method| account.method(method).is_none()) {
+            let what = format!("no login method for a {kind} is set on {}", create.account);
+            return Err(Refusal::Precondition(what));
+        }
+        let expires_ms = self.credential_end(kind, create)?;
+        let tokens = &self.state.tokens;
+        if tokens.knows_key(key) || self.state.token(create.id).is_some() {
+            return Err(Refusal::AlreadyExists("credential"));
+        }
+        let record = TokenRecord {
+            id: create.id,
+            key,
+            kind,
+            subject: Subject::Principal(account.record.id),
+            scopes,
+            ceiling,
+            issuers: self.issuer(0).into_iter().collect(),
+            parent: None,
+            made_at: self.moment.revision,
+            not_before_ms: create.not_before_ms,
+            expires_ms,
+            expires_max_ms: None,
+            ttl_s: None,
+            period_s: None,
+            uses: create.uses.map(|limit| Uses { limit, left: limit }),
+            networks: create.networks.clone(),
+            audience: None,
+            workload: create.workload.clone(),
+            rotation: 0,
+            grace: None,
+            revoked: None,
+            public_key,
+        };
+        let change = Change::PutToken {
+            record: Box::new(record),
+            digest: Some(digest),
+            display: create.display.clone(),
+        };
+        let (kind, id) = (EntryKind::CredentialCreate, create.id);
+        Ok(Self::change(kind, id, change, About::Token(id)))
+    }
+
+    /// What a credential hands on is what the account holds, also when it narrows: its settings
+    /// and its scopes can be widened later by whoever manages it.
+    fn hand_over_account(
+        &self,
+        account: &Principal,
+        scopes: &Scopes,
+    ) -> Result<Option<PermissionSet>, Refusal> {
+        match scopes {
+            Scopes::All => self.hands_on(self.state.live_permissions(account))?,
+            Scopes::Only(set) => self.hands_on(set.iter().cloned())?,
+        }
+        if account.record.disabled {
+            return Err(Refusal::Precondition("the account is disabled".to_owned()));
+        }
+        match scopes {
+            Scopes::All => self.power.ceiling().map_err(too_large),
+            Scopes::Only(_) => Ok(None),
+        }
+    }
+
+    fn credential_end(
+        &self,
+        kind: TokenKind,
+        create: &CreateCredential,
+    ) -> Result<Option<UnixMs>, Refusal> {
+        let longest = self.moment.lifetimes.of(kind);
+        match (create.ttl_s, longest) {
+            (Some(0), _) => return Err(Refusal::invalid("ttl", "is at least one second")),
+            (Some(asked), Some(longest)) if asked > longest => {
+                let what = format!("a {kind} lives at most {longest} s here");
+                return Err(Refusal::invalid("ttl", what));
+            }
+            _ => {}
+        }
+        if create.uses == Some(0) {
+            return Err(Refusal::invalid("uses", "is at least 1"));
+        }
+        let now = self.moment.now.latest;
+        let ends = create.ttl_s.or(longest).map(|s| now + u64::from(s) * 1_000);
+        if let (Some(begins), Some(ends)) = (create.not_before_ms, ends)
+            && begins >= ends
+        {
+            return Err(Refusal::invalid("not_before", "is not before the expiry"));
+        }
+        Ok(ends)
+    }
+
+    pub(super) fn set_method(&self, set: &SetMethod) -> Result<(Outcome, About), Refusal> {
+        let SetMethod {
+            account,
+            method,
+            settings,
+        } = set;
+        let method = *method;
+        let principal = self.account(account)?;
+        self.require_seen("services:write", principal)?;
+        self.hands_on(self.state.live_permissions(principal))?;
+        valid_settings(settings)?;
+        let id = principal.record.id;
+        let former = principal.method(method);
+        let record = MethodRecord {
+            principal: id,
+            method,
+            made_at: former.map_or(self.moment.revision, |former| former.made_at),
+            settings: settings.clone(),
+        };
+        let about = About::Method(id, method);
+        if former == Some(&record) {
+            return Ok((Outcome::Already, about));
+        }
+        let change = Change::PutMethod(Box::new(record));
+        Ok(Self::change(EntryKind::MethodSet, account, change, about))
+    }
+
+    pub(super) fn remove_method(
+        &self,
+        account: &PrincipalName,
+        method: LoginMethod,
+    ) -> Result<(Outcome, About), Refusal> {
+        let principal = self.account(account)?;
+        // It takes away, and so needs no more than the right to.
+        self.require_seen("services:write", principal)?;
+        let id = principal.record.id;
+        if principal.method(method).is_none() {
+            return Ok((Outcome::Already, About::Nothing));
+        }
+        let change = Change::DeleteMethod {
+            principal: id,
+            method,
+        };
+        let kind = EntryKind::MethodRemove;
+        Ok(Self::change(kind, account, change, About::Nothing))
+    }
+
+    /// A login that was found good is judged again on this State.
+    pub(super) fn login(&self, login: &Login) -> Result<(Outcome, About), Refusal> {
+        self.require_server()?;
+        let now = self.moment.now;
+        let granted = grant(self.state, &login.asked, now, self.moment.lifetimes)
+            .map_err(|refused| Refusal::LoginRefused(refused.reason()))?;
+        let origin = granted.claims.origin;
+        let token = granted.is_stored().then(|| {
+            Box::new(NewToken {
+                record: granted.record(login.id, login.digest.key(), self.moment.revision),
+                digest: login.digest,
+                display: Display {
+                    last4: Some(login.last4.clone()),
+                    ..Display::default()
+                },
+            })
+        });
+        let about = match &token {
+            Some(new) => About::Token(new.record.id),
+            None => About::Nothing,
+        };
+        let spent = granted.left.map(|left| (origin, left));
+        if spent.is_none() && token.is_none() {
+            return Ok((Outcome::Already, about));
+        }
+        let change = Change::Login { spent, token };
+        let target = &login.asked.account;
+        Ok(Self::change(EntryKind::Login, target, change, about))
+    }
+
+    /// Locks logins of an account from one network out for a while, as its settings say.
+    pub(super) fn lock_logins(
+        &self,
+        principal: PrincipalId,
+        method: LoginMethod,
+        network: ClientNetwork,
+    ) -> Result<(Outcome, About), Refusal> {
+        self.require_server()?;
+        let account = self.state.directory.principal(principal);
+        let account = account.ok_or(Refusal::NotFound("service"))?;
+        let policy = account.method(method).and_then(|one| one.settings.lockout);
+        let now = self.moment.now.latest;
+        let locked_until = self.state.locked_until(principal, network);
+        let (Some(policy), false) = (policy, locked_until.is_some_and(|until| until > now)) else {
+            return Ok((Outcome::Already, About::Nothing));
+        };
+        let change = Change::Lock {
+            principal,
+            network,
+            until_ms: now + u64::from(policy.duration_s) * 1_000,
+        };
+        let (kind, target) = (EntryKind::LoginLock, &account.text);
+        Ok(Self::change(kind, target, change, About::Nothing))
+    }
+
+    /// Refuses a session of sealed tokens, with all that was exchanged from it.
+    pub(super) fn revoke_session(
+        &self,
+        id: TokenId,
+        compromised: bool,
+    ) -> Result<(Outcome, About), Refusal> {
+        let session = id.session();
+        let issued = CutOffTarget::IssuedByToken(session);
+        if self.state.is_revoked(session) && (!compromised || self.state.cut_off(&issued) > 0) {
+            return Ok((Outcome::Already, About::Nothing));
+        }
+        let change = Change::RevokeSession {
+            session,
+            until_ms: self.moment.now.latest + REVOKED_KEPT_MS,
+            compromised,
+        };
+        let kind = EntryKind::SessionRevoke;
+        Ok(Self::change(kind, id, change, About::Nothing))
+    }
+
+    /// Whether an id can be that of a sealed token that is not over yet.
+    pub(super) fn require_recent(&self, id: TokenId) -> Result<(), Refusal> {
+        let (made, now) = (id.created_ms(), self.moment.now.latest);
+        if made <= now && now - made <= SEALED_MS_MAX {
+            Ok(())
+        } else {
+            Err(Refusal::NotFound("token"))
+        }
+    }
+
+    fn key_change(kind: EntryKind, id: KeyId, keys: Vec<SealKeyRecord>) -> (Outcome, About) {
+        let change = Change::PutSealKeys(keys);
+        Self::change(kind, id, change, About::Nothing)
+    }
+
+    fn require_keys(&self) -> Result<(), Refusal> {
+        self.require_on("keys:write", ResourcePattern::everything())
+    }
+
+    fn known_key(&self, id: KeyId) -> Result<SealKeyRecord, Refusal> {
+        let found = self.state.seal_key(id).copied();
+        found.ok_or(Refusal::NotFound("key"))
+    }
+
+    /// New tokens are sealed by this key from now on; that every server has loaded it was seen
+    /// before.
+    pub(super) fn mint_by(&self, id: KeyId, salt: Salt) -> Result<(Outcome, About), Refusal> {
+        self.require_keys()?;
+        let since_ms = self.moment.now.latest;
+        let phase = KeyPhase::Minting;
+        let record = match self.state.seal_key(id) {
+            None => SealKeyRecord {
+                id,
+                salt,
+                phase,
+                since_ms,
+            },
+            Some(known) => match known.phase {
+                KeyPhase::Minting => return Ok((Outcome::Already, About::Nothing)),
+                KeyPhase::Verifying => SealKeyRecord {
+                    phase,
+                    since_ms,
+                    ..*known
+                },
+                KeyPhase::Retired | KeyPhase::Revoked => {
+                    let what = format!("key {id} is {}: take another", known.phase.name());
+                    return Err(Refusal::Precondition(what));
+                }
+            },
+        };
+        let former = self.state.minting_key().map(|former| SealKeyRecord {
+            phase: KeyPhase::Verifying,
+            since_ms,
+            ..*former
+        });
+        let keys = former.into_iter().chain([record]).collect();
+        Ok(Self::key_change(EntryKind::KeyMint, id, keys))
+    }
+
+    /// What it has sealed has ended: it need not be loaded any more.
+    pub(super) fn retire_key(&self, id: KeyId) -> Result<(Outcome, About), Refusal> {
+        self.require_keys()?;
+        let known = self.known_key(id)?;
+        let now = self.moment.now.latest;
+        let ended = known.since_ms + SEALED_MS_MAX;
+        match known.phase {
+            KeyPhase::Retired => Ok((Outcome::Already, About::Nothing)),
+            KeyPhase::Verifying if ended <= now => {
+                let record = SealKeyRecord {
+                    phase: KeyPhase::Retired,
+                    since_ms: now,
+                    ..known
+                };
+                Ok(Self::key_change(EntryKind::KeyRetire, id, vec![record]))
+            }
+            KeyPhase::Verifying => {
+                let hours = (ended - now).div_ceil(60 * 60 * 1_000);
+                let what = format!(
+                    "tokens that key {id} sealed may live for {hours} hours more; wait, or revoke \
+                     it, which ends them"
+                );
+                Err(Refusal::Precondition(what))
+            }
+            KeyPhase::Minting => {
+                let what = format!("key {id} seals new tokens: rotate to another first");
+                Err(Refusal::Precondition(what))
+            }
+            KeyPhase::Revoked => Err(Refusal::Precondition(format!("key {id} is revoked"))),
+        }
+    }
+
+    /// All that it has sealed is refused from now on.
+    pub(super) fn revoke_key(&self, id: KeyId) -> Result<(Outcome, About), Refusal> {
+        self.require_keys()?;
+        let known = self.known_key(id)?;
+        if known.phase == KeyPhase::Revoked {
+            return Ok((Outcome::Already, About::Nothing));
+        }
+        let record = SealKeyRecord {
+            phase: KeyPhase::Revoked,
+            since_ms: self.moment.now.latest,
+            ..known
+        };
+        Ok(Self::key_change(EntryKind::KeyRevoke, id, vec![record]))
+    }
+}
+
+fn valid_settings(settings: &LoginSettings) -> Result<(), Refusal> {
+    let refused = |field, what: &str| Err(Refusal::invalid(field, what));
+    let seconds = [
+        ("ttl", Some(settings.ttl_s)),
+        ("max_ttl", settings.max_ttl_s),
+        ("period", settings.period_s),
+    ];
+    if let Some((field, _)) = seconds.into_iter().find(|(_, seconds)| *seconds == Some(0)) {
+        return refused(field, "is at least one second");
+    }
+    if settings.max_ttl_s.is_some_and(|max| max < settings.ttl_s) {
+        return refused("max_ttl", "is less than the ttl");
+    }
+    if settings.period_s.is_some() && settings.max_ttl_s.is_some() {
+        return refused("period", "has no max_ttl beside it");
+    }
+    if settings.uses == Some(0) {
+        return refused("uses", "is at least 1");
+    }
+    let Some(lockout) = settings.lockout else {
+        return Ok(());
+    };
+    if !(1..=THRESHOLD_MAX).contains(&lockout.threshold) {
+        return refused("lockout.threshold", "is 1 to 30");
+    }
+    if !LOCKED_S.contains(&lockout.duration_s) {
+        return refused("lockout.duration", "is 30 seconds to a day");
+    }
+    if !RESET_S.contains(&lockout.reset_s) {
+        return refused("lockout.reset", "is 5 seconds to an hour");
+    }
+    Ok(())
+}

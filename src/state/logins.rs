@@ -1,0 +1,178 @@
+//! What State holds about logins: sessions that are refused, locks, and the keys that seal.
+//!
+//! Few records, each in a small persistent map. Methods of accounts lie with their principals,
+//! where a Check reads them. Written by `apply`, read by `judge`, `decide` and whoever seals.
+
+use crate::domain::chain::RevisionNumber;
+use crate::domain::change::{CutOffTarget, KeyPhase, SealKeyRecord};
+use crate::domain::clock::UnixMs;
+use crate::domain::login::{ClientNetwork, LoginMethod, MethodRecord};
+use crate::domain::principal::PrincipalId;
+use crate::domain::seal::key::KeyId;
+use crate::domain::token::TokenId;
+
+use super::State;
+use super::digest::RecordHash;
+
+/// Records about logins. A clone is a snapshot.
+#[derive(Clone, Default)]
+pub(super) struct Logins {
+    pub(super) seal_keys: imbl::OrdMap<KeyId, SealKeyRecord>,
+    pub(super) revoked: imbl::HashMap<TokenId, UnixMs>,
+    pub(super) locks: imbl::OrdMap<(PrincipalId, ClientNetwork), UnixMs>,
+}
+
+impl State {
+    /// A seal key, if it was ever used here.
+    #[must_use]
+    #[inline]
+    pub fn seal_key(&self, id: KeyId) -> Option<&SealKeyRecord> {
+        self.logins.seal_keys.get(&id)
+    }
+
+    /// All seal keys that were ever used here.
+    pub fn seal_keys(&self) -> impl Iterator<Item = &SealKeyRecord> {
+        self.logins.seal_keys.values()
+    }
+
+    /// The key that new tokens are sealed by.
+    #[must_use]
+    pub fn minting_key(&self) -> Option<&SealKeyRecord> {
+        self.seal_keys().find(|key| key.phase == KeyPhase::Minting)
+    }
+
+    /// A login method of an account.
+    #[must_use]
+    pub fn method(&self, principal: PrincipalId, method: LoginMethod) -> Option<&MethodRecord> {
+        self.directory.principal(principal)?.method(method)
+    }
+
+    /// Until when logins of an account from a network are refused.
+    #[must_use]
+    pub fn locked_until(&self, principal: PrincipalId, network: ClientNetwork) -> Option<UnixMs> {
+        self.logins.locks.get(&(principal, network)).copied()
+    }
+
+    /// Locks of an account that stand, with when they end.
+    pub fn locks_of(
+        &self,
+        principal: PrincipalId,
+    ) -> impl Iterator<Item = (ClientNetwork, UnixMs)> + '_ {
+        let from = (principal, ClientNetwork::of(None));
+        let locks = self.logins.locks.range(from..);
+        locks
+            .take_while(move |((of, _), _)| *of == principal)
+            .map(|((_, network), until_ms)| (*network, *until_ms))
+    }
+
+    /// Whether a session was revoked.
+    #[inline]
+    pub(super) fn is_revoked(&self, session: TokenId) -> bool {
+        !self.logins.revoked.is_empty() && self.logins.revoked.contains_key(&session)
+    }
+
+    pub(super) fn put_method(&mut self, record: &MethodRecord) {
+        if let Some(former) = self.method(record.principal, record.method) {
+            self.digest.subtract(RecordHash::method(former));
+        }
+        self.digest.add(RecordHash::method(record));
+        self.directory.put_method(record);
+    }
+
+    pub(super) fn delete_method(&mut self, principal: PrincipalId, method: LoginMethod) {
+        if let Some(former) = self.method(principal, method) {
+            self.digest.subtract(RecordHash::method(former));
+            self.directory.remove_method(principal, method);
+        }
+    }
+
+    pub(super) fn put_seal_key(&mut self, record: &SealKeyRecord) {
+        if let Some(former) = self.logins.seal_keys.insert(record.id, *record) {
+            self.digest.subtract(RecordHash::seal_key(&former));
+        }
+        self.digest.add(RecordHash::seal_key(record));
+    }
+
+    pub(super) fn put_lock(
+        &mut self,
+        principal: PrincipalId,
+        network: ClientNetwork,
+        until_ms: UnixMs,
+    ) {
+        let former = self.logins.locks.insert((principal, network), until_ms);
+        if let Some(former) = former {
+            self.digest
+                .subtract(RecordHash::lock(principal, network, former));
+        }
+        self.digest
+            .add(RecordHash::lock(principal, network, until_ms));
+    }
+
+    pub(super) fn put_revoked_session(&mut self, session: TokenId, until_ms: UnixMs) {
+        if let Some(former) = self.logins.revoked.insert(session, until_ms) {
+            self.digest
+                .subtract(RecordHash::revoked_session(session, former));
+        }
+        self.digest
+            .add(RecordHash::revoked_session(session, until_ms));
+    }
+
+    pub(super) fn revoke_session(
+        &mut self,
+        session: TokenId,
+        until_ms: UnixMs,
+        compromised: bool,
+        revision: RevisionNumber,
+    ) {
+        self.put_revoked_session(session, until_ms);
+        if compromised {
+            self.put_cut_off(CutOffTarget::IssuedByToken(session), revision);
+        }
+    }
+
+    /// An account that goes takes its methods and locks with it.
+    pub(super) fn delete_logins_of(&mut self, principal: PrincipalId) {
+        for method in LoginMethod::ALL {
+            self.delete_method(principal, method);
+        }
+        let locks: Vec<_> = self.locks_of(principal).collect();
+        for (network, until_ms) in locks {
+            self.remove_lock(principal, network, until_ms);
+        }
+    }
+
+    /// Forgets sessions and locks that ended before an instant.
+    pub(super) fn forget_logins(&mut self, before_ms: UnixMs) {
+        let sessions = self.logins.revoked.iter();
+        let ended: Vec<_> = sessions
+            .filter(|(_, until_ms)| **until_ms < before_ms)
+            .map(|(session, until_ms)| (*session, *until_ms))
+            .collect();
+        for (session, until_ms) in ended {
+            self.logins.revoked.remove(&session);
+            self.digest
+                .subtract(RecordHash::revoked_session(session, until_ms));
+        }
+        let locks = self.logins.locks.iter();
+        let ended: Vec<_> = locks
+            .filter(|(_, until_ms)| **until_ms < before_ms)
+            .map(|(key, until_ms)| (*key, *until_ms))
+            .collect();
+        for ((principal, network), until_ms) in ended {
+            self.remove_lock(principal, network, until_ms);
+        }
+    }
+
+    fn remove_lock(&mut self, principal: PrincipalId, network: ClientNetwork, until_ms: UnixMs) {
+        self.logins.locks.remove(&(principal, network));
+        self.digest
+            .subtract(RecordHash::lock(principal, network, until_ms));
+    }
+
+    /// Whether there is a session or a lock that ended before an instant.
+    pub(super) fn has_ended_logins(&self, before_ms: UnixMs) -> bool {
+        let sessions = self.logins.revoked.values();
+        let mut ends = sessions.chain(self.logins.locks.values());
+        ends.any(|until_ms| *until_ms < before_ms)
+    }
+}

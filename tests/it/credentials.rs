@@ -1,0 +1,579 @@
+//! Credentials and logins from the command line: made, used, shown, refused and taken away.
+//!
+//! Through the program, as a script in a pipeline has it. What the service answers to other clients,
+//! and what must never be allowed, is tested beside.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::leaks::{metrics, value};
+use crate::postgres::database;
+use crate::program::{As, Ran, Server, fresh, latchkey, run, words};
+use crate::replicas::bootstrap;
+use crate::seal_keys::generate;
+
+const READ: &str = "secrets:read";
+const PLACE: &str = "acme/web";
+
+/// A server with a service account `ci` that may read below `acme`, and a folder for its files.
+struct World {
+    server: Server,
+    files: TempDir,
+    _dir: TempDir,
+}
+
+impl World {
+    fn start() -> Self {
+        let (dir, files) = (fresh(), fresh());
+        let server = Server::start_with(dir.path(), &["--set", "seal.poll=100ms"]).expect("serves");
+        prepare(&server.admin());
+        Self {
+            server,
+            files,
+            _dir: dir,
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    fn admin(&self) -> As<'_> {
+        self.server.admin()
+    }
+
+    #[track_caller]
+    fn json(&self, line: &str) -> Value {
+        self.admin().run(&format!("{line} --output json")).json()
+    }
+
+    /// A client secret: its id and text.
+    #[track_caller]
+    fn secret(&self, arguments: &str) -> (String, String) {
+        let made = self.json(&format!(
+            "credential create ci --name n --reason r {arguments}"
+        ));
+        let text = |key: &str| made[key].as_str().expect(key).to_owned();
+        (text("token_id"), text("secret"))
+    }
+
+    /// Logs in without a calling token, as whoever logs in has none.
+    fn login(&self, arguments: &str, input: &str) -> Ran {
+        let mut command = latchkey();
+        command.args(words(&format!("login {arguments}")));
+        command.env("LATCHKEY_ADDR", &self.server.address);
+        run(command, input)
+    }
+
+    /// The access token that a secret gives.
+    #[track_caller]
+    fn token(&self, secret: &str) -> String {
+        self.login("ci --secret-file -", secret)
+            .ok()
+            .stdout
+            .trim()
+            .to_owned()
+    }
+
+    fn allows(&self, token: &str) -> bool {
+        self.admin().check(token, READ, PLACE).0
+    }
+}
+
+#[track_caller]
+fn prepare(admin: &As<'_>) {
+    for line in [
+        "service create ci --home acme --reason r",
+        "role create agent --home acme --action secrets:read --reason r",
+        "grant create --principal service:ci --role agent --resource acme/** --reason r",
+        "service login-method set ci universal-auth --max-ttl 12h --reason r",
+        "service login-method set ci key-pair --period 30m --reason r",
+    ] {
+        admin.run(line).ok();
+    }
+}
+
+/// One word and a line end.
+#[track_caller]
+fn word(ran: &Ran) -> &str {
+    let token = ran.stdout.strip_suffix('\n').expect("a line");
+    assert!(!token.contains(char::is_whitespace), "{}", ran.stdout);
+    token
+}
+
+#[test]
+fn a_secret_gives_an_access_token_that_is_renewed_and_handed_on_embedded() {
+    let world = World::start();
+    let (credential, secret) = world.secret("");
+    let file = world.at("secret");
+    fs::write(&file, format!("{secret}\n")).expect("written");
+
+    let by_file = world
+        .login(&format!("service:ci --secret-file {}", file.display()), "")
+        .ok();
+    assert!(
+        by_file.stderr.contains(", renewable up to "),
+        "{}",
+        by_file.stderr
+    );
+    let token = word(&by_file);
+    assert!(token.starts_with("lka_") && world.allows(token));
+    let mut command = latchkey();
+    command.args(words("login ci --ttl 10m --output json"));
+    command
+        .env("LATCHKEY_ADDR", &world.server.address)
+        .env("LATCHKEY_CLIENT_SECRET", &secret);
+    let by_variable = run(command, "").json();
+    assert_eq!(by_variable["expires_in"], 600);
+    assert_eq!(by_variable["token_type"], "Bearer");
+    assert_eq!(by_variable["stored"], false);
+    assert!(world.allows(by_variable["access_token"].as_str().expect("a token")));
+
+    let bearer = world.server.as_bearer(token);
+    let who = bearer.run("token whoami --output json").json();
+    assert_eq!(who["kind"], "access");
+    assert_eq!(who["subject"], "service:ci");
+    assert_eq!(who["sealed"], true);
+    assert_eq!(who["parent_token_id"], credential.as_str());
+    let next = bearer.run("token renew --ttl 2h").ok();
+    let next = word(&next);
+    assert!(next != token && world.allows(next) && world.allows(token));
+    let refused = bearer.run("token renew --reason r");
+    assert!(
+        refused.code == 2 && refused.stderr.contains("--ttl alone"),
+        "{}",
+        refused.stderr
+    );
+
+    let handed_on = bearer
+        .run("token exchange --scope secrets:read@acme/web --ttl 5m")
+        .ok();
+    assert!(
+        !handed_on.stderr.contains("renewable"),
+        "{}",
+        handed_on.stderr
+    );
+    let narrow = word(&handed_on);
+    assert!(world.allows(narrow));
+    assert!(!world.admin().check(narrow, READ, "acme/api").0);
+    let narrow = world.server.as_bearer(narrow);
+    let wider = narrow.run("token exchange --scope secrets:read@acme/**");
+    wider.refused("[BOUNDARY]\n  missing: secrets:read@acme/**\n");
+    let narrowed = world
+        .login("ci --secret-file - --scope secrets:read@acme/api", &secret)
+        .ok();
+    assert!(!world.allows(word(&narrowed)));
+}
+
+#[test]
+fn a_key_pair_logs_in_without_sending_its_private_half_embedded() {
+    let world = World::start();
+    for (name, flag) in [("ed25519", ""), ("p256", "--p256")] {
+        let (private, public) = (world.at(name), world.at(&format!("{name}.pub")));
+        let line = format!("key-pair generate --out {} {flag}", private.display());
+        fs::write(&public, world.admin().run(line.trim()).ok().stdout).expect("written");
+        let register = |file: &Path| {
+            let file = file.display();
+            format!("credential register-key ci --public-key-file {file} --name {name} --reason r")
+        };
+        // Nothing listens there: it is refused before anything is sent.
+        let mistaken = format!("{} --addr 127.0.0.1:1", register(&private));
+        let mistaken = world.admin().run(&mistaken);
+        assert_eq!(mistaken.code, 2, "{}", mistaken.stderr);
+        assert!(
+            mistaken.stderr.contains("this is a private key"),
+            "{}",
+            mistaken.stderr
+        );
+
+        let made = world.json(&register(&public));
+        assert_eq!(
+            (&made["kind"], &made["client_id"]),
+            (&"public_key".into(), &"service:ci".into())
+        );
+        assert_eq!(
+            made["public_key"],
+            fs::read_to_string(&public).expect("readable")
+        );
+        world
+            .admin()
+            .run(&register(&public))
+            .refused("[ALREADY_EXISTS]");
+        let credential = made["token_id"].as_str().expect("an id");
+        let login = format!(
+            "ci --key-file {} --credential {credential}",
+            private.display()
+        );
+        let token = world.login(&login, "").ok();
+        assert!(world.allows(word(&token)));
+        world
+            .login(&format!("{login} --server-audience other"), "")
+            .refused("[LOGIN_REFUSED]");
+        let shown = world
+            .admin()
+            .run(&format!("token show {credential}"))
+            .ok()
+            .stdout;
+        assert!(shown.contains("\n-----BEGIN PUBLIC KEY-----\n"), "{shown}");
+        assert!(!shown.contains("\nsecret "), "{shown}");
+        world
+            .admin()
+            .run(&format!("credential revoke {credential} --reason r"))
+            .ok();
+        assert!(!world.allows(word(&token)));
+        world.login(&login, "").refused("[LOGIN_REFUSED]");
+    }
+}
+
+#[test]
+fn a_login_without_a_usable_credential_is_a_mistake_embedded() {
+    let world = World::start();
+    let usage = |arguments: &str, told: &str| {
+        let ran = world.login(arguments, "");
+        assert!(ran.code == 2 && ran.stderr.contains(told), "{}", ran.stderr);
+    };
+    let id = "0197f3a2-7c00-7000-8000-000000000000";
+    let (pair, public) = (world.at("pair"), world.at("pair.pub"));
+    let made = format!("key-pair generate --out {}", pair.display());
+    fs::write(&public, world.admin().run(&made).ok().stdout).expect("written");
+    usage(
+        "ci",
+        "no credential: give --secret-file FILE or set LATCHKEY_CLIENT_SECRET",
+    );
+    usage(
+        &format!("ci --key-file /no/such/file --credential {id}"),
+        "cannot read /no/such/file",
+    );
+    let public = format!("ci --key-file {} --credential {id}", public.display());
+    usage(&public, "this is a public key: the private one is wanted");
+}
+
+#[test]
+fn refused_logins_look_the_same_embedded() {
+    let world = World::start();
+    world
+        .admin()
+        .run("service login-method set ci universal-auth --no-lockout --reason r")
+        .ok();
+    let (_, secret) = world.secret("");
+    let (_, other) = world
+        .server
+        .admin()
+        .issue("--kind user --ttl 1h --name n --reason r");
+    let wrong = format!("{}x", &secret[..52]);
+    let mut told = Vec::new();
+    for (client, secret) in [
+        ("ci", wrong.as_str()),
+        ("nobody", &secret),
+        ("ci", &other),
+        ("nobody", "x"),
+    ] {
+        let ran = world.login(&format!("{client} --secret-file -"), secret);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (1, ""),
+            "{client}: {}",
+            ran.stderr
+        );
+        told.push(ran.stderr);
+    }
+    told.dedup();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let ran = world.login("nobody --secret-file - --output json", "x");
+    let said: Value = serde_json::from_str(&ran.stderr).expect("JSON");
+    assert_eq!(said["error"]["reason"], "LOGIN_REFUSED");
+    assert!(world.allows(&world.token(&secret)));
+}
+
+#[test]
+fn failures_lock_a_network_out_and_it_is_shown_embedded() {
+    let world = World::start();
+    let set = "service login-method set ci universal-auth --lockout-threshold 2 --reason r";
+    world.admin().run(set).ok();
+    let (_, secret) = world.secret("");
+    for _ in 0..2 {
+        world
+            .login("ci --secret-file -", "lkc_wrong")
+            .refused("[LOGIN_REFUSED]");
+    }
+    world
+        .login("ci --secret-file -", &secret)
+        .refused("[LOGIN_REFUSED]");
+    let shown = world.json("service login-method show ci");
+    assert_eq!(shown["locked"][0]["network"], "127.0.0.1/32", "{shown}");
+    let shown = world
+        .admin()
+        .run("service login-method show ci")
+        .ok()
+        .stdout;
+    assert!(
+        shown.contains("127.0.0.1/32 is locked out until "),
+        "{shown}"
+    );
+}
+
+#[test]
+fn login_methods_are_set_whole_shown_and_removed_embedded() {
+    let world = World::start();
+    let long = "service login-method set ci universal-auth --ttl 10m --max-ttl 2h --uses 5 \
+                --network 10.0.0.0/8 --login-network 10.1.0.0/16 --lockout-duration 10m --reason r";
+    let set = world.json(long);
+    assert_eq!(set["ttl_seconds"], 600);
+    assert_eq!(set["max_ttl_seconds"], 7_200);
+    assert_eq!(set["uses"], 5);
+    assert_eq!(set["lockout"]["threshold"], 3);
+    assert_eq!(set["lockout"]["duration_seconds"], 600);
+    assert_eq!(set["enforcement"]["state"], "confirmed");
+    let shown = world.json("service login-method show service:ci");
+    assert_eq!(shown["methods"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        shown["methods"][0]["networks"],
+        serde_json::json!(["10.0.0.0/8"])
+    );
+    // What is not given is the default again.
+    let set = world.json("service login-method set ci universal-auth --no-lockout --reason r");
+    assert_eq!(
+        (&set["ttl_seconds"], &set["lockout"]),
+        (&3_600.into(), &Value::Null)
+    );
+    assert_eq!(
+        set.get("networks")
+            .or(set.get("uses"))
+            .or(set.get("max_ttl_seconds")),
+        None
+    );
+    let shown = world
+        .admin()
+        .run("service login-method show ci")
+        .ok()
+        .stdout;
+    assert!(
+        shown.contains("method              universal_auth\naccess tokens live  1h\n"),
+        "{shown}"
+    );
+
+    let (_, secret) = world.secret("");
+    let token = world.token(&secret);
+    let removed = world
+        .admin()
+        .run("service login-method remove ci universal-auth --reason r")
+        .ok();
+    assert!(
+        removed.stdout.contains("confirmed by 1 replica"),
+        "{}",
+        removed.stdout
+    );
+    assert!(!world.allows(&token));
+    world
+        .login("ci --secret-file -", &secret)
+        .refused("[LOGIN_REFUSED]");
+    let create = "credential create ci --name n --reason r";
+    world.admin().run(create).refused("[FAILED_PRECONDITION]");
+    world
+        .admin()
+        .run("service login-method remove ci key-pair --reason r")
+        .ok();
+    let shown = world
+        .admin()
+        .run("service login-method show ci")
+        .ok()
+        .stdout;
+    assert_eq!(shown, "no login method is set: it cannot log in\n");
+}
+
+#[test]
+fn credentials_are_listed_and_revoked_with_what_they_gave_embedded() {
+    let world = World::start();
+    let (first, secret) = world.secret("--label env=prod --ttl 30d");
+    let (second, other) = world.secret("--network 127.0.0.0/8 --uses 2");
+    let listed = |arguments: &str| {
+        let list = world.json(&format!("credential list {arguments}"));
+        let ids = list["credentials"].as_array().expect("a list").iter();
+        ids.map(|one| one["token_id"].as_str().expect("an id").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed("ci"), [first.clone(), second.clone()]);
+    assert_eq!(
+        listed("--kind client-secret"),
+        [first.clone(), second.clone()]
+    );
+    assert_eq!(listed("--kind public-key"), Vec::<String>::new());
+    let (token, kept) = (world.token(&secret), world.token(&other));
+    let revoked = world.json(&format!("credential revoke {first} --reason leaked"));
+    assert_eq!(revoked["already_revoked"], false);
+    assert_eq!(revoked["enforcement"]["state"], "confirmed");
+    assert!(!world.allows(&token) && world.allows(&kept));
+    world
+        .login("ci --secret-file -", &secret)
+        .refused("[LOGIN_REFUSED]");
+    assert_eq!(listed("ci --state active"), std::slice::from_ref(&second));
+    let again = world.json(&format!("credential revoke {first} --reason leaked"));
+    assert_eq!(again["already_revoked"], true);
+    // Of two logins the second was the last.
+    let last = world.token(&other);
+    world
+        .login("ci --secret-file -", &other)
+        .refused("[LOGIN_REFUSED]");
+    assert!(world.allows(&last));
+}
+
+#[test]
+fn sessions_are_revoked_by_id_and_by_account_embedded() {
+    let world = World::start();
+    let (_, secret) = world.secret("");
+    let by_id = |token: &str| {
+        let who = world
+            .server
+            .as_bearer(token)
+            .run("token whoami --output json")
+            .json();
+        who["token_id"].as_str().expect("an id").to_owned()
+    };
+    let (one, two, three) = (
+        world.token(&secret),
+        world.token(&secret),
+        world.token(&secret),
+    );
+    let renewed = world.server.as_bearer(&one).run("token renew").ok();
+    let handed_on = world
+        .server
+        .as_bearer(&one)
+        .run("token exchange --ttl 5m")
+        .ok();
+    let line = format!(
+        "token revoke --access-token {} --reason r",
+        by_id(word(&renewed))
+    );
+    world.admin().run(&line).ok();
+    for token in [&one, word(&renewed), word(&handed_on)] {
+        assert!(!world.allows(token));
+    }
+    assert!(world.allows(&two) && world.allows(&three));
+    world.server.as_bearer(&two).run("token revoke --self").ok();
+    assert!(!world.allows(&two) && world.allows(&three));
+    let (_, stored) = world
+        .admin()
+        .issue("--kind service --subject ci --ttl 1h --name n --reason r");
+    world
+        .admin()
+        .run("token revoke-all --sessions-of service:ci --reason r")
+        .ok();
+    assert!(!world.allows(&three) && world.allows(&stored));
+    assert!(world.allows(&world.token(&secret)), "the credential stays");
+}
+
+#[test]
+fn one_seal_key_follows_another_embedded() {
+    let world = World::start();
+    let (_, secret) = world.secret("");
+    let before = world.token(&secret);
+    let phases = || {
+        let list = world.json("seal-key list");
+        let keys = list["keys"].as_array().expect("a list").clone();
+        let text = |key: &Value, name: &str| key[name].as_str().expect(name).to_owned();
+        keys.iter()
+            .map(|key| (text(key, "key_id"), text(key, "phase")))
+            .collect::<Vec<_>>()
+    };
+    let [(first, phase)] = &phases()[..] else {
+        panic!("{:?}", phases());
+    };
+    assert_eq!(phase, "minting");
+    world
+        .admin()
+        .run("seal-key rotate --reason r")
+        .refused("no new seal key is loaded");
+    let file = world._dir.path().join("seal.keys");
+    let made = world.json(&format!("seal-key generate --out {}", file.display()));
+    let second = made["id"].as_str().expect("an id");
+    while value(&metrics(&world.server.admin_address), "latchkey_seal_keys ") != Some(2.0) {
+        std::thread::yield_now();
+    }
+    let new = (second.to_owned(), "new".to_owned());
+    assert!(phases().contains(&new), "{:?}", phases());
+    assert_eq!(world.json("seal-key rotate --reason r")["key_id"], second);
+    let after = world.token(&secret);
+    assert!(world.allows(&before) && world.allows(&after));
+    let retire = format!("seal-key retire {first} --reason r");
+    world.admin().run(&retire).refused("[FAILED_PRECONDITION]");
+    let revoked = world
+        .admin()
+        .run(&format!("seal-key revoke {first} --reason r"))
+        .ok();
+    assert!(
+        revoked.stdout.contains("confirmed by 1 replica"),
+        "{}",
+        revoked.stdout
+    );
+    assert!(!world.allows(&before) && world.allows(&after));
+    let mut expected = vec![
+        (first.clone(), "revoked".to_owned()),
+        (second.to_owned(), "minting".to_owned()),
+    ];
+    expected.sort();
+    assert_eq!(phases(), expected);
+}
+
+fn replica_with_keys(url: &str, name: &str, file: &Path) -> Server {
+    let file = format!("seal.keys_file={}", file.display());
+    let settings = ["--set", &file, "--set", "seal.poll=100ms"];
+    let settings = [&settings[..], &["--set", "lease.length=60s"]].concat();
+    Server::replica(url, name, &settings).expect("serves")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_seals_when_every_replica_has_it_postgres() {
+    let database = database().await;
+    let admin = bootstrap(&database);
+    let files = fresh();
+    let at = |name: &str| files.path().join(name);
+    let replica = |name: &str| replica_with_keys(&database.url, name, &at(name));
+    generate(&at("a"));
+    fs::copy(at("a"), at("b")).expect("copied");
+    let (a, b) = (replica("a"), replica("b"));
+    let on = |server: &Server, line: &str| server.as_bearer(&admin).run(line);
+    prepare(&a.as_bearer(&admin));
+    let secret = on(
+        &a,
+        "credential create ci --name n --reason r --secret-only --wait",
+    )
+    .ok()
+    .stdout;
+    let login = |server: &Server| {
+        let ran = server
+            .as_bearer(&admin)
+            .run_with_input("login ci --secret-file -", &secret);
+        word(&ran.ok()).to_owned()
+    };
+    let first = login(&a);
+    assert!(
+        b.as_bearer(&admin).check(&first, READ, PLACE).0,
+        "sealed on one, good on both"
+    );
+
+    let second = generate(&at("a"));
+    let listed = |name: &str, expected: &str| {
+        let list = on(&a, "seal-key list --output json").json();
+        let keys = list["keys"].as_array().expect("a list").clone();
+        let found = keys
+            .into_iter()
+            .find(|key| key["key_id"] == second.as_str());
+        found.is_some_and(|key| key[name] == serde_json::json!([expected]))
+    };
+    while !listed("loaded_by", "a") {
+        tokio::task::yield_now().await;
+    }
+    assert!(listed("missing_on", "b"));
+    let rotate = format!("seal-key rotate {second} --reason r");
+    on(&b, &rotate).refused("is not loaded by b");
+    fs::copy(at("a"), at("b")).expect("copied");
+    while on(&b, &rotate).code != 0 {
+        tokio::task::yield_now().await;
+    }
+    let sealed = login(&b);
+    assert!(a.as_bearer(&admin).check(&sealed, READ, PLACE).0);
+    assert!(a.as_bearer(&admin).check(&first, READ, PLACE).0);
+}
