@@ -17,6 +17,7 @@ use crate::store::embedded::{Copied, EmbeddedStore, restore as restore_file};
 use crate::store::{Snapshot, StoreError};
 
 use super::failure::CliError;
+use super::followed::KEYS_FILE;
 use super::output::Output;
 use super::output::meter::Meter;
 use super::run::{OpenArgs, assemble, blocking, open_failed};
@@ -170,6 +171,12 @@ pub(crate) async fn restore(args: RestoreArgs, output: Output) -> Result<(), Cli
             "The store is {data_dir}; its log and its tables are whole."
         ));
         page.line(format!("To serve it: latchkey serve --data-dir {data_dir}"));
+        if !view.data_dir.join(KEYS_FILE).exists() {
+            page.line(format!(
+                "Access tokens that are there are refused without the file {KEYS_FILE} of the \
+                 directory that was backed up."
+            ));
+        }
     })
 }
 

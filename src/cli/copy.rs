@@ -21,6 +21,7 @@ use crate::store::postgres::{Found, Target};
 use crate::store::transfer::Last;
 
 use super::failure::CliError;
+use super::followed::KEYS_FILE;
 use super::output::Output;
 use super::output::meter::Meter;
 use super::run::{blocking, open_failed};
@@ -119,6 +120,13 @@ pub(crate) async fn copy(args: CopyArgs, output: Output) -> Result<(), CliError>
             "{from} is marked as moved, and is not served any more."
         ));
         page.line("To serve the database: LATCHKEY_DATABASE_URL=… latchkey serve");
+        let keys = view.from.join(KEYS_FILE);
+        if keys.exists() {
+            page.line(format!(
+                "Access tokens that are there go on with its keys: LATCHKEY_SEAL_KEYS_FILE={}",
+                keys.display()
+            ));
+        }
     })
 }
 

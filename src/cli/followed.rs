@@ -25,7 +25,7 @@ use super::run::cannot_wait;
 use super::store::Place;
 
 /// Its name in the data directory of an embedded store.
-const KEYS_FILE: &str = "seal.keys";
+pub(super) const KEYS_FILE: &str = "seal.keys";
 
 /// The route table and the seal keys, and who follows their files.
 pub(crate) struct Followed {
