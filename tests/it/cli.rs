@@ -141,6 +141,8 @@ fn backup_and_restore_say_what_was_copied_and_where_embedded() {
         to.display()
     );
     assert!(said.contains(&second), "{said}");
+    let keys = "refused without the file seal.keys of the directory that was backed up.";
+    assert!(said.contains(keys), "{said}");
 
     let again = away.path().join("again");
     let view = local(&format!("restore {} --output json", file.display()), &again).json();

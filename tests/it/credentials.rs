@@ -9,50 +9,42 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::leaks::{metrics, value};
-use crate::postgres::database;
 use crate::program::{As, Ran, Server, fresh, latchkey, run, words};
-use crate::replicas::bootstrap;
-use crate::seal_keys::generate;
 
-const READ: &str = "secrets:read";
-const PLACE: &str = "acme/web";
+pub(crate) const READ: &str = "secrets:read";
+pub(crate) const PLACE: &str = "acme/web";
 
 /// A server with a service account `ci` that may read below `acme`, and a folder for its files.
-struct World {
-    server: Server,
+pub(crate) struct World {
+    pub(crate) server: Server,
     files: TempDir,
-    _dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl World {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (dir, files) = (fresh(), fresh());
         let server = Server::start_with(dir.path(), &["--set", "seal.poll=100ms"]).expect("serves");
         prepare(&server.admin());
-        Self {
-            server,
-            files,
-            _dir: dir,
-        }
+        Self { server, files, dir }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
     }
 
-    fn admin(&self) -> As<'_> {
+    pub(crate) fn admin(&self) -> As<'_> {
         self.server.admin()
     }
 
     #[track_caller]
-    fn json(&self, line: &str) -> Value {
+    pub(crate) fn json(&self, line: &str) -> Value {
         self.admin().run(&format!("{line} --output json")).json()
     }
 
     /// A client secret: its id and text.
     #[track_caller]
-    fn secret(&self, arguments: &str) -> (String, String) {
+    pub(crate) fn secret(&self, arguments: &str) -> (String, String) {
         let made = self.json(&format!(
             "credential create ci --name n --reason r {arguments}"
         ));
@@ -70,7 +62,7 @@ impl World {
 
     /// The access token that a secret gives.
     #[track_caller]
-    fn token(&self, secret: &str) -> String {
+    pub(crate) fn token(&self, secret: &str) -> String {
         self.login("ci --secret-file -", secret)
             .ok()
             .stdout
@@ -78,13 +70,13 @@ impl World {
             .to_owned()
     }
 
-    fn allows(&self, token: &str) -> bool {
+    pub(crate) fn allows(&self, token: &str) -> bool {
         self.admin().check(token, READ, PLACE).0
     }
 }
 
 #[track_caller]
-fn prepare(admin: &As<'_>) {
+pub(crate) fn prepare(admin: &As<'_>) {
     for line in [
         "service create ci --home acme --reason r",
         "role create agent --home acme --action secrets:read --reason r",
@@ -98,7 +90,7 @@ fn prepare(admin: &As<'_>) {
 
 /// One word and a line end.
 #[track_caller]
-fn word(ran: &Ran) -> &str {
+pub(crate) fn word(ran: &Ran) -> &str {
     let token = ran.stdout.strip_suffix('\n').expect("a line");
     assert!(!token.contains(char::is_whitespace), "{}", ran.stdout);
     token
@@ -463,117 +455,4 @@ fn sessions_are_revoked_by_id_and_by_account_embedded() {
         .ok();
     assert!(!world.allows(&three) && world.allows(&stored));
     assert!(world.allows(&world.token(&secret)), "the credential stays");
-}
-
-#[test]
-fn one_seal_key_follows_another_embedded() {
-    let world = World::start();
-    let (_, secret) = world.secret("");
-    let before = world.token(&secret);
-    let phases = || {
-        let list = world.json("seal-key list");
-        let keys = list["keys"].as_array().expect("a list").clone();
-        let text = |key: &Value, name: &str| key[name].as_str().expect(name).to_owned();
-        keys.iter()
-            .map(|key| (text(key, "key_id"), text(key, "phase")))
-            .collect::<Vec<_>>()
-    };
-    let [(first, phase)] = &phases()[..] else {
-        panic!("{:?}", phases());
-    };
-    assert_eq!(phase, "minting");
-    world
-        .admin()
-        .run("seal-key rotate --reason r")
-        .refused("no new seal key is loaded");
-    let file = world._dir.path().join("seal.keys");
-    let made = world.json(&format!("seal-key generate --out {}", file.display()));
-    let second = made["id"].as_str().expect("an id");
-    while value(&metrics(&world.server.admin_address), "latchkey_seal_keys ") != Some(2.0) {
-        std::thread::yield_now();
-    }
-    let new = (second.to_owned(), "new".to_owned());
-    assert!(phases().contains(&new), "{:?}", phases());
-    assert_eq!(world.json("seal-key rotate --reason r")["key_id"], second);
-    let after = world.token(&secret);
-    assert!(world.allows(&before) && world.allows(&after));
-    let retire = format!("seal-key retire {first} --reason r");
-    world.admin().run(&retire).refused("[FAILED_PRECONDITION]");
-    let revoked = world
-        .admin()
-        .run(&format!("seal-key revoke {first} --reason r"))
-        .ok();
-    assert!(
-        revoked.stdout.contains("confirmed by 1 replica"),
-        "{}",
-        revoked.stdout
-    );
-    assert!(!world.allows(&before) && world.allows(&after));
-    let mut expected = vec![
-        (first.clone(), "revoked".to_owned()),
-        (second.to_owned(), "minting".to_owned()),
-    ];
-    expected.sort();
-    assert_eq!(phases(), expected);
-}
-
-fn replica_with_keys(url: &str, name: &str, file: &Path) -> Server {
-    let file = format!("seal.keys_file={}", file.display());
-    let settings = ["--set", &file, "--set", "seal.poll=100ms"];
-    let settings = [&settings[..], &["--set", "lease.length=60s"]].concat();
-    Server::replica(url, name, &settings).expect("serves")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_seals_when_every_replica_has_it_postgres() {
-    let database = database().await;
-    let admin = bootstrap(&database);
-    let files = fresh();
-    let at = |name: &str| files.path().join(name);
-    let replica = |name: &str| replica_with_keys(&database.url, name, &at(name));
-    generate(&at("a"));
-    fs::copy(at("a"), at("b")).expect("copied");
-    let (a, b) = (replica("a"), replica("b"));
-    let on = |server: &Server, line: &str| server.as_bearer(&admin).run(line);
-    prepare(&a.as_bearer(&admin));
-    let secret = on(
-        &a,
-        "credential create ci --name n --reason r --secret-only --wait",
-    )
-    .ok()
-    .stdout;
-    let login = |server: &Server| {
-        let ran = server
-            .as_bearer(&admin)
-            .run_with_input("login ci --secret-file -", &secret);
-        word(&ran.ok()).to_owned()
-    };
-    let first = login(&a);
-    assert!(
-        b.as_bearer(&admin).check(&first, READ, PLACE).0,
-        "sealed on one, good on both"
-    );
-
-    let second = generate(&at("a"));
-    let listed = |name: &str, expected: &str| {
-        let list = on(&a, "seal-key list --output json").json();
-        let keys = list["keys"].as_array().expect("a list").clone();
-        let found = keys
-            .into_iter()
-            .find(|key| key["key_id"] == second.as_str());
-        found.is_some_and(|key| key[name] == serde_json::json!([expected]))
-    };
-    while !listed("loaded_by", "a") {
-        tokio::task::yield_now().await;
-    }
-    assert!(listed("missing_on", "b"));
-    let rotate = format!("seal-key rotate {second} --reason r");
-    on(&b, &rotate).refused("is not loaded by b");
-    fs::copy(at("a"), at("b")).expect("copied");
-    while on(&b, &rotate).code != 0 {
-        tokio::task::yield_now().await;
-    }
-    let sealed = login(&b);
-    assert!(a.as_bearer(&admin).check(&sealed, READ, PLACE).0);
-    assert!(a.as_bearer(&admin).check(&first, READ, PLACE).0);
 }

@@ -11,7 +11,9 @@ use std::process::Command;
 use latchkey::domain::key::PublicKey;
 use latchkey::domain::key_pair::KeyPair;
 use rustix::process::Signal;
+use serde_json::Value;
 
+use crate::credentials::{PLACE, READ, World, prepare, word};
 use crate::leaks::{metrics, value};
 use crate::postgres::database;
 use crate::program::{Ran, Server, fresh, latchkey, run, words};
@@ -223,4 +225,161 @@ fn a_key_pair_is_written_once_and_its_public_half_printed() {
     assert!(PublicKey::parse_pem(said["public_key"].as_str().expect("text")).is_ok());
     let nowhere = format!("key-pair generate --out {}/no/such", dir.path().display());
     assert_eq!(local(&nowhere).code, 2);
+}
+
+#[test]
+fn one_seal_key_follows_another_embedded() {
+    let world = World::start();
+    let (_, secret) = world.secret("");
+    let before = world.token(&secret);
+    let phases = || {
+        let list = world.json("seal-key list");
+        let keys = list["keys"].as_array().expect("a list").clone();
+        let text = |key: &Value, name: &str| key[name].as_str().expect(name).to_owned();
+        keys.iter()
+            .map(|key| (text(key, "key_id"), text(key, "phase")))
+            .collect::<Vec<_>>()
+    };
+    let [(first, phase)] = &phases()[..] else {
+        panic!("{:?}", phases());
+    };
+    assert_eq!(phase, "minting");
+    world
+        .admin()
+        .run("seal-key rotate --reason r")
+        .refused("no new seal key is loaded");
+    let file = world.dir.path().join("seal.keys");
+    let made = world.json(&format!("seal-key generate --out {}", file.display()));
+    let second = made["id"].as_str().expect("an id");
+    while value(&metrics(&world.server.admin_address), "latchkey_seal_keys ") != Some(2.0) {
+        std::thread::yield_now();
+    }
+    let new = (second.to_owned(), "new".to_owned());
+    assert!(phases().contains(&new), "{:?}", phases());
+    assert_eq!(world.json("seal-key rotate --reason r")["key_id"], second);
+    let after = world.token(&secret);
+    assert!(world.allows(&before) && world.allows(&after));
+    let retire = format!("seal-key retire {first} --reason r");
+    world.admin().run(&retire).refused("[FAILED_PRECONDITION]");
+    let revoked = world
+        .admin()
+        .run(&format!("seal-key revoke {first} --reason r"))
+        .ok();
+    assert!(
+        revoked.stdout.contains("confirmed by 1 replica"),
+        "{}",
+        revoked.stdout
+    );
+    assert!(!world.allows(&before) && world.allows(&after));
+    let mut expected = vec![
+        (first.clone(), "revoked".to_owned()),
+        (second.to_owned(), "minting".to_owned()),
+    ];
+    expected.sort();
+    assert_eq!(phases(), expected);
+}
+
+#[test]
+fn a_store_restored_without_its_keys_seals_by_new_ones_embedded() {
+    let world = World::start();
+    let (_, secret) = world.secret("");
+    let token = world.token(&secret);
+    let admin = world.server.admin.clone().expect("a token");
+    let (copy, to) = (world.at("copy.db"), world.at("restored"));
+    let local = |line: String| {
+        let mut command = latchkey();
+        command.args(words(&line));
+        run(command, "").ok()
+    };
+    let from = world.dir.path();
+    local(format!(
+        "backup {} --data-dir {}",
+        copy.display(),
+        from.display()
+    ));
+    local(format!(
+        "restore {} --data-dir {}",
+        copy.display(),
+        to.display()
+    ));
+
+    let restored = Server::start_with(&to, &["--set", "seal.poll=100ms"]).expect("serves");
+    let bearer = restored.as_bearer(&admin);
+    let login = || bearer.run_with_input("login ci --secret-file -", &secret);
+    let allows = |token: &str| {
+        let line = format!("check --token-file - --action {READ} --resource {PLACE}");
+        bearer.run_with_input(&line, token).code == 0
+    };
+    assert!(!allows(&token));
+    let refused = login();
+    assert_eq!(refused.code, 3, "{}{}", refused.stdout, refused.stderr);
+    bearer.run("seal-key rotate --reason r").ok();
+    assert!(allows(word(&login().ok())) && !allows(&token));
+    let both = [to.as_path(), from]
+        .map(|folder| fs::read_to_string(folder.join("seal.keys")).expect("readable"));
+    fs::write(to.join("seal.keys"), both.concat()).expect("written");
+    while !allows(&token) {
+        std::thread::yield_now();
+    }
+}
+
+fn replica_with_keys(url: &str, name: &str, file: &Path) -> Server {
+    let file = format!("seal.keys_file={}", file.display());
+    let settings = ["--set", &file, "--set", "seal.poll=100ms"];
+    let settings = [&settings[..], &["--set", "lease.length=60s"]].concat();
+    Server::replica(url, name, &settings).expect("serves")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_seals_when_every_replica_has_it_postgres() {
+    let database = database().await;
+    let admin = bootstrap(&database);
+    let files = fresh();
+    let at = |name: &str| files.path().join(name);
+    let replica = |name: &str| replica_with_keys(&database.url, name, &at(name));
+    generate(&at("a"));
+    fs::copy(at("a"), at("b")).expect("copied");
+    let (a, b) = (replica("a"), replica("b"));
+    let on = |server: &Server, line: &str| server.as_bearer(&admin).run(line);
+    prepare(&a.as_bearer(&admin));
+    let secret = on(
+        &a,
+        "credential create ci --name n --reason r --secret-only --wait",
+    )
+    .ok()
+    .stdout;
+    let login = |server: &Server| {
+        let ran = server
+            .as_bearer(&admin)
+            .run_with_input("login ci --secret-file -", &secret);
+        word(&ran.ok()).to_owned()
+    };
+    let first = login(&a);
+    assert!(
+        b.as_bearer(&admin).check(&first, READ, PLACE).0,
+        "sealed on one, good on both"
+    );
+
+    let second = generate(&at("a"));
+    let listed = |name: &str, expected: &str| {
+        let list = on(&a, "seal-key list --output json").json();
+        let keys = list["keys"].as_array().expect("a list").clone();
+        let found = keys
+            .into_iter()
+            .find(|key| key["key_id"] == second.as_str());
+        found.is_some_and(|key| key[name] == serde_json::json!([expected]))
+    };
+    while !listed("loaded_by", "a") {
+        tokio::task::yield_now().await;
+    }
+    assert!(listed("missing_on", "b"));
+    let rotate = format!("seal-key rotate {second} --reason r");
+    on(&b, &rotate).refused("is not loaded by b");
+    fs::copy(at("a"), at("b")).expect("copied");
+    while on(&b, &rotate).code != 0 {
+        tokio::task::yield_now().await;
+    }
+    let sealed = login(&b);
+    assert!(a.as_bearer(&admin).check(&sealed, READ, PLACE).0);
+    assert!(a.as_bearer(&admin).check(&first, READ, PLACE).0);
 }
