@@ -10,6 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -60,19 +61,23 @@ pub struct MalformedToken;
 /// Adds the calling token and, where there is none yet, a deadline to each request.
 #[derive(Clone, Debug)]
 pub struct Calling {
-    token: Option<CallingToken>,
+    // Written by whoever keeps the client logged in, read at each call.
+    token: Arc<ArcSwapOption<CallingToken>>,
     deadline: Option<Duration>,
 }
 
 impl Calling {
-    pub(in crate::client) fn new(token: Option<CallingToken>, deadline: Option<Duration>) -> Self {
+    pub(in crate::client) fn new(
+        token: Arc<ArcSwapOption<CallingToken>>,
+        deadline: Option<Duration>,
+    ) -> Self {
         Self { token, deadline }
     }
 }
 
 impl Interceptor for Calling {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.token {
+        if let Some(token) = &*self.token.load() {
             let value = token.to_metadata()?;
             request.metadata_mut().insert("authorization", value);
         }

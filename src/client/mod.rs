@@ -14,6 +14,7 @@ mod calls;
 mod check;
 mod enforced;
 mod layer;
+mod login;
 mod policy;
 mod refusal;
 
@@ -28,6 +29,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tonic::Request;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Error};
@@ -36,6 +38,7 @@ pub use self::calls::{CallError, Calling, CallingToken, MalformedToken};
 pub use self::check::{CheckError, CheckQuery, Denial, Identity, Verdict};
 pub use self::enforced::Enforced;
 pub use self::layer::{CheckLayer, Checked};
+pub use self::login::{LoggedIn, Login, LoginError};
 pub use self::policy::{Needs, Policy};
 pub use crate::proto::v1;
 
@@ -45,7 +48,9 @@ use crate::domain::clock::{Clock, SystemClock};
 use v1::audit_service_client::AuditServiceClient;
 use v1::check_service_client::CheckServiceClient;
 use v1::cluster_service_client::ClusterServiceClient;
+use v1::credential_service_client::CredentialServiceClient;
 use v1::directory_service_client::DirectoryServiceClient;
+use v1::login_service_client::LoginServiceClient;
 use v1::token_service_client::TokenServiceClient;
 
 /// How long a Check may take unless the client or the query says otherwise: what Envoy gives
@@ -68,7 +73,7 @@ pub type CallingChannel = InterceptedService<Channel, Calling>;
 #[derive(Clone)]
 pub struct Client {
     channel: Channel,
-    token: Option<CallingToken>,
+    token: Arc<ArcSwapOption<CallingToken>>,
     clock: Arc<dyn Clock>,
     check_deadline: Duration,
     call_deadline: Duration,
@@ -104,7 +109,7 @@ impl Client {
     pub fn from_channel(channel: Channel) -> Self {
         Self {
             channel,
-            token: None,
+            token: Arc::default(),
             clock: Arc::new(SystemClock::start()),
             check_deadline: CHECK_DEADLINE,
             call_deadline: CALL_DEADLINE,
@@ -115,7 +120,7 @@ impl Client {
     /// Presents this token as the caller's own, in every call.
     #[must_use]
     pub fn with_token(mut self, token: CallingToken) -> Self {
-        self.token = Some(token);
+        self.token = Arc::new(ArcSwapOption::from_pointee(token));
         self
     }
 
@@ -253,6 +258,20 @@ impl Client {
         TokenServiceClient::new(self.calling(Some(self.call_deadline)))
     }
 
+    /// The generated client of `LoginService`. A request without a timeout of its own gets the
+    /// client's.
+    #[must_use]
+    pub fn raw_logins(&self) -> LoginServiceClient<CallingChannel> {
+        LoginServiceClient::new(self.calling(Some(self.call_deadline)))
+    }
+
+    /// The generated client of `CredentialService`. A request without a timeout of its own gets
+    /// the client's.
+    #[must_use]
+    pub fn raw_credentials(&self) -> CredentialServiceClient<CallingChannel> {
+        CredentialServiceClient::new(self.calling(Some(self.call_deadline)))
+    }
+
     /// The generated client of `DirectoryService`. A request without a timeout of its own
     /// gets the client's.
     #[must_use]
@@ -286,7 +305,7 @@ impl Client {
     }
 
     fn calling(&self, deadline: Option<Duration>) -> CallingChannel {
-        let calling = Calling::new(self.token.clone(), deadline);
+        let calling = Calling::new(Arc::clone(&self.token), deadline);
         InterceptedService::new(self.channel.clone(), calling)
     }
 
@@ -305,7 +324,7 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("token", &self.token)
+            .field("token", &self.token.load())
             .field("check_deadline", &self.check_deadline)
             .field("call_deadline", &self.call_deadline)
             .finish_non_exhaustive()
