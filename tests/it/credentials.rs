@@ -413,6 +413,39 @@ fn credentials_are_listed_and_revoked_with_what_they_gave_embedded() {
 }
 
 #[test]
+fn logins_are_listed_with_what_and_from_where_embedded() {
+    let world = World::start();
+    let ((first, secret), (second, other)) = (world.secret(""), world.secret(""));
+    world.token(&secret);
+    world.token(&other);
+    world
+        .login("ci --secret-file -", "lkc_wrong")
+        .refused("[LOGIN_REFUSED]");
+    let listed = |arguments: &str| {
+        let list = world.json(&format!("credential logins {arguments}"));
+        let logins = list["logins"].as_array().expect("a list").clone();
+        let text = |login: &Value, name: &str| login[name].as_str().expect(name).to_owned();
+        let shown = logins.iter().map(|login| {
+            assert_eq!(text(login, "from"), "127.0.0.1");
+            assert_eq!(text(login, "service_account"), "service:ci");
+            text(login, "credential_id")
+        });
+        shown.collect::<Vec<_>>()
+    };
+    // They are written in batches.
+    while listed("ci").len() < 2 {
+        std::thread::yield_now();
+    }
+    assert_eq!(
+        listed(""),
+        [second.clone(), first.clone()],
+        "the newest first"
+    );
+    assert_eq!(listed(&format!("--credential {first}")), [first]);
+    assert_eq!(listed("ci --limit 1"), [second]);
+}
+
+#[test]
 fn sessions_are_revoked_by_id_and_by_account_embedded() {
     let world = World::start();
     let (_, secret) = world.secret("");
