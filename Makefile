@@ -27,6 +27,8 @@ lint: tools ## Check format, lints, dependencies and the proto files
 		{ echo 'run: rustup component add rustfmt clippy' >&2; exit 1; }
 	cargo fmt --check
 	cargo clippy --all-targets --all-features $(LOCKED) -- -D warnings
+	# Without what debug builds have besides.
+	cargo check --release $(LOCKED)
 	'$(LATCHKEY_TOOLS)/cargo-deny' $(LOCKED) check --hide-inclusion-graph bans licenses sources
 	'$(LATCHKEY_TOOLS)/buf' lint proto
 

@@ -14,6 +14,7 @@ mod population;
 mod proxy;
 mod replicas;
 mod report;
+mod sealed;
 mod store;
 #[path = "../../tests/it/watched.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
@@ -54,6 +55,9 @@ fn main() {
     }
     if wanted("check") {
         check::run(counts_or(&counts, &[1_000, 1_000_000, 10_000_000]));
+    }
+    if wanted("sealed") {
+        sealed::run(counts_or(&counts, &[10_000, 1_000_000]));
     }
     if wanted("grpc") {
         grpc::run();

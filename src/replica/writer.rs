@@ -20,7 +20,6 @@ use crate::domain::chain::Head;
 use crate::domain::clock::Clock as _;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{Entry, EntryKind, LogEntry};
-#[cfg(debug_assertions)]
 use crate::domain::refusal::Refusal;
 use crate::state::decide::{Caller, Command, Decided, Envelope, Moment, Outcome, decide};
 use crate::state::{Diverged, State};
