@@ -6,10 +6,14 @@
 
 mod company;
 mod door;
+mod entrance;
 mod holes;
 mod infisical_api_key;
 mod infisical_identity;
 mod infisical_service_account;
 mod infisical_service_token;
+mod infisical_universal_auth;
 mod infrasonar;
+mod key_pairs;
+mod sessions;
 mod terrakube;

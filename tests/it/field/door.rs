@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use latchkey::authority::{self, Authority};
 use latchkey::config::Config;
 use latchkey::domain::clock::{Clock, Now, SystemClock};
 use latchkey::domain::entropy::OsEntropy;
+use latchkey::domain::seal::key::SealKey;
+use latchkey::domain::seal::ring::Ring;
 use latchkey::replica::{LeaseSettings, Replica, Settings, WriterTask};
 use latchkey::rpc::{self, Metrics};
 use latchkey::store::Store;
@@ -86,8 +89,10 @@ enum Place {
 pub(super) struct Door {
     pub(super) admin: String,
     pub(super) channel: Channel,
+    pub(super) address: String,
     clock: Arc<Ahead>,
     place: Place,
+    seals: Arc<ArcSwap<Ring>>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
     writer: Option<WriterTask>,
@@ -104,7 +109,9 @@ impl Door {
 
     async fn first(place: Place) -> Self {
         let store = open(&place).await;
-        let (mut door, authority) = Self::start(place, store, 0).await;
+        let ring = Ring::new([SealKey::generate(&OsEntropy)]);
+        let seals = Arc::new(ArcSwap::from_pointee(ring));
+        let (mut door, authority) = Self::start(place, store, seals, 0).await;
         let made = authority.bootstrap(false).await.expect("written");
         made.expect("the first")
             .reveal()
@@ -112,7 +119,12 @@ impl Door {
         door
     }
 
-    async fn start(place: Place, store: Arc<dyn Store>, by_ms: u64) -> (Self, Authority) {
+    async fn start(
+        place: Place,
+        store: Arc<dyn Store>,
+        seals: Arc<ArcSwap<Ring>>,
+        by_ms: u64,
+    ) -> (Self, Authority) {
         let entropy = Arc::new(OsEntropy);
         let clock = Arc::new(Ahead {
             clock: SystemClock::start(),
@@ -124,6 +136,7 @@ impl Door {
                 length_ms: LONG.as_millis() as u64,
                 ..LeaseSettings::default()
             },
+            seals: Arc::clone(&seals),
             ..Settings::default()
         };
         let time = Arc::clone(&clock) as Arc<dyn Clock>;
@@ -154,8 +167,10 @@ impl Door {
         let door = Self {
             admin: String::new(),
             channel: channel(&address).await,
+            address,
             clock,
             place,
+            seals,
             stop,
             serving,
             writer: Some(writer),
@@ -181,7 +196,7 @@ impl Door {
         self.serving.await.expect("ended");
         self.writer.take().expect("it writes").stop().await;
         let store = open(&self.place).await;
-        let (mut door, _) = Self::start(self.place, store, self.clock.by_ms()).await;
+        let (mut door, _) = Self::start(self.place, store, self.seals, self.clock.by_ms()).await;
         door.admin = self.admin;
         door
     }
