@@ -118,9 +118,12 @@ impl Authority {
             .await
             .map_err(|error| unavailable(&error))?;
         let members = roster.members.into_iter();
-        Ok(members
+        let mut loaded: Loaded = members
             .map(|member| (member.name, member.keys.into_iter().map(KeyId).collect()))
-            .collect())
+            .collect();
+        // The store has them in the order of their random ids.
+        loaded.sort();
+        Ok(loaded)
     }
 
     /// All seal keys that were ever used here, or that some server has loaded.

@@ -2,7 +2,10 @@
 //!
 //! On a server of its own for each; what holds for State alone is tested beside it.
 
+mod counted;
+mod fleet;
 pub(crate) mod house;
+mod spread;
 
 use latchkey::proto::v1;
 use tonic::Code;

@@ -18,6 +18,7 @@ use crate::program::Server;
 use crate::wire::{bearer, channel, check};
 
 /// Clients of one server, and a service account that deploys in `acme/web`.
+#[derive(Clone)]
 pub(crate) struct House {
     pub(crate) checks: CheckServiceClient<Channel>,
     pub(crate) credentials: CredentialServiceClient<Channel>,
