@@ -310,8 +310,10 @@ impl Inner {
             context,
             kinds: KindSet::ALL,
         };
+        // Only what this server lacks is an error, and never what a token says of its key.
+        let fails = needed.on_stale == OnStale::Error && view.is_stale();
         let judge = |question: &CheckRequest<'_>| {
-            let tell = |told: &Told<'_>| self.told(asked, &needed, question, told, look_alikes);
+            let tell = |told: &Told<'_>| self.told(asked, fails, question, told, look_alikes);
             self.check
                 .verdict(&view, caller, question, tell)
                 .map_err(by_caller)
@@ -367,7 +369,7 @@ impl Inner {
     fn told(
         &self,
         asked: &Asked<'_>,
-        needed: &Needed<'_>,
+        fails: bool,
         question: &CheckRequest<'_>,
         told: &Told<'_>,
         look_alikes: &[&str],
@@ -382,7 +384,7 @@ impl Inner {
                     Step::Answer(allowed)
                 }
             }
-            Reason::Stale if needed.on_stale == OnStale::Error => Step::Error,
+            Reason::Stale if fails => Step::Error,
             reason => Step::Answer(self.style.denied(&Refused {
                 denial: Denial::Token(reason),
                 need: question.needs.first().copied(),

@@ -4,11 +4,16 @@
 //! would let everything pass that is not judged.
 
 use latchkey::proto::v1;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::client::{Ask, ask, get, until};
-use super::mesh::{Mesh, SECRET, asking, web};
+use super::config::Listener;
+use super::mesh::{Mesh, NEEDS, SECRET, asking, web};
+use crate::credentials::prepare;
+use crate::program::fresh;
+use crate::seal_keys::generate;
 
 /// Two listeners that fail open and leave requests as they are.
 async fn mesh(settings: &[&str]) -> Mesh {
@@ -166,4 +171,39 @@ async fn no_question_is_lost_when_connections_are_renewed() {
     };
     until("renewed", renewed).await;
     assert_eq!(mesh.reached().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_a_key_that_is_not_loaded_is_denied_where_stale_is_an_error() {
+    let files = fresh();
+    let (file, other) = (files.path().join("keys"), files.path().join("other"));
+    generate(&file);
+    generate(&other);
+    let setting = format!("seal.keys_file={}", file.display());
+    let mesh = Mesh::start(&[&setting, "seal.poll=1h"], |port| {
+        let needs = [&NEEDS[..], &[("latchkey.stale", "error")]].concat();
+        let mut open = Listener::asking("open", port).route("/v1/secrets/", &needs);
+        open.failure_mode_allow = true;
+        vec![open]
+    })
+    .await;
+    prepare(&mesh.latchkey.admin());
+    let secret = mesh.run("credential create ci --name n --reason r --secret-only");
+    let admin = mesh.latchkey.admin();
+    let login = admin.run_with_input("login ci --secret-file -", &secret);
+    let ask = get(SECRET).bearer(login.ok().stdout.trim());
+    let port = mesh.envoy.port("open");
+    assert_eq!(ask.send(port).await.status, 200);
+    assert_eq!(mesh.reached().len(), 1);
+
+    // Its sender may be a stranger who knows no more than the key's id.
+    std::fs::copy(&other, &file).expect("replaced");
+    mesh.latchkey.signal(Signal::HUP);
+    let denied = async || ask.send(port).await.status == 503;
+    until("the key is gone", denied).await;
+    let reached = mesh.reached().len();
+    for _ in 0..3 {
+        assert_eq!(ask.send(port).await.status, 503);
+    }
+    assert_eq!(mesh.reached().len(), reached);
 }
