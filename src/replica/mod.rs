@@ -560,6 +560,8 @@ mod logins_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod raised_tests;
+#[cfg(test)]
 mod settle_tests;
 #[cfg(test)]
 mod sim;

@@ -124,11 +124,8 @@ impl Writer {
             // Closed and empty: every handle is gone, everything queued was answered.
             let Some(first) = first else { break };
             let mut waiting = self.gather(first).await;
-            let kinds = waiting
-                .iter()
-                .filter_map(|queued| queued.envelope.command.kind());
-            self.make_writable(kinds.map(EntryKind::format).max()).await;
             while !waiting.is_empty() {
+                self.make_writable(self.wanted(&waiting)).await;
                 // A stop answers what is queued, but does not wait for a database that is away.
                 waiting = if self.away && self.stop.is_cancelled() {
                     refuse(waiting, &away())
@@ -187,8 +184,7 @@ impl Writer {
     async fn note(&mut self) {
         let begun = self.shared.published.load().head().revision > 0;
         if begun && self.readable() > crate::domain::format::FORMAT_MAX {
-            self.make_writable(Command::Note.kind().map(EntryKind::format))
-                .await;
+            self.make_writable(Some(EntryKind::Note.format())).await;
             self.command("the next format is written", Command::Note)
                 .await;
         }
@@ -203,14 +199,26 @@ impl Writer {
         }
     }
 
-    /// Raises the level of the log to a format that is wanted now, if every server reads it: what
-    /// nobody wants, an older server need not know.
+    /// The newest format that every server reads and that the log is not raised to, of what would
+    /// be a change if it were: what is refused raises nothing.
+    fn wanted(&self, waiting: &VecDeque<Queued>) -> Option<u32> {
+        let (state, readable) = (self.shared.published.load(), self.readable());
+        let newer = waiting.iter().filter_map(|queued| {
+            let format = queued.envelope.command.kind()?.format();
+            let raised = state.raised(format)?;
+            let decided = decide(&raised, &queued.envelope, self.moment(&raised, 0));
+            (format <= readable && is_change(&decided)).then_some(format)
+        });
+        newer.max()
+    }
+
+    /// Raises the level of the log to a format that is wanted now: what nobody wants, an older
+    /// server need not know.
     async fn make_writable(&mut self, wanted: Option<u32>) {
-        let former = self.shared.published.load().format();
-        let Some(level) = wanted.filter(|wanted| *wanted > former && *wanted <= self.readable())
-        else {
+        let Some(level) = wanted else {
             return;
         };
+        let former = self.shared.published.load().format();
         self.command("every server reads it", Command::RaiseFormat(level))
             .await;
         let raised = self.shared.published.load().format();
@@ -230,20 +238,14 @@ impl Writer {
         };
         let state = self.shared.published.load_full();
         // Only what changes something is worth an append.
-        let worth = matches!(
-            decide(&state, &envelope, self.moment(&state, 0)),
-            Ok(Decided {
-                outcome: Outcome::Change { .. },
-                ..
-            })
-        );
-        if worth {
+        if is_change(&decide(&state, &envelope, self.moment(&state, 0))) {
             self.commit(VecDeque::from([Queued { envelope, reply }]))
                 .await;
         }
     }
 
-    /// Decides, appends and answers; returns the commands that did not fit.
+    /// Decides, appends and answers; returns the commands that did not fit, or must be decided at
+    /// another level of the log.
     async fn commit(&mut self, waiting: VecDeque<Queued>) -> VecDeque<Queued> {
         let mut waiting = waiting;
         let mut alone = false;
@@ -276,7 +278,13 @@ impl Writer {
                     answer(waiting, plan.results);
                     return plan.rest;
                 }
-                Settled::Moved => waiting.append(&mut plan.rest),
+                Settled::Moved => {
+                    waiting.append(&mut plan.rest);
+                    // On what others wrote it may be a change of a newer format.
+                    if self.wanted(&waiting).is_some() {
+                        return waiting;
+                    }
+                }
                 // One of them is at fault: find out which by trying them one by one.
                 Settled::Failed(StoreError::Refused(_)) if waiting.len() > 1 => {
                     alone = true;
@@ -502,6 +510,11 @@ impl Writer {
             }
         }
     }
+}
+
+fn is_change(decided: &Result<Decided, Refusal>) -> bool {
+    let outcome = decided.as_ref().map(|decided| &decided.outcome);
+    matches!(outcome, Ok(Outcome::Change { .. }))
 }
 
 fn is_internal(queued: &Queued) -> bool {

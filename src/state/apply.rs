@@ -78,6 +78,14 @@ impl State {
         self.head = head;
     }
 
+    /// This State if the log were raised to a newer level; none if that is no newer one.
+    #[must_use]
+    pub fn raised(&self, level: u32) -> Option<Self> {
+        let mut raised = (level > self.format()).then(|| self.clone())?;
+        raised.raise_format(level);
+        Some(raised)
+    }
+
     /// Puts one row of a snapshot; all of one goes faster by a [`super::Loader`].
     pub fn load(&mut self, row: &Row) {
         match row {
