@@ -7,7 +7,7 @@
 
 use crate::domain::entry::Request;
 use crate::domain::permission::{Permission, ResourcePattern};
-use crate::domain::principal::PrincipalKind;
+use crate::domain::principal::{PrincipalKind, PrincipalName};
 use crate::domain::refusal::Refusal;
 use crate::domain::scopes::ScopeEntry;
 
@@ -70,6 +70,7 @@ impl Judged<'_> {
         let asked = match command {
             Command::IssueToken(issue) => Some(&issue.scopes),
             Command::UpdateToken(update) => update.scopes.as_ref(),
+            Command::CreateCredential(create) => Some(&create.scopes),
             _ => None,
         };
         let Some(ScopesAsked::Only(entries)) = asked else {
@@ -117,12 +118,13 @@ impl Judged<'_> {
                 | RevokeTarget::Sealed(_)
                 | RevokeTarget::Session(_) => (true, Left::Nothing),
             },
-            Command::RevokeAll(
-                CutOffRequest::Subject(name) | CutOffRequest::IssuedByPrincipal(name),
-            ) => (
-                directory.named(name).is_none(),
-                Left::Held(vec!["tokens:revoke"]),
+            Command::RevokeAll(request) => return self.left_to_cut_off(request),
+            Command::CreateCredential(create) => (
+                directory.named(&create.account).is_none(),
+                Left::Held(vec!["tokens:issue"]),
             ),
+            Command::SetMethod(set) => return self.left_of_account(&set.account),
+            Command::RemoveMethod { account, .. } => return self.left_of_account(account),
             Command::UpdatePrincipal { name, .. }
             | Command::DeletePrincipal(name)
             | Command::SetDisabled { name, .. } => (
@@ -152,6 +154,28 @@ impl Judged<'_> {
                 let actions = std::iter::once("grants:write").chain(of_holder);
                 let gone = directory.grant(*id).is_none();
                 (gone, Left::Held(actions.collect()))
+            }
+            _ => return None,
+        };
+        gone.then_some(left)
+    }
+
+    fn left_of_account(&self, account: &PrincipalName) -> Option<Left> {
+        let gone = self.state.directory.named(account).is_none();
+        gone.then(|| Left::Held(vec![write_action(account.kind())]))
+    }
+
+    fn left_to_cut_off(&self, request: &CutOffRequest) -> Option<Left> {
+        let (gone, left) = match request {
+            CutOffRequest::Subject(name)
+            | CutOffRequest::IssuedByPrincipal(name)
+            | CutOffRequest::Sessions(name) => (
+                self.state.directory.named(name).is_none(),
+                Left::Held(vec!["tokens:revoke"]),
+            ),
+            // Of what is gone it takes the right everywhere, which was judged.
+            CutOffRequest::IssuedByCredential(id) => {
+                (self.state.token(*id).is_none(), Left::Nothing)
             }
             _ => return None,
         };

@@ -6,9 +6,12 @@ use super::tests::*;
 use super::*;
 use crate::domain::change::Display;
 use crate::domain::entry::Request;
+use crate::domain::format::FORMAT_LOGINS;
+use crate::domain::limits::Networks;
+use crate::domain::login::LoginSettings;
 use crate::domain::permission::ActionPattern;
 use crate::domain::principal::PrincipalName;
-use crate::domain::token::Digest;
+use crate::domain::token::{Digest, Secret};
 
 /// One command under a request id of its own, by a bearer.
 fn again(world: &mut World, number: u8, secret: &str, command: &Command) -> Reply {
@@ -73,13 +76,48 @@ fn member(team: &str, one: &str) -> (PrincipalName, PrincipalName) {
     (name(team), name(one))
 }
 
+fn set_method() -> Command {
+    Command::SetMethod(Box::new(SetMethod {
+        account: name("service:ci"),
+        method: LoginMethod::UniversalAuth,
+        settings: LoginSettings::default(),
+    }))
+}
+
+fn create_credential(world: &World, id: TokenId, scopes: ScopesAsked) -> Command {
+    let secret = Secret::generate(TokenKind::ClientSecret, &world.entropy);
+    Command::CreateCredential(Box::new(CreateCredential {
+        id,
+        form: CredentialForm::Secret(secret.digest()),
+        account: name("service:ci"),
+        scopes,
+        ttl_s: None,
+        not_before_ms: None,
+        uses: None,
+        networks: Networks::default(),
+        workload: None,
+        display: Display::default(),
+    }))
+}
+
 /// Everything that an administrator may ask, in an order in which each makes a change.
 fn commands(world: &mut World) -> Vec<Command> {
     let bob = world.user("user:bob");
     let id = world.id_of(&bob);
     let (_, issue) = world.asked(TokenKind::User, Some("user:dave"), ScopesAsked::All);
     let (team, one) = member("team:platform", "user:dave");
+    world.local(Command::RaiseFormat(FORMAT_LOGINS));
+    let credential = TokenId::generate(world.now_ms, &world.entropy);
     vec![
+        set_method(),
+        create_credential(world, credential, ScopesAsked::All),
+        Command::RevokeAll(CutOffRequest::Sessions(name("service:ci"))),
+        Command::RevokeAll(CutOffRequest::IssuedByCredential(credential)),
+        Command::RemoveMethod {
+            account: name("service:ci"),
+            method: LoginMethod::UniversalAuth,
+        },
+        Command::DeletePrincipal(name("service:ci")),
         Command::IssueToken(Box::new(issue)),
         Command::UpdateToken(Box::new(UpdateToken {
             expires_ms: Some(Some(T0 + 1_000_000)),
@@ -172,6 +210,40 @@ fn who_has_lost_the_right_gets_no_first_answer() {
         Reply::Refused(refusal) => assert_eq!(missing(&refusal), ["tokens:issue@acme/web/x"]),
         told => panic!("{told:?}"),
     }
+}
+
+#[test]
+fn who_does_not_see_a_role_any_more_gets_no_first_answer_that_names_it() {
+    let mut world = World::new();
+    world.local(Command::RaiseFormat(FORMAT_LOGINS));
+    world.local(set_method());
+    for (role, actions) in [
+        ("reader", vec!["secrets:read"]),
+        ("secretary", vec!["secrets:read", "roles:read"]),
+        ("issuer", vec!["tokens:issue"]),
+    ] {
+        let actions = actions.into_iter().map(ActionPattern::parse);
+        world.local(Command::CreateRole {
+            name: RoleName::parse(role).expect("valid"),
+            home: resource("acme"),
+            actions: actions.map(|action| action.expect("valid")).collect(),
+            display: Display::default(),
+        });
+    }
+    world.grant("user:dave", "secretary", "acme/**");
+    world.grant("user:dave", "issuer", "acme/**");
+    let dave = world.user("user:dave");
+    let id = TokenId::generate(world.now_ms, &world.entropy);
+    let command = create_credential(&world, id, scopes(&["role:reader@acme/api"]));
+    assert_eq!(again(&mut world, 1, &dave, &command), Reply::Change);
+    let made = world.state.head().revision;
+    assert_eq!(again(&mut world, 1, &dave, &command), Reply::Repeated(made));
+    world.local(Command::DeleteGrant(GrantId(4)));
+    let told = again(&mut world, 1, &dave, &command);
+    assert!(
+        matches!(told, Reply::Refused(Refusal::Invalid { .. })),
+        "{told:?}"
+    );
 }
 
 #[test]
