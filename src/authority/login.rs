@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::assertion::Assertion;
 use crate::domain::chain::Revision;
-use crate::domain::change::SealKeyRecord;
+use crate::domain::change::{Change, SealKeyRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::limits::Audience;
 use crate::domain::login::{ClientNetwork, LockoutPolicy, LoginMethod};
@@ -130,6 +130,14 @@ pub struct Given {
     pub revision: Revision,
 }
 
+/// A login whose credential is good, before anything is spent.
+struct Accepted {
+    asked: LoginAsked,
+    granted: Granted,
+    // What an assertion uses up.
+    once: Option<OneTime>,
+}
+
 /// Why a login came to nothing.
 enum Failed {
     Refused(LoginRefused),
@@ -157,9 +165,12 @@ impl Authority {
         self.require_answering()?;
         let network = ClientNetwork::of(call.credentials.client_ip);
         let key = half_hash(format!("login\n{}\n{network}", call.client_id).as_bytes());
-        match self.granted(call).await {
-            Ok((asked, granted)) => {
-                let given = self.give(call, asked, granted).await?;
+        let given = match self.granted(call).await {
+            Ok(accepted) => self.give(call, accepted).await,
+            Err(failed) => Err(failed),
+        };
+        match given {
+            Ok(given) => {
                 if self.failures.forget(key) {
                     // What is left of it ends by itself.
                     let _ = self.replica.store().clear_failures(key).await;
@@ -185,7 +196,7 @@ impl Authority {
     }
 
     /// What the credential gives, on the published State.
-    async fn granted(&self, call: &LoginCall<'_>) -> Result<(LoginAsked, Granted), Failed> {
+    async fn granted(&self, call: &LoginCall<'_>) -> Result<Accepted, Failed> {
         let wrong = LoginRefused::Wrong;
         let account = PrincipalName::parse(call.client_id).ok_or(wrong)?;
         let (shown, once) = match call.proof {
@@ -214,13 +225,11 @@ impl Authority {
         let state = self.replica.state_full();
         let now = self.replica.clock().now();
         let granted = grant(&state, &asked, now, self.replica.lifetimes())?;
-        if let Some(once) = once {
-            let first = self.replica.store().consume(&once).await;
-            if !first.map_err(|error| unavailable(&error))? {
-                return Err(wrong.into());
-            }
-        }
-        Ok((asked, granted))
+        Ok(Accepted {
+            asked,
+            granted,
+            once,
+        })
     }
 
     /// The credential that has signed an assertion, and what must be used up for it.
@@ -246,40 +255,48 @@ impl Authority {
         Ok((credential, once))
     }
 
-    /// Makes the token: what the login spends, and a token that is stored, are durable before.
-    async fn give(
-        &self,
-        call: &LoginCall<'_>,
-        asked: LoginAsked,
-        granted: Granted,
-    ) -> Result<Given, Refusal> {
-        let stored = granted.is_stored();
-        // Before anything is spent: without a key there is nothing to give for it.
-        let key = match stored {
-            true => None,
-            false => Some(self.minting_key().await?),
-        };
+    /// Makes the token, and then spends what it costs, durably, before it is given.
+    async fn give(&self, call: &LoginCall<'_>, shown: Accepted) -> Result<Given, Failed> {
+        let Accepted {
+            asked,
+            granted,
+            once,
+        } = shown;
         let id = self.new_token_id();
         let secret = Secret::generate(TokenKind::Access, &*self.entropy);
-        let revision = if stored || granted.left.is_some() {
+        let claims = Claims {
+            id,
+            ..granted.claims.clone()
+        };
+        // What cannot be made costs nothing.
+        let sealed = match granted.is_stored() {
+            true => None,
+            false => Some(self.sealed(&claims, &self.minting_key().await?)?),
+        };
+        if let Some(once) = once {
+            let first = self.replica.store().consume(&once).await;
+            if !first.map_err(|error| unavailable(&error))? {
+                return Err(LoginRefused::Wrong.into());
+            }
+        }
+        let mut revision = self.replica.state().head().revision();
+        let mut stored = false;
+        if granted.is_stored() || granted.left.is_some() {
             let login = Login {
                 asked,
                 id,
                 digest: secret.digest(),
                 last4: secret.last4().to_owned(),
             };
-            self.spend(Command::Login(Box::new(login))).await?
-        } else {
-            self.replica.state().head().revision()
+            (revision, stored) = self.spend(Command::Login(Box::new(login))).await?;
+        }
+        // The writer judges by the settings of its moment.
+        let text = match (stored, sealed) {
+            (true, _) => Zeroizing::new(secret.reveal().to_owned()),
+            (false, Some(sealed)) => sealed,
+            (false, None) => self.sealed(&claims, &self.minting_key().await?)?,
         };
-        let claims = Claims {
-            id,
-            ..granted.claims
-        };
-        let text = match key {
-            None => Zeroizing::new(secret.reveal().to_owned()),
-            Some(key) => self.sealed(&claims, &key)?,
-        };
+        self.require_answering()?;
         let from = call.credentials.client_ip;
         self.replica.note_login(LoginNoted {
             at_ms: claims.issued_ms,
@@ -298,8 +315,8 @@ impl Authority {
         Ok(given)
     }
 
-    /// Carries out a login that changes something.
-    async fn spend(&self, command: Command) -> Result<Revision, Refusal> {
+    /// Carries out a login that changes something; the revision, and whether it stored a token.
+    async fn spend(&self, command: Command) -> Result<(Revision, bool), Refusal> {
         let envelope = Envelope {
             caller: Caller::System,
             reason: String::new(),
@@ -308,7 +325,12 @@ impl Authority {
         };
         let done = self.replica.submit(envelope).await?;
         match done.decided.outcome {
-            Outcome::Change { .. } => Ok(done.revision),
+            Outcome::Change {
+                change: Change::Login { token, .. },
+                ..
+            } => Ok((done.revision, token.is_some())),
+            // There is nothing to spend or to store any more.
+            Outcome::Already => Ok((done.revision, false)),
             _ => Err(Refusal::LoginRefused(None)),
         }
     }
@@ -370,11 +392,10 @@ impl Authority {
         self.require_answering()?;
         let caller = self.caller(credentials)?;
         self.look_for(&caller).await?;
-        let key = self.minting_key().await?;
         let state = self.replica.state_full();
         let now = self.replica.clock().now();
         let (claims, clipped) = renew(&state, &caller, ttl_s, now, self.replica.lifetimes())?;
-        let text = self.sealed(&claims, &key)?;
+        let text = self.sealed(&claims, &self.minting_key().await?)?;
         self.note_used(&state, &caller, now.latest);
         let mut given = Given::of(text, &claims, state.head().revision());
         given.renewable = true;
@@ -394,12 +415,11 @@ impl Authority {
         self.require_answering()?;
         let caller = self.caller(credentials)?;
         self.look_for(&caller).await?;
-        let key = self.minting_key().await?;
         let state = self.replica.state_full();
         let now = self.replica.clock().now();
         let mut claims = exchange(&state, &caller, asked, now, self.replica.lifetimes())?;
         claims.id = self.new_token_id();
-        let text = self.sealed(&claims, &key)?;
+        let text = self.sealed(&claims, &self.minting_key().await?)?;
         self.note_used(&state, &caller, now.latest);
         let given = Given::of(text, &claims, state.head().revision());
         let wanted_ms = asked.ttl_s.map(|seconds| u64::from(seconds) * 1_000);

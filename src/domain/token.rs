@@ -177,6 +177,13 @@ impl TokenId {
         Self(self.session().0 | u128::from(unix_ms) << TIME_SHIFT)
     }
 
+    /// Whether it has the version and the variant of the ids that are made here.
+    #[must_use]
+    pub fn is_made_here(self) -> bool {
+        let (version, variant) = (self.0 >> 76 & 0xF, self.0 >> 62 & 0x3);
+        (version, variant) == (7, 2)
+    }
+
     /// What all tokens of a session have in common: the id without its time.
     #[must_use]
     #[inline]

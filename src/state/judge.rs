@@ -257,6 +257,11 @@ impl Case<'_, '_> {
     #[inline]
     fn is_spent(&self) -> bool {
         let below = usize::from(self.lineage.sealed.is_some());
+        // Sealed before the account's settings counted uses, it is not counted and so not good.
+        let method = self.born.and_then(|born| born.method);
+        if below > 0 && method.is_some_and(|method| method.settings.uses.is_some()) {
+            return true;
+        }
         self.lineage.iter().enumerate().any(|(depth, link)| {
             let uses = link.ext.and_then(|ext| ext.uses);
             uses.is_some_and(|uses| depth + below > 0 || uses.left == 0)
@@ -375,7 +380,8 @@ impl Case<'_, '_> {
             return None;
         }
         // It was made by its subject, with what it was made from.
-        let by_tokens = self.lineage.iter().map(|link| link.hot.id());
+        let stored = self.lineage.iter().map(|link| link.hot.id());
+        let by_tokens = stored.chain(sealed.ancestors());
         let mut targets = id
             .into_iter()
             .flat_map(|id| {

@@ -181,6 +181,15 @@ impl<'s> Lineage<'s> {
         ext.is_some_and(|ext| ext.uses.is_some())
     }
 
+    /// Whether it is sealed and of a login: others are no sessions of their own, and their end is
+    /// the end of what was exchanged from them, too.
+    pub(super) fn is_session(&self) -> bool {
+        let origin = self.first().map(|link| link.hot.kind());
+        self.sealed.as_ref().is_some_and(|sealed| {
+            sealed.ancestors().next().is_none() && origin.is_some_and(TokenKind::is_credential)
+        })
+    }
+
     /// The ids that tokens which are issued with it are found by: its own and its ancestors',
     /// nearest first; of a sealed one its session.
     pub(super) fn names(&self) -> impl Iterator<Item = TokenId> + '_ {

@@ -134,7 +134,7 @@ impl Granted {
             made_at,
             not_before_ms: None,
             expires_ms: Some(claims.expires_ms),
-            expires_max_ms: claims.session_end_ms.filter(|_| self.renewable),
+            expires_max_ms: claims.session_end_ms,
             ttl_s: Some(self.life_s),
             period_s: self.period_s,
             uses: self.uses.map(|limit| Uses { limit, left: limit }),
@@ -184,7 +184,8 @@ pub fn grant(
     let expires_ms = ends.into_iter().flatten().fold(after(life_s), UnixMs::min);
     Ok(Granted {
         account,
-        renewable: is_renewable(settings),
+        // A bearer of counted uses renews nothing: that would be no use.
+        renewable: is_renewable(settings) && settings.uses.is_none(),
         clipped: asked.ttl_s.is_some_and(|ttl_s| expires_ms < after(ttl_s)),
         claims: Claims {
             id: TokenId::from_u128(0),
@@ -288,7 +289,7 @@ pub fn renew(
     };
     let settings = lineage.born(state).and_then(|born| born.method);
     let settings = settings.map(|method| &method.settings);
-    let renewable = |settings: &&_| is_renewable(settings) && sealed.ancestors().count() == 0;
+    let renewable = |settings: &&_| is_renewable(settings) && lineage.is_session();
     let Some(settings) = settings.filter(renewable) else {
         let what = "the access token cannot be renewed; log in or exchange again";
         return Err(Refusal::Precondition(what.to_owned()));

@@ -42,6 +42,9 @@ pub fn is_sealed(text: &str) -> bool {
 /// The text of these bytes; `None` if there are too many for one, or so few that it would look like
 /// a stored secret.
 pub(super) fn write(bytes: &[u8]) -> Option<String> {
+    if bytes.len() > BYTES_MAX {
+        return None;
+    }
     let mut text = String::with_capacity(CHARS_MAX);
     text.push_str(TokenKind::Access.prefix());
     for block in bytes.chunks(BLOCK_BYTES) {
@@ -115,7 +118,7 @@ mod tests {
 
     #[test]
     fn every_length_reads_back_from_one_word() {
-        for length in 32..BYTES_MAX {
+        for length in 32..=BYTES_MAX {
             let bytes: Vec<u8> = (0..length).map(|at| (at * 193 + length) as u8).collect();
             let text = write(&bytes).expect("it fits");
             assert!(text.len() <= CHARS_MAX);
@@ -126,7 +129,9 @@ mod tests {
             let bytes = vec![byte; BYTES_MAX];
             assert_eq!(read_back(&write(&bytes).expect("it fits")), Some(bytes));
         }
-        assert_eq!(write(&[0; BYTES_MAX + BLOCK_BYTES]), None);
+        for more in 1..=BLOCK_BYTES {
+            assert_eq!(write(&vec![0; BYTES_MAX + more]), None, "{more}");
+        }
         assert_eq!(write(&[0; 24]), None, "as short as a stored secret");
     }
 

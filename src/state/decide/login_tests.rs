@@ -1,7 +1,7 @@
 //! Logins over State alone: what they give, and everything that ends it.
 //!
-//! Sealed tokens are claims here: that nobody else makes any is the seal's promise. Exchange, seal
-//! keys and the boundary are in `session_tests`.
+//! Sealed tokens are claims here: that nobody else makes any is the seal's promise. Exchange and
+//! seal keys are in `session_tests`, the boundary is in `credential_tests`.
 
 use super::super::check::check_sealed;
 use super::super::login::{ExchangeAsked, LoginAsked, LoginRefused, Shown, exchange, grant, renew};
@@ -17,7 +17,7 @@ use crate::domain::seal::key::KeyId;
 use crate::domain::token::Secret;
 
 pub(super) const KEY: KeyId = KeyId(1);
-const HOUR: u64 = 60 * 60 * 1_000;
+pub(super) const HOUR: u64 = 60 * 60 * 1_000;
 
 /// A world in which `service:ci` deploys in `acme/web`, and logs in.
 pub(super) struct Logins {

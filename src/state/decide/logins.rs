@@ -17,6 +17,7 @@ use crate::domain::permission::ResourcePattern;
 use crate::domain::principal::{PrincipalId, PrincipalKind, PrincipalName};
 use crate::domain::refusal::Refusal;
 use crate::domain::scopes::{PermissionSet, Scopes};
+use crate::domain::seal::claims::Sealed;
 use crate::domain::seal::key::KeyId;
 use crate::domain::seal::ring::Salt;
 use crate::domain::seal::{REVOKED_KEPT_MS, SEALED_MS_MAX};
@@ -27,6 +28,8 @@ use super::super::login::{LoginAsked, grant};
 use super::issue::too_large;
 use super::{About, Judged, Outcome, ScopesAsked};
 
+/// How far the clocks of two servers may part.
+const SKEW_MS: UnixMs = 5 * 60 * 1_000;
 const THRESHOLD_MAX: u32 = 30;
 const LOCKED_S: std::ops::RangeInclusive<u32> = 30..=86_400;
 const RESET_S: std::ops::RangeInclusive<u32> = 5..=3_600;
@@ -164,16 +167,16 @@ impl<'s> Judged<'s> {
         Ok(Self::change(kind, id, change, About::Token(id)))
     }
 
-    /// What a credential hands on is what the account holds, also when it narrows: its settings
-    /// and its scopes can be widened later by whoever manages it.
+    /// What a credential hands on is all that the account holds, also when its scopes narrow it:
+    /// whoever logs in by it is taken for the account.
     fn hand_over_account(
         &self,
         account: &Principal,
         scopes: &Scopes,
     ) -> Result<Option<PermissionSet>, Refusal> {
-        match scopes {
-            Scopes::All => self.hands_on(self.state.live_permissions(account))?,
-            Scopes::Only(set) => self.hands_on(set.iter().cloned())?,
+        self.hands_on(self.state.live_permissions(account))?;
+        if let Scopes::Only(set) = scopes {
+            self.hands_on(set.iter().cloned())?;
         }
         if account.record.disabled {
             return Err(Refusal::Precondition("the account is disabled".to_owned()));
@@ -313,10 +316,31 @@ impl<'s> Judged<'s> {
         Ok(Self::change(kind, target, change, About::Nothing))
     }
 
+    /// Refuses a sealed token that was shown: its session, if it is of one, for as long as any
+    /// token of that can live, and otherwise until its own end, which is that of its children.
+    pub(super) fn revoke_sealed(
+        &self,
+        sealed: &Sealed<'_>,
+        is_session: bool,
+        compromised: bool,
+    ) -> Result<(Outcome, About), Refusal> {
+        let now = self.moment.now.latest;
+        if is_session {
+            return self.revoke_session(sealed.id, now + REVOKED_KEPT_MS, compromised);
+        }
+        // Bearers make such tokens as they like: what is over leaves no entry.
+        if sealed.expires_ms <= now && !compromised {
+            return Ok((Outcome::Already, About::Nothing));
+        }
+        let until_ms = sealed.expires_ms.max(now) + SKEW_MS;
+        self.revoke_session(sealed.id, until_ms, compromised)
+    }
+
     /// Refuses a session of sealed tokens, with all that was exchanged from it.
     pub(super) fn revoke_session(
         &self,
         id: TokenId,
+        until_ms: UnixMs,
         compromised: bool,
     ) -> Result<(Outcome, About), Refusal> {
         let session = id.session();
@@ -326,17 +350,17 @@ impl<'s> Judged<'s> {
         }
         let change = Change::RevokeSession {
             session,
-            until_ms: self.moment.now.latest + REVOKED_KEPT_MS,
+            until_ms,
             compromised,
         };
         let kind = EntryKind::SessionRevoke;
         Ok(Self::change(kind, id, change, About::Nothing))
     }
 
-    /// Whether an id can be that of a sealed token that is not over yet.
-    pub(super) fn require_recent(&self, id: TokenId) -> Result<(), Refusal> {
-        let (made, now) = (id.created_ms(), self.moment.now.latest);
-        if made <= now && now - made <= SEALED_MS_MAX {
+    /// Whether an id can be that of a session: it is of the form that is made here, and not of
+    /// the future, as far as clocks agree. A session that is renewed for ever may be old.
+    pub(super) fn require_possible(&self, id: TokenId) -> Result<(), Refusal> {
+        if id.is_made_here() && id.created_ms() <= self.moment.now.latest + SKEW_MS {
             Ok(())
         } else {
             Err(Refusal::NotFound("token"))

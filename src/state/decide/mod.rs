@@ -26,7 +26,7 @@ use crate::domain::token::{KindSet, TokenId, TokenKind};
 
 use super::State;
 use super::check::{CheckRequest, Context};
-use super::judge::{Unobserved, judge};
+use super::judge::{Unobserved, is_revoked, judge};
 use super::lineage::Lineage;
 use super::power::Power;
 
@@ -185,8 +185,10 @@ pub fn authenticate<'s>(
 /// What a call is about: oneself may be asked after and ended from anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallAbout {
-    /// Only the bearer itself: who it is, or its end.
+    /// Only the bearer itself: who it is.
     Itself,
+    /// Only the bearer's own end.
+    ItsEnd,
     /// Anything.
     Anything,
 }
@@ -209,7 +211,7 @@ fn ends_itself(state: &State, envelope: &Envelope) -> CallAbout {
         _ => false,
     };
     if itself {
-        CallAbout::Itself
+        CallAbout::ItsEnd
     } else {
         CallAbout::Anything
     }
@@ -219,9 +221,7 @@ fn ends_itself(state: &State, envelope: &Envelope) -> CallAbout {
 fn is_of_the_place(reason: Reason) -> bool {
     matches!(
         reason,
-        // A credential may end itself, though it is accepted nowhere.
-        Reason::WrongKind
-            | Reason::NotYetValid
+        Reason::NotYetValid
             | Reason::Network
             | Reason::Audience
             | Reason::Workload
@@ -259,8 +259,13 @@ impl<'s> Judged<'s> {
         let ends_ms = lineage.ends_ms(state);
         let observer = &mut Unobserved;
         let reason = judge(state, &lineage, ends_ms, &request, moment.now, observer);
-        let itself = about == CallAbout::Itself;
-        let good = reason == Reason::Allowed || (itself && is_of_the_place(reason));
+        let itself = about != CallAbout::Anything;
+        // A credential that is good may end itself, though it is accepted nowhere.
+        let ended = ends_ms.is_some_and(|at| at <= moment.now.latest);
+        let ends_itself = about == CallAbout::ItsEnd
+            && lineage.kind().is_credential()
+            && !(ended || is_revoked(state, &lineage));
+        let good = reason == Reason::Allowed || ends_itself || (itself && is_of_the_place(reason));
         // A token with a budget of uses is for checks: managing would spend nothing.
         if !good || (lineage.counts_uses() && !itself) {
             return Err(Refusal::Unauthenticated);
@@ -559,6 +564,8 @@ mod attempts_tests;
 mod boundary_tests;
 #[cfg(test)]
 mod company_tests;
+#[cfg(test)]
+mod credential_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]

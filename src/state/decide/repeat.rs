@@ -201,7 +201,7 @@ fn answered(
 /// The first answer to a token that repeats the request by which it ended itself: nobody else
 /// can tell it that it worked, since it is good for nothing any more.
 pub(super) fn ended_before(state: &State, envelope: &Envelope, moment: Moment) -> Option<Decided> {
-    if ends_itself(state, envelope) != CallAbout::Itself {
+    if ends_itself(state, envelope) != CallAbout::ItsEnd {
         return None;
     }
     let answered = answered(state, envelope, moment).ok().flatten()?;

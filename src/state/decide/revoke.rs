@@ -11,9 +11,11 @@ use crate::domain::entry::EntryKind;
 use crate::domain::permission::ResourcePattern;
 use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::refusal::Refusal;
+use crate::domain::seal::REVOKED_KEPT_MS;
 use crate::domain::seal::claims::Sealed;
 use crate::domain::token::{Digest, TokenId};
 
+use super::super::lineage::Lineage;
 use super::{About, CutOffRequest, Judged, Outcome, no_reason, read_action};
 
 /// Which token to revoke.
@@ -49,21 +51,26 @@ impl Judged<'_> {
                 if reason.is_empty() && own != Some(sealed.id) {
                     return Err(no_reason());
                 }
-                return self.revoke_session(sealed.id, compromised);
+                let is_session = Lineage::sealed(self.state, sealed).is_session();
+                return self.revoke_sealed(&sealed, is_session, compromised);
             }
+            // A record of logins tells both kinds of access tokens by their ids.
+            RevokeTarget::Session(id) if self.state.token(*id).is_some() => Some(*id),
             RevokeTarget::Session(id) => {
                 self.require_on("tokens:revoke", ResourcePattern::everything())?;
                 if reason.is_empty() {
                     return Err(no_reason());
                 }
-                self.require_recent(*id)?;
-                return self.revoke_session(*id, compromised);
+                self.require_possible(*id)?;
+                let until_ms = self.moment.now.latest + REVOKED_KEPT_MS;
+                return self.revoke_session(*id, until_ms, compromised);
             }
         };
-        if let (Some(id), Some(own)) = (id, own)
-            && id == own
+        if let Some(caller) = self.bearer()
+            && let Some(sealed) = &caller.sealed
+            && id == Some(sealed.id)
         {
-            return self.revoke_session(id, compromised);
+            return self.revoke_sealed(sealed, caller.is_session(), compromised);
         }
         let record = self.known_token(id)?;
         let itself = self.is_itself(record.id);
@@ -124,7 +131,12 @@ impl Judged<'_> {
             }
             CutOffRequest::IssuedByToken(id) => {
                 self.may_cut_off_issued_by(*id)?;
-                (CutOffTarget::IssuedByToken(*id), id.to_string())
+                // What a sealed token issued is known by its session.
+                let issuer = match self.state.token(*id) {
+                    Some(_) => *id,
+                    None => id.session(),
+                };
+                (CutOffTarget::IssuedByToken(issuer), id.to_string())
             }
             CutOffRequest::IssuedByCredential(id) => {
                 self.may_cut_off_issued_by(*id)?;

@@ -1,4 +1,4 @@
-//! Sessions over State alone: exchange, callers that are sealed, locks, seal keys, the boundary.
+//! Sessions over State alone: exchange, callers that are sealed, locks, seal keys.
 //!
 //! In the world of `login_tests`, where `service:ci` deploys in `acme/web`.
 
@@ -9,10 +9,8 @@ use super::super::login::LoginRefused;
 use super::login_tests::*;
 use super::tests::*;
 use super::*;
-use crate::domain::change::Display;
 use crate::domain::limits::Audience;
 use crate::domain::login::{ClientNetwork, LoginMethod, LoginSettings};
-use crate::domain::permission::ActionPattern;
 use crate::domain::seal::SEALED_MS_MAX;
 use crate::domain::seal::claims::{Claims, Sealed};
 use crate::domain::seal::key::KeyId;
@@ -161,56 +159,6 @@ fn a_sealed_caller_acts_by_its_power_and_answers_for_what_it_issues() {
 }
 
 #[test]
-fn nobody_comes_to_more_by_making_credentials_or_methods() {
-    let mut logins = Logins::new();
-    // Bob may issue tokens and manage service accounts at `acme`, and holds little else.
-    logins.world.local(Command::CreateRole {
-        name: RoleName::parse("manager").expect("valid"),
-        home: resource("acme"),
-        actions: ["tokens:issue", "services:write", "services:read"]
-            .iter()
-            .map(|action| ActionPattern::parse(action).expect("valid"))
-            .collect(),
-        display: Display::default(),
-    });
-    logins.world.grant("user:bob", "manager", "acme/**");
-    let bob = logins.world.user("user:bob");
-    let (_, create) = logins.wanted(ScopesAsked::All);
-    let create = Command::CreateCredential(Box::new(create));
-    let refused = logins.world.as_bearer(&bob, create).expect_err("more");
-    assert_eq!(missing(&refused), ["deploy:run@acme/web/**"]);
-    let (_, create) = logins.wanted(scopes(&["deploy:run@acme/web/prod"]));
-    let create = Command::CreateCredential(Box::new(create));
-    let refused = logins.world.as_bearer(&bob, create).expect_err("more");
-    assert_eq!(missing(&refused), ["deploy:run@acme/web/prod"]);
-    for method in LoginMethod::ALL {
-        let set = Command::SetMethod(Box::new(SetMethod {
-            account: name("service:ci"),
-            method,
-            settings: LoginSettings::default(),
-        }));
-        let refused = logins.world.as_bearer(&bob, set).expect_err("more");
-        assert_eq!(missing(&refused), ["deploy:run@acme/web/**"]);
-    }
-    // What he holds as well he may hand on, and no more than that.
-    logins.world.grant("user:bob", "deployer", "acme/web/**");
-    let (secret, create) = logins.wanted(ScopesAsked::All);
-    let create = Command::CreateCredential(Box::new(create));
-    logins.world.as_bearer(&bob, create).expect("he holds it");
-    logins.world.grant("service:ci", "keeper", "acme/api");
-    let claims = logins.login(&secret).expect("good");
-    assert_eq!(logins.check(&claims), Reason::Allowed);
-    let api = logins.check_from(&claims, "secrets:read@acme/api", "10.0.0.1");
-    assert_eq!(api, Reason::NotPermitted, "its ceiling is what bob held");
-    // Without the right at the home the account does not exist.
-    let dave = logins.world.user("user:dave");
-    let (_, create) = logins.wanted(ScopesAsked::Only(Vec::new()));
-    let create = Command::CreateCredential(Box::new(create));
-    let refused = logins.world.as_bearer(&dave, create).err();
-    assert_eq!(refused, Some(Refusal::NotFound("service")));
-}
-
-#[test]
 fn a_lock_is_of_one_account_and_network_and_ends_by_itself() {
     let mut logins = Logins::new();
     let secret = logins.create(|_| {});
@@ -328,13 +276,16 @@ fn revoked_sessions_are_kept_while_a_token_of_them_could_live() {
         slice: 0,
     };
     logins.world.run(Caller::System, forget, "").expect("swept");
-    // An id that no living token can have is not remembered, and neither is one of nobody's.
+    // An id that no session can have is not remembered, and neither is one of nobody's.
     let unknown = |id| Command::RevokeToken {
         target: RevokeTarget::Session(id),
         compromised: false,
     };
-    let refused = logins.as_admin(unknown(claims.id)).err();
-    assert_eq!(refused, Some(Refusal::NotFound("token")));
+    let ahead = claims.id.renewed(logins.world.now_ms + HOUR);
+    for id in [TokenId::from_u128(7), ahead] {
+        let refused = logins.as_admin(unknown(id)).err();
+        assert_eq!(refused, Some(Refusal::NotFound("token")));
+    }
     let bob = logins.world.user("user:bob");
     let now = TokenId::generate(logins.world.now_ms, &logins.world.entropy);
     let refused = logins.world.as_bearer(&bob, unknown(now)).expect_err("bob");
@@ -431,4 +382,107 @@ fn an_access_token_with_uses_is_stored_and_dies_like_a_sealed_one() {
     logins.set(long).expect("longer");
     let granted = logins.granted(&Logins::asked(&secret)).expect("good");
     assert!(granted.is_stored());
+}
+
+#[test]
+fn whatever_a_session_issued_or_gave_is_cut_off_by_any_id_of_it() {
+    let mut logins = Logins::new();
+    logins.world.grant("service:ci", "keeper", "acme");
+    let secret = logins.create(|_| {});
+    let claims = logins.login(&secret).expect("good");
+    let caller = Logins::caller(&claims);
+    let narrower = logins.exchange(&caller, &child()).expect("a child");
+    let asked = scopes(&["secrets:read@acme"]);
+    let (issued, mut issue) = logins.world.asked(TokenKind::Resource, None, asked);
+    issue.resource = Some(resource("acme"));
+    let issued = logins
+        .world
+        .issue(caller, issued, issue)
+        .expect("permitted");
+    let cut_off = CutOffRequest::IssuedByToken(claims.id);
+    logins
+        .as_admin(Command::RevokeAll(cut_off))
+        .expect("cut off");
+    let reason = logins.world.check(&issued, "secrets:read", "acme");
+    assert_eq!(reason, Reason::Revoked);
+    assert_eq!(logins.check(&narrower), Reason::Revoked);
+    assert_eq!(
+        logins.check(&claims),
+        Reason::Allowed,
+        "the token itself stays"
+    );
+}
+
+#[test]
+fn an_access_token_is_revoked_by_its_id_whether_it_is_stored_or_sealed() {
+    let mut logins = Logins::with(LoginSettings {
+        uses: Some(5),
+        ..LoginSettings::default()
+    });
+    let secret = logins.create(|_| {});
+    let (token, login) = login_of(&logins, &secret);
+    logins.world.run(Caller::System, login, "").expect("stored");
+    let revoke = Command::RevokeToken {
+        target: RevokeTarget::Session(logins.world.id_of(&token)),
+        compromised: false,
+    };
+    logins.as_admin(revoke).expect("revoked");
+    let reason = logins.world.check(&token, "deploy:run", "acme/web/prod");
+    assert_eq!(reason, Reason::Revoked);
+}
+
+#[test]
+fn only_a_login_begins_a_session() {
+    // So long a life is stored, and exchanged for something sealed and short.
+    let mut logins = Logins::with(LoginSettings {
+        ttl_s: 31 * 24 * 3_600,
+        max_ttl_s: Some(60 * 24 * 3_600),
+        ..LoginSettings::default()
+    });
+    let secret = logins.create(|_| {});
+    let (token, login) = login_of(&logins, &secret);
+    logins.world.run(Caller::System, login, "").expect("stored");
+    let narrower = logins.exchange(&bearer(&token), &child()).expect("a child");
+    let refused = logins.renew(&narrower, None).expect_err("exchanged");
+    assert!(matches!(refused, Refusal::Precondition(_)), "{refused:?}");
+    // Revoked, it is remembered for as long as it could live, and not at all once it is over.
+    let revoke = |claims: &Claims| Command::RevokeToken {
+        target: RevokeTarget::Sealed(claims.encode(KEY).into()),
+        compromised: false,
+    };
+    logins.as_admin(revoke(&narrower)).expect("revoked");
+    let Some(Change::RevokeSession { until_ms, .. }) = logins
+        .world
+        .log
+        .last()
+        .map(|logged| logged.entry.change.clone())
+    else {
+        panic!("a session is revoked");
+    };
+    assert!(until_ms < narrower.expires_ms + HOUR);
+    let other = logins.exchange(&bearer(&token), &child()).expect("a child");
+    logins.world.now_ms = other.expires_ms;
+    let over = logins.as_admin(revoke(&other)).expect("no error");
+    assert!(matches!(over, Outcome::Already), "{over:?}");
+}
+
+#[test]
+fn a_session_of_any_age_is_revoked_by_its_first_id() {
+    let mut logins = Logins::with(LoginSettings {
+        period_s: Some(3_600),
+        ..LoginSettings::default()
+    });
+    let secret = logins.create(|_| {});
+    let first = logins.login(&secret).expect("good");
+    let mut claims = first.clone();
+    for _ in 0..1_000 {
+        logins.world.now_ms += HOUR - 1;
+        claims = logins.renew(&claims, None).expect("for ever").0;
+    }
+    let revoke = Command::RevokeToken {
+        target: RevokeTarget::Session(first.id),
+        compromised: false,
+    };
+    logins.as_admin(revoke).expect("revoked");
+    assert_eq!(logins.check(&claims), Reason::Revoked);
 }

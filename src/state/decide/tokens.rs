@@ -248,7 +248,10 @@ impl Judged<'_> {
         if new.period_s == Some(0) {
             return Err(Refusal::invalid("period", "is at least one second"));
         }
-        if new.period_s.is_some() && new.expires_max_ms.is_some() {
+        // An access token has both where its account has a period and its kind a longest life.
+        let both =
+            |record: &TokenRecord| record.period_s.is_some() && record.expires_max_ms.is_some();
+        if both(new) && !both(old) {
             return Err(Refusal::invalid(
                 "period",
                 "has no max_expires_at beside it",
@@ -299,7 +302,10 @@ impl Judged<'_> {
             return Err(Refusal::invalid("ttl", "is at least one second"));
         }
         let expires = match (record.period_s, record.expires_max_ms) {
-            (Some(period), _) => now + u64::from(wanted.min(period)) * 1_000,
+            (Some(period), max) => {
+                let end = now + u64::from(wanted.min(period)) * 1_000;
+                max.map_or(end, |max| end.min(max))
+            }
             (None, Some(max)) => (now + u64::from(wanted) * 1_000).min(max),
             (None, None) => return Err(not_renewable()),
         };
@@ -349,6 +355,10 @@ impl Judged<'_> {
             self.require_in_scopes("tokens:issue", &self.home_of(&record))?;
         } else {
             self.require_token("tokens:issue", &record)?;
+        }
+        if !record.kind.has_secret() {
+            let what = "a registered key has no secret: register another, and revoke this one";
+            return Err(Refusal::Precondition(what.to_owned()));
         }
         self.require_alive(&record)?;
         if let Some(expected) = expected

@@ -1,0 +1,156 @@
+//! Credentials over State alone: who may make them, and what they can do beside logging in.
+//!
+//! In the world of `login_tests`, where `service:ci` deploys in `acme/web`.
+
+use super::login_tests::*;
+use super::tests::*;
+use super::*;
+use crate::domain::change::Display;
+use crate::domain::key::PublicKey;
+use crate::domain::limits::Networks;
+use crate::domain::login::{LoginMethod, LoginSettings};
+use crate::domain::permission::ActionPattern;
+use crate::domain::token::Digest;
+
+#[test]
+fn nobody_comes_to_more_by_making_credentials_or_methods() {
+    let mut logins = Logins::new();
+    // Bob may issue tokens and manage service accounts at `acme`, and holds little else.
+    logins.world.local(Command::CreateRole {
+        name: RoleName::parse("manager").expect("valid"),
+        home: resource("acme"),
+        actions: ["tokens:issue", "services:write", "services:read"]
+            .iter()
+            .map(|action| ActionPattern::parse(action).expect("valid"))
+            .collect(),
+        display: Display::default(),
+    });
+    logins.world.grant("user:bob", "manager", "acme/**");
+    let bob = logins.world.user("user:bob");
+    let (_, create) = logins.wanted(ScopesAsked::All);
+    let create = Command::CreateCredential(Box::new(create));
+    let refused = logins.world.as_bearer(&bob, create).expect_err("more");
+    assert_eq!(missing(&refused), ["deploy:run@acme/web/**"]);
+    let (_, create) = logins.wanted(scopes(&["deploy:run@acme/web/prod"]));
+    let create = Command::CreateCredential(Box::new(create));
+    let refused = logins.world.as_bearer(&bob, create).expect_err("more");
+    assert_eq!(
+        missing(&refused),
+        ["deploy:run@acme/web/**"],
+        "also if it is narrowed"
+    );
+    for method in LoginMethod::ALL {
+        let set = Command::SetMethod(Box::new(SetMethod {
+            account: name("service:ci"),
+            method,
+            settings: LoginSettings::default(),
+        }));
+        let refused = logins.world.as_bearer(&bob, set).expect_err("more");
+        assert_eq!(missing(&refused), ["deploy:run@acme/web/**"]);
+    }
+    // What he holds as well he may hand on, and no more than that.
+    logins.world.grant("user:bob", "deployer", "acme/web/**");
+    let (secret, create) = logins.wanted(ScopesAsked::All);
+    let create = Command::CreateCredential(Box::new(create));
+    logins.world.as_bearer(&bob, create).expect("he holds it");
+    logins.world.grant("service:ci", "keeper", "acme/api");
+    let claims = logins.login(&secret).expect("good");
+    assert_eq!(logins.check(&claims), Reason::Allowed);
+    let api = logins.check_from(&claims, "secrets:read@acme/api", "10.0.0.1");
+    assert_eq!(api, Reason::NotPermitted, "its ceiling is what bob held");
+    // Without the right at the home the account does not exist.
+    let dave = logins.world.user("user:dave");
+    let (_, create) = logins.wanted(ScopesAsked::Only(Vec::new()));
+    let create = Command::CreateCredential(Box::new(create));
+    let refused = logins.world.as_bearer(&dave, create).err();
+    assert_eq!(refused, Some(Refusal::NotFound("service")));
+}
+
+#[test]
+fn a_credential_may_end_itself_and_is_told_nothing() {
+    let mut logins = Logins::new();
+    let secret = logins.create(|_| {});
+    let who = |logins: &Logins, secret: &str| {
+        let (caller, now) = (bearer(secret), Now::at(logins.world.now_ms));
+        authenticate(&logins.world.state, &caller, now, CallAbout::Itself).map(|_| ())
+    };
+    assert_eq!(who(&logins, &secret), Err(Refusal::Unauthenticated));
+    let end = || Command::RevokeToken {
+        target: RevokeTarget::Itself,
+        compromised: false,
+    };
+    let ended = logins.world.run(bearer(&secret), end(), "");
+    assert!(matches!(ended, Ok(Outcome::Change { .. })), "{ended:?}");
+    assert_eq!(who(&logins, &secret), Err(Refusal::Unauthenticated));
+    let again = logins.world.run(bearer(&secret), end(), "").err();
+    assert_eq!(again, Some(Refusal::Unauthenticated));
+}
+
+#[test]
+fn a_registered_key_has_no_secret_to_rotate() {
+    let mut logins = Logins::new();
+    let set = SetMethod {
+        account: name("service:ci"),
+        method: LoginMethod::KeyPair,
+        settings: LoginSettings::default(),
+    };
+    logins
+        .as_admin(Command::SetMethod(Box::new(set)))
+        .expect("set");
+    let key = PublicKey::parse(&std::array::from_fn::<u8, 32, _>(|at| at as u8 + 1));
+    let (_, mut create) = logins.wanted(ScopesAsked::All);
+    create.form = CredentialForm::Key(key.expect("a key"));
+    let id = create.id;
+    let register = Command::CreateCredential(Box::new(create));
+    logins.as_admin(register).expect("registered");
+    let refused = logins.as_admin(Command::RotateToken {
+        id: Some(id),
+        digest: Digest::of("anything"),
+        last4: String::new(),
+        grace_s: 0,
+        expected: None,
+    });
+    assert!(
+        matches!(refused, Err(Refusal::Precondition(_))),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn uses_that_are_set_later_end_what_is_not_counted() {
+    let mut logins = Logins::new();
+    let secret = logins.create(|_| {});
+    let claims = logins.login(&secret).expect("good");
+    let counted = LoginSettings {
+        uses: Some(5),
+        ..LoginSettings::default()
+    };
+    logins.set(counted).expect("set");
+    assert_eq!(logins.check(&claims), Reason::UsesExhausted);
+}
+
+#[test]
+fn a_longest_life_bounds_a_period_of_stored_tokens_too() {
+    let mut logins = Logins::with(LoginSettings {
+        period_s: Some(3_600),
+        uses: Some(5),
+        ..LoginSettings::default()
+    });
+    logins.world.lifetimes.max_s[TokenKind::Access as usize - 1] = Some(5_000);
+    let secret = logins.create(|_| {});
+    let (token, login) = login_of(&logins, &secret);
+    logins.world.run(Caller::System, login, "").expect("stored");
+    let id = logins.world.id_of(&token);
+    logins.world.now_ms += 3_000_000;
+    let renew = Command::RenewToken {
+        id: Some(id),
+        ttl_s: None,
+    };
+    logins.as_admin(renew).expect("renewed");
+    let record = logins.world.state.token(id).expect("there");
+    assert_eq!(record.expires_ms, Some(T0 + 5_000_000));
+    let mut narrowing = unchanged(id);
+    narrowing.networks = Networks::parse(&["10.0.0.0/8"]);
+    let narrowed = logins.as_admin(Command::UpdateToken(Box::new(narrowing)));
+    narrowed.expect("whatever else it has");
+}
