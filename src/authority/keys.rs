@@ -45,6 +45,10 @@ impl Authority {
         }
         let loaded = self.loaded().await?;
         let state = self.replica.state_full();
+        // Another login was the first meanwhile: its key is not new any more.
+        if let Some(key) = state.minting_key() {
+            return self.known_everywhere(*key, state.head().revision).await;
+        }
         let is_new = |key: &KeyId| state.seal_key(*key).is_none();
         let first = common(&loaded).into_iter().find(is_new);
         let key = first.ok_or_else(|| {

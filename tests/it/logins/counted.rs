@@ -70,6 +70,17 @@ fn given(answers: &[Result<(), Status>]) -> usize {
     answers.iter().filter(|answer| answer.is_ok()).count()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_logins_of_all_come_at_once_and_one_key_seals_postgres() {
+    let (_site, mut a, b, secret) = two(LONG).await;
+    let answers = at_once([&a.house, &b.house], &by_secret(ACCOUNT, &secret)).await;
+    assert_eq!(given(&answers), answers.len());
+    let keys = bearer(&a.house.admin, v1::ListKeysRequest {});
+    let keys = a.house.keys.list_keys(keys).await.expect("listed");
+    let phases: Vec<_> = keys.get_ref().keys.iter().map(v1::SealKey::phase).collect();
+    assert_eq!(phases, [v1::KeyPhase::Minting]);
+}
+
 fn times(uses: u32) -> v1::CreateClientSecretRequest {
     v1::CreateClientSecretRequest {
         uses: Some(uses),
