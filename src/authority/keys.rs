@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use crate::domain::chain::RevisionNumber;
-use crate::domain::change::{KeyPhase, SealKeyRecord};
+use crate::domain::change::{Change, KeyPhase, SealKeyRecord};
 use crate::domain::permission::ResourcePattern;
 use crate::domain::refusal::Refusal;
 use crate::domain::seal::key::KeyId;
@@ -51,11 +51,7 @@ impl Authority {
         }
         let is_new = |key: &KeyId| state.seal_key(*key).is_none();
         let first = common(&loaded).into_iter().find(is_new);
-        let key = first.ok_or_else(|| {
-            let what = "no seal key is loaded by every server: access tokens cannot be sealed \
-                        (see the settings `seal.*`)";
-            Refusal::Precondition(what.to_owned())
-        })?;
+        let key = first.ok_or_else(|| no_new_key(&state, &loaded))?;
         let envelope = Envelope {
             caller: Caller::System,
             reason: "the first key".to_owned(),
@@ -155,7 +151,24 @@ impl Authority {
         let loaded = self.loaded().await?;
         let key = match named {
             Some(key) => key,
-            None => only_new(&self.replica.state(), &loaded)?,
+            None => {
+                let state = self.replica.state_full();
+                match only_new(&state, &loaded) {
+                    Ok(key) => key,
+                    // A repeat has made the new one the minting one, and gets its first answer.
+                    Err(refusal) => {
+                        let minting = state
+                            .minting_key()
+                            .map(|key| key.id)
+                            .ok_or(refusal.clone())?;
+                        let salt = self.salt();
+                        let command = Command::MintBy { key: minting, salt };
+                        let written = self.write(call, command).await?;
+                        let first = minted(&written).filter(|_| written.repeated);
+                        return Ok((first.ok_or(refusal)?, written));
+                    }
+                }
+            }
         };
         let without: Vec<&str> = loaded
             .iter()
@@ -168,12 +181,35 @@ impl Authority {
         }
         let salt = self.salt();
         let written = self.write(call, Command::MintBy { key, salt }).await?;
-        Ok((key, written))
+        Ok((minted(&written).unwrap_or(key), written))
     }
 }
 
 fn changed() -> Refusal {
     Refusal::Unavailable("the seal key was changed meanwhile; try again".to_owned())
+}
+
+/// The key that a write has made the minting one.
+fn minted(written: &Written) -> Option<KeyId> {
+    let Some(Change::PutSealKeys(keys)) = &written.change else {
+        return None;
+    };
+    let minting = keys.iter().find(|key| key.phase == KeyPhase::Minting);
+    minting.map(|key| key.id)
+}
+
+/// Why nothing can be sealed where no key seals and none can begin to.
+fn no_new_key(state: &State, loaded: &Loaded) -> Refusal {
+    let verifying = common(loaded).into_iter().find(|key| {
+        let known = state.seal_key(*key);
+        known.is_some_and(|known| known.phase == KeyPhase::Verifying)
+    });
+    Refusal::Precondition(match verifying {
+        Some(key) => format!("no key seals access tokens any more: rotate to key {key}"),
+        None => "no seal key is loaded by every server: access tokens cannot be sealed (see the \
+                 settings `seal.*`)"
+            .to_owned(),
+    })
 }
 
 /// The keys that every server has loaded.

@@ -256,7 +256,10 @@ fn one_seal_key_follows_another_embedded() {
     }
     let new = (second.to_owned(), "new".to_owned());
     assert!(phases().contains(&new), "{:?}", phases());
-    assert_eq!(world.json("seal-key rotate --reason r")["key_id"], second);
+    let rotate = "seal-key rotate --reason r --request-id once";
+    for _ in 0..2 {
+        assert_eq!(world.json(rotate)["key_id"], second);
+    }
     let after = world.token(&secret);
     assert!(world.allows(&before) && world.allows(&after));
     let retire = format!("seal-key retire {first} --reason r");
@@ -277,6 +280,25 @@ fn one_seal_key_follows_another_embedded() {
     ];
     expected.sort();
     assert_eq!(phases(), expected);
+}
+
+#[test]
+fn who_revokes_the_key_that_seals_is_told_which_may_follow_embedded() {
+    let world = World::start();
+    let (_, secret) = world.secret("");
+    world.token(&secret);
+    let first = world.json("seal-key list")["keys"][0]["key_id"].clone();
+    let first = first.as_str().expect("an id");
+    let second = generate(&world.dir.path().join("seal.keys"));
+    until(&world.server, KEYS, 2);
+    world.json("seal-key rotate --reason r");
+    world.json(&format!("seal-key revoke {second} --reason r"));
+    let refused = world
+        .admin()
+        .run_with_input("login ci --secret-file -", &secret);
+    refused.refused(&format!("rotate to key {first}"));
+    world.json(&format!("seal-key rotate {first} --reason r"));
+    assert!(world.allows(&world.token(&secret)));
 }
 
 #[test]
