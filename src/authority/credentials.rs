@@ -125,15 +125,16 @@ impl Reader {
     fn methods_of(&self, account: PrincipalId) -> Methods {
         let methods = LoginMethod::ALL.into_iter();
         let now_ms = self.now.latest;
+        let methods: Vec<_> = methods
+            .filter_map(|method| self.state.method(account, method).cloned())
+            .collect();
+        let locks_out = methods.iter().any(|one| one.settings.lockout.is_some());
+        let locks = self.state.locks_of(account);
         Methods {
-            methods: methods
-                .filter_map(|method| self.state.method(account, method).cloned())
+            locked: locks
+                .filter(|(_, until_ms)| locks_out && *until_ms > now_ms)
                 .collect(),
-            locked: self
-                .state
-                .locks_of(account)
-                .filter(|(_, until_ms)| *until_ms > now_ms)
-                .collect(),
+            methods,
             revision: self.revision(),
         }
     }

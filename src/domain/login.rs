@@ -17,6 +17,9 @@ use super::token::TokenKind;
 /// The life of an access token where none is set, in seconds.
 pub const TTL_S_DEFAULT: u32 = 3_600;
 
+/// Networks that are locked out of one account at a time.
+pub const LOCKS_MAX: usize = 64;
+
 /// How credentials are shown at a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -70,7 +73,10 @@ impl fmt::Display for LoginMethod {
     }
 }
 
-/// When failing logins lock out whoever makes them.
+/// When failing logins lock out whoever makes them: one client network of one account.
+///
+/// While [`LOCKS_MAX`] networks are locked out of an account no other one is: what fails from
+/// there is refused as any guess is, and writes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LockoutPolicy {
     /// At so many failures.

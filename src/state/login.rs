@@ -44,6 +44,15 @@ pub enum Shown {
     Key(TokenId),
 }
 
+impl Shown {
+    fn method(self) -> LoginMethod {
+        match self {
+            Self::Secret(_) => LoginMethod::UniversalAuth,
+            Self::Key(_) => LoginMethod::KeyPair,
+        }
+    }
+}
+
 /// A login.
 #[derive(Clone, Debug)]
 pub struct LoginAsked {
@@ -163,7 +172,7 @@ pub fn grant(
     let account = state.principal_named(&asked.account);
     let account = account.ok_or(LoginRefused::Wrong)?.id;
     let network = ClientNetwork::of(asked.client_ip);
-    let locked_until = state.locked_until(account, network);
+    let locked_until = state.locked_until(account, asked.shown.method(), network);
     if locked_until.is_some_and(|until| until > now.latest) {
         return Err(LoginRefused::Locked);
     }

@@ -47,9 +47,16 @@ impl State {
         self.directory.principal(principal)?.method(method)
     }
 
-    /// Until when logins of an account from a network are refused.
+    /// Until when logins of an account by a method are refused from a network. A lock stands only
+    /// while the method's settings lock anybody out.
     #[must_use]
-    pub fn locked_until(&self, principal: PrincipalId, network: ClientNetwork) -> Option<UnixMs> {
+    pub fn locked_until(
+        &self,
+        principal: PrincipalId,
+        method: LoginMethod,
+        network: ClientNetwork,
+    ) -> Option<UnixMs> {
+        self.method(principal, method)?.settings.lockout?;
         self.logins.locks.get(&(principal, network)).copied()
     }
 

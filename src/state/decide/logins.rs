@@ -12,7 +12,7 @@ use crate::domain::clock::UnixMs;
 use crate::domain::entry::EntryKind;
 use crate::domain::key::PublicKey;
 use crate::domain::limits::{Networks, Uses, Workload};
-use crate::domain::login::{ClientNetwork, LoginMethod, LoginSettings, MethodRecord};
+use crate::domain::login::{ClientNetwork, LOCKS_MAX, LoginMethod, LoginSettings, MethodRecord};
 use crate::domain::permission::ResourcePattern;
 use crate::domain::principal::{PrincipalId, PrincipalKind, PrincipalName};
 use crate::domain::refusal::Refusal;
@@ -303,10 +303,17 @@ impl<'s> Judged<'s> {
         let account = account.ok_or(Refusal::NotFound("service"))?;
         let policy = account.method(method).and_then(|one| one.settings.lockout);
         let now = self.moment.now.latest;
-        let locked_until = self.state.locked_until(principal, network);
-        let (Some(policy), false) = (policy, locked_until.is_some_and(|until| until > now)) else {
-            return Ok((Outcome::Already, About::Nothing));
+        let already = Ok((Outcome::Already, About::Nothing));
+        let Some(policy) = policy else {
+            return already;
         };
+        let locks = self.state.locks_of(principal);
+        let standing: Vec<_> = locks.filter(|(_, until_ms)| *until_ms > now).collect();
+        let is_locked = standing.iter().any(|(locked, _)| *locked == network);
+        // Whoever has many networks shall not fill the log.
+        if is_locked || standing.len() >= LOCKS_MAX {
+            return already;
+        }
         let change = Change::Lock {
             principal,
             network,

@@ -209,6 +209,57 @@ fn a_lock_is_of_one_account_and_network_and_ends_by_itself() {
 }
 
 #[test]
+fn a_lock_stands_only_while_the_settings_lock_out() {
+    let mut logins = Logins::new();
+    let secret = logins.create(|_| {});
+    let account = logins.world.state.principal_named(&name("service:ci"));
+    let lock = Command::LockLogins {
+        account: account.expect("there").id,
+        method: LoginMethod::UniversalAuth,
+        network: ClientNetwork::of("10.0.0.1".parse().ok()),
+    };
+    let locked = logins.world.run(Caller::System, lock, "");
+    locked.expect("locked");
+    let never = LoginSettings {
+        lockout: None,
+        ..LoginSettings::default()
+    };
+    logins.set(never).expect("set");
+    assert!(logins.login(&secret).is_ok());
+    logins.set(LoginSettings::default()).expect("set");
+    assert_eq!(logins.login(&secret).err(), Some(LoginRefused::Locked));
+    let remove = Command::RemoveMethod {
+        account: name("service:ci"),
+        method: LoginMethod::UniversalAuth,
+    };
+    logins.as_admin(remove).expect("removed");
+    assert_eq!(logins.login(&secret).err(), Some(LoginRefused::NoMethod));
+}
+
+#[test]
+fn so_many_networks_of_an_account_are_locked_out_and_no_more() {
+    const MOST: usize = 64;
+    let mut logins = Logins::new();
+    let account = logins.world.state.principal_named(&name("service:ci"));
+    let account = account.expect("there").id;
+    let lock = |logins: &mut Logins, number: usize| {
+        let address = std::net::Ipv4Addr::from(0x0a00_0000 + number as u32);
+        let command = Command::LockLogins {
+            account,
+            method: LoginMethod::UniversalAuth,
+            network: ClientNetwork::of(Some(address.into())),
+        };
+        let outcome = logins.world.run(Caller::System, command, "");
+        matches!(outcome, Ok(Outcome::Change { .. }))
+    };
+    for number in 0..MOST + 6 {
+        assert_eq!(lock(&mut logins, number), number < MOST, "{number}");
+    }
+    logins.world.now_ms += 300_000;
+    assert!(lock(&mut logins, MOST), "those have ended");
+}
+
+#[test]
 fn keys_follow_one_another_and_go_when_their_tokens_have_ended() {
     let mut logins = Logins::new();
     let secret = logins.create(|_| {});
