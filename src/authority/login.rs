@@ -3,7 +3,7 @@
 //! ```text
 //! secret or assertion ─► grant (State) ─┬─► seal                        nothing is written
 //!                                       └─► change, durable ─► seal or store
-//!                  refused ─► counted ─► at the threshold: a lock, which is a change
+//!                  refused ─► counted (`lockout`)
 //! ```
 //!
 //! A guess is told nothing: an account that is not there, a wrong secret and a locked network look
@@ -11,19 +11,16 @@
 //! A token is sealed only while this server may answer Checks, and after all that the login spends
 //! is durable. Absent on purpose: rules, which are `state::login`'s.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use crate::domain::assertion::Assertion;
+use crate::domain::assertion::{Assertion, Wrong};
 use crate::domain::chain::Revision;
 use crate::domain::change::{Change, SealKeyRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::limits::Audience;
-use crate::domain::login::{ClientNetwork, LockoutPolicy, LoginMethod};
+use crate::domain::login::{ClientNetwork, LoginMethod};
 use crate::domain::principal::PrincipalName;
+use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::scopes::Scopes;
 use crate::domain::seal::claims::Claims;
@@ -31,47 +28,12 @@ use crate::domain::token::{Digest, Secret, TokenId, TokenKind, recognise};
 use crate::replica::unavailable;
 use crate::state::decide::{Caller, Command, Envelope, Login, Outcome};
 use crate::state::login::{Granted, LoginAsked, LoginRefused, Shown, exchange, grant, renew};
-use crate::store::logins::{Failure, LoginNoted, OneTime};
+use crate::store::logins::{LoginNoted, OneTime};
 
+use super::lockout::Guess;
 use super::{Authority, Credentials, half_hash};
 
 pub use crate::state::login::ExchangeAsked;
-
-/// Failures that are being counted at once; of more the count is lost.
-const COUNTING_MAX: usize = 16;
-/// Counts that this server knows to have begun; a login that succeeds ends them.
-const FAILED_MAX: usize = 10_000;
-
-/// Whose logins failed here.
-#[derive(Clone)]
-pub(super) struct Failures {
-    counting: Arc<Semaphore>,
-    // Locked for a look, never across an await.
-    keys: Arc<Mutex<HashSet<[u8; 16]>>>,
-}
-
-impl Default for Failures {
-    fn default() -> Self {
-        Self {
-            counting: Arc::new(Semaphore::new(COUNTING_MAX)),
-            keys: Arc::default(),
-        }
-    }
-}
-
-impl Failures {
-    fn remember(&self, key: [u8; 16]) {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() < FAILED_MAX {
-            keys.insert(key);
-        }
-    }
-
-    fn forget(&self, key: [u8; 16]) -> bool {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.remove(&key)
-    }
-}
 
 /// What a login shows.
 #[derive(Clone, Copy)]
@@ -171,14 +133,22 @@ impl Authority {
         };
         match given {
             Ok(given) => {
-                if self.failures.forget(key) {
-                    // What is left of it ends by itself.
-                    let _ = self.replica.store().clear_failures(key).await;
-                }
+                self.clear_failures(key).await;
                 Ok(given)
             }
             Err(Failed::Refused(LoginRefused::Wrong)) => {
-                self.count_failure(call, network, key).await;
+                // Behind a proxy of many clients nobody is locked out for another.
+                let is_proxy =
+                    !self.proxies.is_empty() && self.proxies.allow(call.credentials.client_ip);
+                if !is_proxy {
+                    self.count_failure(Guess {
+                        account: PrincipalName::parse(call.client_id),
+                        method: call.proof.method(),
+                        network,
+                        key,
+                        now_ms: self.replica.clock().now().latest,
+                    });
+                }
                 Err(Refusal::LoginRefused(None))
             }
             Err(Failed::Refused(refused)) => Err(Refusal::LoginRefused(refused.reason())),
@@ -246,7 +216,7 @@ impl Authority {
         let stated = assertion.verify(&key).map_err(wrong)?;
         let once = stated
             .check(client_id, &self.audiences, now)
-            .map_err(wrong)?;
+            .map_err(not_now)?;
         let once = OneTime {
             id: once.id,
             now_ms: now.latest,
@@ -276,7 +246,7 @@ impl Authority {
         if let Some(once) = once {
             let first = self.replica.store().consume(&once).await;
             if !first.map_err(|error| unavailable(&error))? {
-                return Err(LoginRefused::Wrong.into());
+                return Err(LoginRefused::Ended(Reason::UsesExhausted).into());
             }
         }
         let mut revision = self.replica.state().head().revision();
@@ -332,51 +302,6 @@ impl Authority {
             // There is nothing to spend or to store any more.
             Outcome::Already => Ok((done.revision, false)),
             _ => Err(Refusal::LoginRefused(None)),
-        }
-    }
-
-    /// Counts a guess, and locks its network out once there were too many.
-    async fn count_failure(&self, call: &LoginCall<'_>, network: ClientNetwork, key: [u8; 16]) {
-        let Ok(_counting) = self.failures.counting.try_acquire() else {
-            return;
-        };
-        let method = call.proof.method();
-        let account = PrincipalName::parse(call.client_id).and_then(|name| {
-            let state = self.replica.state();
-            let account = state.principal_named(&name)?.id;
-            Some((account, state.method(account, method)?.settings.lockout))
-        });
-        // Accounts that are not there are counted alike, so that they look alike.
-        let policy = match account {
-            Some((_, None)) => return,
-            Some((_, Some(policy))) => policy,
-            None => LockoutPolicy::default(),
-        };
-        let failure = Failure {
-            key,
-            now_ms: self.replica.clock().now().latest,
-            reset_ms: u64::from(policy.reset_s) * 1_000,
-        };
-        self.failures.remember(key);
-        let count = self.replica.store().note_failure(&failure).await;
-        let Some((account, _)) = account.filter(|_| count.is_ok_and(|n| n >= policy.threshold))
-        else {
-            return;
-        };
-        let command = Command::LockLogins {
-            account,
-            method,
-            network,
-        };
-        let envelope = Envelope {
-            caller: Caller::System,
-            reason: String::new(),
-            request: None,
-            command,
-        };
-        match self.replica.submit(envelope).await {
-            Ok(_) => tracing::warn!(account = call.client_id, %network, "logins are locked out"),
-            Err(error) => tracing::warn!(%error, "logins could not be locked out"),
         }
     }
 
@@ -448,6 +373,16 @@ impl Authority {
                 "the access token would be longer than 2048 characters; ask for fewer scopes";
             Refusal::Limit(what.to_owned())
         })
+    }
+}
+
+/// Why an assertion that its key has signed logs nobody in: whoever can sign guesses nothing.
+fn not_now(wrong: Wrong) -> LoginRefused {
+    match wrong {
+        Wrong::Audience => LoginRefused::Ended(Reason::Audience),
+        Wrong::Expired => LoginRefused::Ended(Reason::Expired),
+        Wrong::Early | Wrong::FarAhead => LoginRefused::Ended(Reason::NotYetValid),
+        Wrong::Form(_) | Wrong::Signature | Wrong::Client => LoginRefused::Wrong,
     }
 }
 

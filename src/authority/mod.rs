@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod credentials;
 pub mod directory;
 pub mod keys;
+mod lockout;
 pub mod login;
 pub mod tokens;
 
@@ -29,6 +30,7 @@ use crate::domain::change::{Change, Subject};
 use crate::domain::clock::{Now, UnixMs};
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{EntryKind, LogEntry, Request};
+use crate::domain::limits::Networks;
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
 use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::refusal::Refusal;
@@ -82,11 +84,13 @@ pub struct Authority {
     replays: Arc<Semaphore>,
     // Callers that this server does not know and looks for in the log at once.
     strangers: Arc<Semaphore>,
-    failures: login::Failures,
+    failures: lockout::Failures,
     // The seal key that every server was seen to know, by its id and 1 more; 0 is none yet.
     known_key: Arc<AtomicU64>,
     // For whom assertions are made that log in here.
     audiences: Arc<[String]>,
+    // Where many clients come from, of whom none is locked out.
+    proxies: Networks,
 }
 
 /// Who calls, as the transport tells it.
@@ -160,9 +164,10 @@ impl Authority {
             settings,
             replays: Arc::new(Semaphore::new(1)),
             strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
-            failures: login::Failures::default(),
+            failures: lockout::Failures::default(),
             known_key: Arc::default(),
             audiences: Arc::new([AUDIENCE_DEFAULT.to_owned()]),
+            proxies: Networks::default(),
         }
     }
 
@@ -173,6 +178,12 @@ impl Authority {
             audiences: audiences.into(),
             ..self
         }
+    }
+
+    /// Locks nobody out who comes from these networks.
+    #[must_use]
+    pub fn with_proxies(self, proxies: Networks) -> Self {
+        Self { proxies, ..self }
     }
 
     /// What the replica has counted.

@@ -94,7 +94,10 @@ pub(crate) async fn assemble(
         confirm_time_max: config.write.confirm_time_max,
     };
     let audiences = config.login.audiences().map(str::to_owned).collect();
-    let authority = Authority::new(replica, entropy, settings).with_audiences(audiences);
+    let authority = Authority::new(replica, entropy, settings)
+        .with_audiences(audiences)
+        // The configuration refuses others.
+        .with_proxies(config.login.proxies().unwrap_or_default());
     Ok((authority, writer))
 }
 

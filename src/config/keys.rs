@@ -167,6 +167,10 @@ pub const KEYS: &[Key] = &[
         "audiences of the assertions (RFC 7523) that log in here, with commas between them; the same on every server",
     ),
     key(
+        "login.proxies",
+        "networks of proxies that many clients come through, with commas between them: failing logins lock no address in them out; the same on every server",
+    ),
+    key(
         "seal.keys",
         "keys that access tokens are sealed with, as `latchkey seal-key generate` writes them, with commas or line ends between them; never printed",
     ),

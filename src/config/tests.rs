@@ -285,6 +285,23 @@ fn headers_that_envoy_would_take_for_something_else_are_refused() {
 }
 
 #[test]
+fn proxies_are_networks_and_by_default_there_are_none() {
+    let check = |value: &str, networks: Option<usize>| {
+        let mut sources = Sources::default();
+        let flagged = sources.flag("login.proxies", value, "--set");
+        let read = flagged.and_then(|()| sources.build());
+        let proxies = read.map(|config| config.login.proxies().expect("they were read"));
+        let count = proxies.map(|proxies| proxies.iter().count());
+        let told = "login.proxies: not at most 32 networks such as 10.0.0.0/8";
+        let told = count.map_err(|error| assert_eq!(error.to_string(), told, "{value}"));
+        assert_eq!(told.ok(), networks, "{value}");
+    };
+    check("", Some(0));
+    check("10.0.0.0/8, 192.0.2.7", Some(2));
+    check("10.0.0.0/8,there", None);
+}
+
+#[test]
 fn audiences_are_few_and_none_is_empty() {
     let check = |value: &str, expected: Option<&str>| {
         let mut sources = Sources::default();

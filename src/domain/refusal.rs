@@ -89,7 +89,10 @@ fn login_refused(reason: Option<Reason>) -> String {
     match reason {
         None => "unknown client or wrong credential, or too many failures from this address lately"
             .to_owned(),
-        Some(reason) => format!("the credential is good no more ({})", reason.name()),
+        Some(reason) => format!(
+            "the credential is good, but not for this login ({})",
+            reason.name()
+        ),
     }
 }
 

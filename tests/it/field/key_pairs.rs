@@ -113,42 +113,14 @@ async fn an_assertion_is_good_once_and_for_its_account_alone(door: Door) {
         jti: "unused",
         ..base
     };
+    let others = Statement {
+        client: "service:other",
+        ..unused
+    };
     let cases = [
-        (BOT, &pair, base),
         ("service:other", &pair, unused),
         (BOT, &stranger, unused),
-        (
-            BOT,
-            &pair,
-            Statement {
-                audience: "others",
-                ..unused
-            },
-        ),
-        (
-            BOT,
-            &pair,
-            Statement {
-                client: "service:other",
-                ..unused
-            },
-        ),
-        (
-            BOT,
-            &pair,
-            Statement {
-                now_s: base.now_s - 3_600,
-                ..unused
-            },
-        ),
-        (
-            BOT,
-            &pair,
-            Statement {
-                life_s: 86_400,
-                ..unused
-            },
-        ),
+        (BOT, &pair, others),
     ];
     let mut told = Vec::new();
     for (client_id, pair, statement) in &cases {
@@ -158,6 +130,31 @@ async fn an_assertion_is_good_once_and_for_its_account_alone(door: Door) {
     }
     told.dedup();
     assert_eq!(told.len(), 1, "they look the same: {told:?}");
+    // Who can sign guesses nothing, is told why, and is never locked out by it.
+    let audience = Statement {
+        audience: "others",
+        ..unused
+    };
+    let at = |now_s| Statement { now_s, ..unused };
+    let far_ahead = Statement {
+        life_s: 86_400,
+        ..unused
+    };
+    for (statement, why) in [
+        (base, "(uses_exhausted)"),
+        (audience, "(audience)"),
+        (at(base.now_s - 3_600), "(expired)"),
+        (at(base.now_s + 300), "(not_yet_valid)"),
+        (far_ahead, "(not_yet_valid)"),
+    ] {
+        let answer = shown(&door, BOT, &pair, &statement).await;
+        let status = refused(answer, Code::Unauthenticated, "LOGIN_REFUSED");
+        assert!(
+            status.message().contains(why),
+            "{} is not {why}",
+            status.message()
+        );
+    }
     // None of these used it up; and a restart does not give the first one back.
     shown(&door, BOT, &pair, &unused).await.expect("let in");
     let door = door.again().await;

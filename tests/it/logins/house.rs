@@ -57,6 +57,17 @@ impl House {
         house
     }
 
+    /// The networks that are locked out of the account.
+    pub(crate) async fn locked(&mut self) -> Vec<String> {
+        let methods = v1::GetLoginMethodsRequest {
+            service_account: ACCOUNT.to_owned(),
+        };
+        let methods = bearer(&self.admin, methods);
+        let answer = self.credentials.get_login_methods(methods).await;
+        let locked = answer.expect("an answer").into_inner().locked;
+        locked.into_iter().map(|one| one.network).collect()
+    }
+
     /// Makes the account and what it may do.
     pub(crate) async fn furnish(&mut self) {
         let account = v1::CreateServiceAccountRequest {
