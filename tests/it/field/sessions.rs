@@ -17,6 +17,7 @@ on_each_store! {
     a_periodic_session_is_renewed_for_ever
     settings_of_now_hold_for_tokens_that_are_there
     an_access_token_with_a_number_of_uses_counts_them
+    an_access_token_that_lives_beyond_a_month_is_stored
     a_revocation_follows_the_session
     what_was_born_ends_with_its_secret_method_account_or_sessions
     a_method_that_is_removed_ends_its_tokens_for_good
@@ -114,6 +115,23 @@ async fn an_access_token_with_a_number_of_uses_counts_them(door: Door) {
         spent,
         "no restart gives any back"
     );
+}
+
+async fn an_access_token_that_lives_beyond_a_month_is_stored(door: Door) {
+    const TEN_YEARS: i64 = 315_360_000;
+    let (_, token) = entered(&door, settings(TEN_YEARS, TEN_YEARS)).await;
+    assert!(token.stored);
+    assert_eq!(token.expires_in, Some(seconds(TEN_YEARS)));
+    assert_eq!(door.deploys(&token).await, v1::Reason::Allowed);
+    let rows = v1::ListTokensRequest {
+        kind: v1::TokenKind::Access.into(),
+        ..v1::ListTokensRequest::default()
+    };
+    let rows = door.listed(&door.admin, rows).await.expect("listed");
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].token_id, token.token_id);
+    door.revoke(&token.token_id).await;
+    assert_eq!(door.deploys(&token).await, v1::Reason::Revoked);
 }
 
 async fn a_revocation_follows_the_session(door: Door) {
