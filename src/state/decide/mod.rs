@@ -575,8 +575,6 @@ mod life_tests;
 #[cfg(test)]
 mod limits_tests;
 #[cfg(test)]
-mod login_attempts_tests;
-#[cfg(test)]
 mod login_tests;
 #[cfg(test)]
 mod repeat_tests;
