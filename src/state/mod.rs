@@ -204,8 +204,18 @@ impl State {
 
     // The revision below which a target is refused; 0 refuses nothing.
     pub(crate) fn cut_off(&self, target: &CutOffTarget) -> RevisionNumber {
-        self.cut_offs.get(target).copied().unwrap_or(0)
+        let found = match target {
+            CutOffTarget::IssuedByToken(id) => self.cut_offs.get(&by_session(*id)),
+            _ => self.cut_offs.get(target),
+        };
+        found.copied().unwrap_or(0)
     }
+}
+
+/// What a cut-off by a token is kept under. A sealed token that has issued others is known by its
+/// session alone, and of an id whose token is forgotten nobody can say whether it was sealed.
+fn by_session(id: TokenId) -> CutOffTarget {
+    CutOffTarget::IssuedByToken(id.session())
 }
 
 impl std::fmt::Debug for State {

@@ -131,12 +131,7 @@ impl Judged<'_> {
             }
             CutOffRequest::IssuedByToken(id) => {
                 self.may_cut_off_issued_by(*id)?;
-                // What a sealed token issued is known by its session.
-                let issuer = match self.state.token(*id) {
-                    Some(_) => *id,
-                    None => id.session(),
-                };
-                (CutOffTarget::IssuedByToken(issuer), id.to_string())
+                (CutOffTarget::IssuedByToken(*id), id.to_string())
             }
             CutOffRequest::IssuedByCredential(id) => {
                 self.may_cut_off_issued_by(*id)?;
