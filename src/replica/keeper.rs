@@ -320,7 +320,6 @@ impl Keeper {
             counters.members.store(members as u64, Ordering::Relaxed);
             self.shared.seen(&roster);
             self.remove_dead(&roster).await;
-            self.note_readable(&roster);
         }
     }
 
@@ -498,14 +497,6 @@ impl Keeper {
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, "a member could not be removed"),
         }
-    }
-
-    /// Lets the writer raise the log's format level to what every member reads. Whoever
-    /// joins meanwhile and does not is found by the store, which then refuses one of the two.
-    fn note_readable(&self, roster: &Roster) {
-        let read_by_all = roster.members.iter().map(|member| member.format_max).min();
-        let readable = read_by_all.unwrap_or(0).min(self.identity.format_max);
-        self.shared.readable.store(readable, Ordering::Relaxed);
     }
 
     /// The seal keys that this server has loaded at this moment.

@@ -18,6 +18,7 @@ mod lease;
 mod load;
 mod logins;
 mod mutation;
+mod raise;
 mod reach;
 mod recent;
 mod settings;
@@ -203,10 +204,15 @@ impl Shared {
         *membership = Some(incarnation);
     }
 
-    /// Takes note of what the members are.
+    /// Takes note of what the members are. The writer raises the log's format level to what all of
+    /// them read: whoever joins meanwhile and does not is found by the store, which then refuses
+    /// one of the two.
     fn seen(&self, roster: &Roster) {
         let may = roster.members.iter().any(|member| member.serves_stale);
         self.may_serve_stale.store(may, Ordering::Relaxed);
+        let read_by_all = roster.members.iter().map(|member| member.format_max).min();
+        self.readable
+            .store(read_by_all.unwrap_or(0), Ordering::Relaxed);
     }
 
     fn membership(&self) -> Option<Incarnation> {

@@ -47,7 +47,7 @@ pub(super) struct Writer {
     // What the keeper read.
     pub(super) follows: mpsc::Receiver<Follow>,
     entropy: Arc<dyn Entropy>,
-    settings: Settings,
+    pub(super) settings: Settings,
     // Published States that a reader may still hold: dropped here, so that no reader ever frees.
     retired: Vec<Arc<State>>,
     // Commands of the last batch.
@@ -125,7 +125,7 @@ impl Writer {
             let Some(first) = first else { break };
             let mut waiting = self.gather(first).await;
             while !waiting.is_empty() {
-                self.make_writable(self.wanted(&waiting)).await;
+                self.make_writable(&waiting).await;
                 // A stop answers what is queued, but does not wait for a database that is away.
                 waiting = if self.away && self.stop.is_cancelled() {
                     refuse(waiting, &away())
@@ -184,51 +184,14 @@ impl Writer {
     async fn note(&mut self) {
         let begun = self.shared.published.load().head().revision > 0;
         if begun && self.readable() > crate::domain::format::FORMAT_MAX {
-            self.make_writable(Some(EntryKind::Note.format())).await;
+            self.raise(EntryKind::Note.format()).await;
             self.command("the next format is written", Command::Note)
                 .await;
         }
     }
 
-    /// The newest format that every server reads, as far as this one knows.
-    fn readable(&self) -> u32 {
-        match self.shared.store.cluster() {
-            // What it reads is read by all.
-            None => self.settings.identity.format_max,
-            Some(_) => self.shared.readable.load(Ordering::Relaxed),
-        }
-    }
-
-    /// The newest format that every server reads and that the log is not raised to, of what would
-    /// be a change if it were: what is refused raises nothing.
-    fn wanted(&self, waiting: &VecDeque<Queued>) -> Option<u32> {
-        let (state, readable) = (self.shared.published.load(), self.readable());
-        let newer = waiting.iter().filter_map(|queued| {
-            let format = queued.envelope.command.kind()?.format();
-            let raised = state.raised(format)?;
-            let decided = decide(&raised, &queued.envelope, self.moment(&raised, 0));
-            (format <= readable && is_change(&decided)).then_some(format)
-        });
-        newer.max()
-    }
-
-    /// Raises the level of the log to a format that is wanted now: what nobody wants, an older
-    /// server need not know.
-    async fn make_writable(&mut self, wanted: Option<u32>) {
-        let Some(level) = wanted else {
-            return;
-        };
-        let former = self.shared.published.load().format();
-        self.command("every server reads it", Command::RaiseFormat(level))
-            .await;
-        let raised = self.shared.published.load().format();
-        if raised > former {
-            tracing::info!(format = raised, "the log's format level was raised");
-        }
-    }
-
     /// Carries out a command of the server's own, if it changes anything.
-    async fn command(&mut self, reason: &str, command: Command) {
+    pub(super) async fn command(&mut self, reason: &str, command: Command) {
         let (reply, _) = tokio::sync::oneshot::channel();
         let envelope = Envelope {
             caller: Caller::System,
@@ -281,7 +244,7 @@ impl Writer {
                 Settled::Moved => {
                     waiting.append(&mut plan.rest);
                     // On what others wrote it may be a change of a newer format.
-                    if self.wanted(&waiting).is_some() {
+                    if self.is_raise_wanted(&waiting) {
                         return waiting;
                     }
                 }
@@ -314,7 +277,7 @@ impl Writer {
         self.shared.loaded.load(Ordering::Relaxed)
     }
 
-    fn moment(&self, state: &State, ahead: usize) -> Moment {
+    pub(super) fn moment(&self, state: &State, ahead: usize) -> Moment {
         Moment {
             revision: state.head().revision + ahead as u64 + 1,
             now: self.shared.clock.now(),
@@ -512,7 +475,7 @@ impl Writer {
     }
 }
 
-fn is_change(decided: &Result<Decided, Refusal>) -> bool {
+pub(super) fn is_change(decided: &Result<Decided, Refusal>) -> bool {
     let outcome = decided.as_ref().map(|decided| &decided.outcome);
     matches!(outcome, Ok(Outcome::Change { .. }))
 }

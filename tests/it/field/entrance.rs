@@ -66,15 +66,7 @@ impl Door {
     /// Sets universal auth, with these settings.
     pub(super) async fn universal_auth(&self, settings: v1::LoginSettings) {
         let kind = v1::LoginMethodKind::UniversalAuth;
-        // A server that has just started does not know yet what the others read.
-        let mut set = self.method_by(&self.admin, kind, settings.clone()).await;
-        let begun = std::time::Instant::now();
-        while let Err(status) = &set
-            && status.code() == Code::FailedPrecondition
-            && begun.elapsed().as_secs() < 10
-        {
-            set = self.method_by(&self.admin, kind, settings.clone()).await;
-        }
+        let set = self.method_by(&self.admin, kind, settings).await;
         set.expect("set");
     }
 
