@@ -4,12 +4,14 @@
 //! numbers, simpler commands. The universe is so small that everything collides.
 
 use super::company_tests::{Company, ELSEWHERE, HERE, Made, RESOURCES, WORKLOAD};
+use super::login_attempts_tests::{EXCHANGE, RENEW};
 use super::tests::{name, resource, scopes, unchanged};
 use super::*;
 use crate::domain::change::Display;
 use crate::domain::limits::{Networks, Workload};
 use crate::domain::permission::ActionPattern;
 use crate::domain::principal::PrincipalName;
+use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::token::{Digest, Secret};
 
 /// A row of bytes: a command, and everything in it.
@@ -78,7 +80,7 @@ impl<'r> Draw<'r> {
 }
 
 /// The sorts of commands; one that is added to [`Command`] and not here does not compile.
-pub(super) const SORTS: usize = 22;
+pub(super) const SORTS: usize = 30;
 
 /// The number of a command's sort.
 pub(super) fn sort_of(command: &Command) -> usize {
@@ -103,25 +105,29 @@ pub(super) fn sort_of(command: &Command) -> usize {
         Command::CreateGrant { .. } => 17,
         Command::DeleteGrant(_) => 18,
         Command::Confirm => 19,
-        // About logins: nothing that is drawn here.
-        Command::CreateCredential(_)
-        | Command::SetMethod(_)
-        | Command::RemoveMethod { .. }
-        | Command::MintBy { .. }
-        | Command::RetireKey(_)
-        | Command::RevokeKey(_) => 21,
         // The server's own.
-        Command::Login(_) | Command::LockLogins { .. } => 21,
         Command::Forget { .. } => 20,
         Command::RaiseFormat(_) => 21,
         #[cfg(debug_assertions)]
         Command::Note => 21,
+        Command::CreateCredential(_) => 22,
+        Command::SetMethod(_) => 23,
+        Command::RemoveMethod { .. } => 24,
+        Command::Login(_) => LOGIN,
+        Command::LockLogins { .. } => 26,
+        Command::MintBy { .. } => 27,
+        Command::RetireKey(_) => 28,
+        Command::RevokeKey(_) => 29,
     }
 }
 
+/// What is carried out by [`Company::log_in`].
+pub(super) const LOGIN: usize = 25;
+
 /// The sorts that are about tokens only.
 pub(super) fn sorts_of_tokens() -> Vec<usize> {
-    (0..7).collect()
+    let logins = [22, LOGIN, LOGIN, EXCHANGE, RENEW];
+    (0..7).chain(logins).collect()
 }
 
 impl Company {
@@ -129,21 +135,21 @@ impl Company {
     pub(super) fn command(
         &self,
         sort: usize,
-        caller: Option<&str>,
+        by: Option<&Made>,
         draw: &mut Draw<'_>,
     ) -> (Command, Option<Made>) {
         let disabled = sort == 10;
         let command = match sort {
-            0 => return self.issue(caller, draw),
+            0 => return self.issue(by, draw),
             1 => self.update(draw),
             2 => Command::RenewToken {
                 id: Some(self.any_token(draw)),
                 ttl_s: [None, Some(50)][draw.below(2)],
             },
             3 => return self.rotation(draw),
-            4 => self.revocation(draw),
+            4 => self.revocation(by, draw),
             5 => Command::RevokeAll(self.cut_off(draw)),
-            6 => Self::using(caller.unwrap_or(&self.made[0].text)),
+            6 => Self::using(&by.unwrap_or(&self.made[0]).text),
             7 => Command::CreatePrincipal {
                 name: name(draw.one(&PRINCIPALS[8..])),
                 home: resource(draw.one(&HOMES)),
@@ -188,16 +194,17 @@ impl Company {
                 before_ms: u64::MAX,
                 slice: draw.below(256) as u8,
             },
-            _ => Command::RaiseFormat(self.world.state.format() + 1),
+            21 => Command::RaiseFormat(self.world.state.format() + 1),
+            22 => return self.any_credential(draw),
+            23 | 24 => self.any_method(sort == 23, draw),
+            26 => self.any_lock(draw),
+            _ => self.any_key(sort, draw),
         };
         (command, None)
     }
 
-    fn issue(&self, caller: Option<&str>, draw: &mut Draw<'_>) -> (Command, Option<Made>) {
-        let calling = caller.and_then(|text| {
-            let key = Digest::of(text).key();
-            self.world.state.token(self.world.state.token_by_key(key)?)
-        });
+    fn issue(&self, by: Option<&Made>, draw: &mut Draw<'_>) -> (Command, Option<Made>) {
+        let calling = by.and_then(|by| self.world.state.token(by.id));
         let named = any_principal(draw);
         let (kind, subject) = match (draw.below(4), &calling) {
             (1, Some(own)) => (own.kind, None),
@@ -216,11 +223,23 @@ impl Company {
             }
         }
         limit_by(&mut issue, draw.below(10), self.world.now_ms);
-        let made = Made { text, id: issue.id };
+        let made = Made::stored(text, issue.id);
         (Command::IssueToken(Box::new(issue)), Some(made))
     }
 
-    fn scopes(&self, draw: &mut Draw<'_>) -> ScopesAsked {
+    /// Scopes without roles.
+    pub(super) fn listed(&self, draw: &mut Draw<'_>) -> Scopes {
+        let mut one = || Permission::parse(draw.one(&GIVEN), draw.one(&PATTERNS)).expect("valid");
+        let both = [one(), one()];
+        match draw.below(4) {
+            0 | 1 => Scopes::All,
+            count => {
+                Scopes::Only(PermissionSet::new(both.into_iter().take(count - 1)).expect("few"))
+            }
+        }
+    }
+
+    pub(super) fn scopes(&self, draw: &mut Draw<'_>) -> ScopesAsked {
         let mut entry = || match draw.below(6) {
             5 => format!("role:{}@{}", draw.one(&ROLES), draw.one(&PATTERNS)),
             _ => format!("{}@{}", draw.one(&GIVEN), draw.one(&PATTERNS)),
@@ -260,12 +279,17 @@ impl Company {
             expected: None,
         };
         let text = secret.reveal().to_owned();
-        (command, Some(Made { text, id }))
+        (command, Some(Made::stored(text, id)))
     }
 
-    fn revocation(&self, draw: &mut Draw<'_>) -> Command {
+    fn revocation(&self, by: Option<&Made>, draw: &mut Draw<'_>) -> Command {
         let target = match draw.below(20) {
             19 => RevokeTarget::Itself,
+            18 => RevokeTarget::Session(self.any_token(draw)),
+            17 => match by.and_then(|by| by.claims.clone()) {
+                Some(claims) => RevokeTarget::Sealed(claims),
+                None => RevokeTarget::Itself,
+            },
             _ => RevokeTarget::Id(self.any_token(draw)),
         };
         Command::RevokeToken {
@@ -275,7 +299,9 @@ impl Company {
     }
 
     fn cut_off(&self, draw: &mut Draw<'_>) -> CutOffRequest {
-        match draw.below(5) {
+        match draw.below(7) {
+            5 => CutOffRequest::IssuedByCredential(self.any_token(draw)),
+            6 => CutOffRequest::Sessions(any_principal(draw)),
             0 => CutOffRequest::IssuedByToken(self.any_token(draw)),
             1 => CutOffRequest::IssuedByPrincipal(any_principal(draw)),
             2 => CutOffRequest::IssuedByNumber(PrincipalId(1 + draw.below(7) as u32)),

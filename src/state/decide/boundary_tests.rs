@@ -11,19 +11,20 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::attempts_tests::{Draw, Row, SORTS, sorts_of_tokens};
+use super::attempts_tests::{Draw, LOGIN, Row, sorts_of_tokens};
 use super::company_tests::{Cells, Company, Made, management, told};
+use super::login_attempts_tests::{EXCHANGE, RENEW};
 use super::*;
 
-/// What the attacker may do instead of commanding: let some time pass.
-const WAIT: usize = SORTS;
+/// What the attacker may do instead: let some time pass.
+const WAIT: usize = RENEW + 1;
 const WAIT_MS: u64 = 15_000;
 
 /// What everybody and everything permits at some moment.
 struct Reach {
     principals: Vec<(PrincipalId, Cells)>,
-    // In the order of the company's secrets: where the token may be used, and where the
-    // attacker is.
+    // In the order of the company's secrets: where the token may be used; and where the attacker
+    // is, with what a login by it gives.
     there: Vec<Cells>,
     here: Vec<Cells>,
 }
@@ -34,7 +35,7 @@ impl Reach {
         Self {
             principals: company.principals(),
             there: made().map(|one| company.permits_there(one)).collect(),
-            here: made().map(|one| company.permits(&one.text)).collect(),
+            here: made().map(|one| company.is_worth(one)).collect(),
         }
     }
 
@@ -51,9 +52,11 @@ struct Attack {
     /// Whom these speak for at the beginning, and their teams.
     mine: Vec<PrincipalId>,
     held: Cells,
+    /// What it gets by logging in and can only use elsewhere.
+    held_there: Cells,
     before: Reach,
     /// How many commands of each sort changed something.
-    accepted: [usize; SORTS],
+    accepted: [usize; WAIT],
 }
 
 impl Attack {
@@ -81,6 +84,10 @@ impl Attack {
         }
         company.favoured = known.iter().map(|one| company.made[*one].id).collect();
         let held = known.iter().fold(0, |held, one| held | before.here[*one]);
+        let gives = known
+            .iter()
+            .filter_map(|one| company.gives(&company.made[*one]));
+        let held_there = gives.fold(0, |held, one| held | company.permits_there(&one));
         let ids = known.iter().map(|one| company.made[*one].id);
         let subjects: Vec<_> = ids.filter_map(|id| company.subject(id)).collect();
         let teams = subjects.iter().flat_map(|id| company.teams(*id));
@@ -90,8 +97,9 @@ impl Attack {
             known,
             mine,
             held,
+            held_there,
             before,
-            accepted: [0; SORTS],
+            accepted: [0; WAIT],
         }
     }
 
@@ -106,15 +114,12 @@ impl Attack {
         let Some(by) = draw.one_of(&self.known) else {
             return false;
         };
-        let by = self.company.made[by].text.clone();
-        let Ok((outcome, made)) = self.company.carry_out(sort, Some(by), &mut draw) else {
-            return false;
-        };
+        let by = self.company.made[by].clone();
+        let (changed, made) = self.company.carry_out(sort, Some(&by), &mut draw);
         if let Some(made) = made {
             self.known.push(self.company.made.len() - 1);
             self.company.favoured.push(made.id);
         }
-        let changed = matches!(outcome, Outcome::Change { .. });
         self.accepted[sort] += usize::from(changed);
         changed
     }
@@ -142,7 +147,8 @@ impl Attack {
             let was = |cells: &[Cells]| cells.get(index).copied().unwrap_or(0);
             let there = now.there[index] & !was(&self.before.there);
             let here = now.here[index] & !was(&self.before.here);
-            beyond(format!("token {id}"), (there | here) & !self.held)?;
+            beyond(format!("token {id}"), here & !self.held)?;
+            beyond(format!("token {id}"), there & !self.held & !self.held_there)?;
         }
         Ok(())
     }
@@ -153,7 +159,8 @@ impl Attack {
         let records = made.filter_map(|one| self.company.world.state.token(one.id));
         let foreign = records.filter(|record| {
             let subject = self.company.subject(record.id);
-            record.parent.is_none() && subject.is_none_or(|one| !self.mine.contains(&one))
+            let mine = subject.is_some_and(|one| self.mine.contains(&one));
+            record.kind.is_credential() || (record.parent.is_none() && !mine)
         });
         foreign.map(|record| record.id).collect()
     }
@@ -189,12 +196,14 @@ fn everything() -> Vec<usize> {
     let gives = [
         0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 11, 11, 12, 12, 15, 15, 17, 17,
     ];
-    gives.into_iter().chain(0..=WAIT).collect()
+    let logins = [22, 22, 23, 23, LOGIN, LOGIN, LOGIN, EXCHANGE, RENEW];
+    let gives = gives.into_iter().chain(logins);
+    gives.chain(0..=WAIT).collect()
 }
 
 proptest! {
     #![proptest_config(Config {
-        cases: 250,
+        cases: 150,
         // A case that shrinks out of a random run is written down as a test.
         failure_persistence: None,
         ..Config::default()
@@ -222,7 +231,7 @@ proptest! {
     ) {
         let mut attack = Attack::on(Company::new(&company), &choice, management());
         let (principals, tokens) = attack.strangers();
-        let commands: Vec<usize> = (0..SORTS).collect();
+        let commands: Vec<usize> = (0..WAIT).chain([LOGIN; 3]).collect();
         for row in &attempts {
             if !attack.attempt(row, &commands) {
                 continue;
@@ -260,10 +269,10 @@ proptest! {
             }
         }
         let held = first.iter().fold(attack.held, |held, one| {
-            held | without.permits(&without.made[*one].text)
+            held | without.is_worth(&without.made[*one])
         });
         for one in &attack.known {
-            let more = attack.company.permits(&attack.company.made[*one].text) & !held;
+            let more = attack.company.permits(&attack.company.made[*one]) & !held;
             prop_assert!(more == 0, "{:?}", told(more));
         }
     }
@@ -273,7 +282,7 @@ proptest! {
 #[test]
 fn the_attacker_succeeds_with_every_sort_of_command_but_the_servers_own() {
     let mut runner = TestRunner::deterministic();
-    let mut accepted = [0; SORTS];
+    let mut accepted = [0; WAIT];
     let inputs = (rows(20, 50), any::<Row>(), rows(40, 60));
     for _ in 0..800 {
         let tree = inputs.new_tree(&mut runner).expect("a company");
@@ -285,7 +294,8 @@ fn the_attacker_succeeds_with_every_sort_of_command_but_the_servers_own() {
         let counted = accepted.iter_mut().zip(attack.accepted);
         counted.for_each(|(all, more)| *all += more);
     }
-    let never: Vec<usize> = (0..SORTS).filter(|sort| accepted[*sort] == 0).collect();
-    // Confirming changes nothing; forgetting and raising the format are the server's.
-    assert_eq!(never, [19, 20, 21], "{accepted:?}");
+    let never: Vec<usize> = (0..WAIT).filter(|sort| accepted[*sort] == 0).collect();
+    // Confirming changes nothing; forgetting, raising the format and locking are the server's; a
+    // key is retired after a month.
+    assert_eq!(never, [19, 20, 21, 26, 28], "{accepted:?}");
 }

@@ -4,18 +4,22 @@
 //! Deliberately absent: any opinion on who may do what.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::super::check::check;
+use super::super::check::{check, check_sealed};
 use super::super::directory::Principal;
 use super::attempts_tests::{
-    Draw, GIVEN, HOMES, PATTERNS, PRINCIPALS, ROLES, Row, SORTS, kind_of, limit_by, role_with,
-    sort_of,
+    Draw, GIVEN, HOMES, LOGIN, PATTERNS, PRINCIPALS, ROLES, Row, SORTS, kind_of, limit_by,
+    role_with, sort_of,
 };
+use super::login_attempts_tests::{EXCHANGE, KEY, RENEW};
 use super::tests::{T0, World, name, resource, scopes};
 use super::*;
 use crate::domain::change::{Display, Subject};
 use crate::domain::entropy::SeededEntropy;
+use crate::domain::format::FORMAT_LOGINS;
 use crate::domain::permission::ActionPattern;
+use crate::domain::seal::claims::{Claims, Sealed};
 use crate::domain::token::Digest;
 
 /// A set of cells.
@@ -72,8 +76,41 @@ fn cells_of(permits: impl Fn(Need<'_>) -> bool) -> Cells {
 /// A secret that was ever made, with the token that it is of.
 #[derive(Clone)]
 pub(super) struct Made {
+    /// Empty where there is none: a key, or a sealed token.
     pub(super) text: String,
     pub(super) id: TokenId,
+    /// The claims of a sealed token.
+    pub(super) claims: Option<Arc<[u8]>>,
+}
+
+impl Made {
+    pub(super) fn stored(text: String, id: TokenId) -> Self {
+        let claims = None;
+        Self { text, id, claims }
+    }
+
+    pub(super) fn sealed(claims: &Claims) -> Self {
+        Self {
+            text: String::new(),
+            id: claims.id,
+            claims: Some(claims.encode(KEY).into()),
+        }
+    }
+
+    /// Its bearer, where the attacker is.
+    pub(super) fn caller(&self) -> Caller {
+        let client_ip = Some(HERE);
+        match &self.claims {
+            Some(claims) => Caller::Sealed {
+                claims: Arc::clone(claims),
+                client_ip,
+            },
+            None => Caller::Bearer {
+                key: Digest::of(&self.text).key(),
+                client_ip,
+            },
+        }
+    }
 }
 
 /// A company with everything that was ever made in it.
@@ -100,6 +137,9 @@ impl Company {
             made: Vec::new(),
             favoured: Vec::new(),
         };
+        company.world.local(Command::RaiseFormat(FORMAT_LOGINS));
+        let salt = [7; 16];
+        company.world.local(Command::MintBy { key: KEY, salt });
         // Says the first of everything: a role that reads, for instance.
         let zero = [0; 16];
         let first = rows.first().unwrap_or(&zero);
@@ -126,6 +166,7 @@ impl Company {
             company.give_out(one, scopes(&["tokens:issue@**", &more]), 0);
         }
         company.root();
+        company.let_in(&mut homes);
         // And such as can be renewed, or are no good where the attacker is, or not yet, or no more.
         for limit in [5, 6, 1, 2, 3, 4] {
             let mut draw = Draw::of(rows.get(limit).unwrap_or(&zero));
@@ -162,7 +203,7 @@ impl Company {
                 .world
                 .as_bearer(root.as_deref().expect("made"), command);
             issued.expect("it may");
-            self.made.push(Made { text, id });
+            self.made.push(Made::stored(text, id));
         }
     }
 
@@ -170,7 +211,7 @@ impl Company {
         let kind = kind_of(&name(principal));
         let (text, mut issue) = self.world.asked(kind, Some(principal), asked);
         limit_by(&mut issue, limit, self.world.now_ms);
-        let made = Made { text, id: issue.id };
+        let made = Made::stored(text, issue.id);
         self.world.local(Command::IssueToken(Box::new(issue)));
         self.made.push(made);
     }
@@ -182,38 +223,50 @@ impl Company {
             4 => (12, 0),
             5 | 6 => (0, draw.below(self.made.len() + 1)),
             7 => (10, 0),
+            8 => (
+                [LOGIN, EXCHANGE][draw.below(2)],
+                1 + draw.below(self.made.len()),
+            ),
             _ => (draw.below(SORTS), 0),
         };
-        let caller = by.checked_sub(1).map(|by| self.made[by].text.clone());
+        let by = by.checked_sub(1).map(|by| self.made[by].clone());
         // What is refused is no part of the company.
-        let _ = self.carry_out(sort, caller, &mut draw);
+        let _ = self.carry_out(sort, by.as_ref(), &mut draw);
     }
 
-    /// Carries out a command of this sort, for the bearer of a secret or for the administrator.
-    /// What it made, if it made anything with a secret.
+    /// Carries out what is of this sort, for a bearer or for the administrator. Whether anything
+    /// changed, and what was made that is presented.
     pub(super) fn carry_out(
         &mut self,
         sort: usize,
-        bearer_of: Option<String>,
+        by: Option<&Made>,
         draw: &mut Draw<'_>,
-    ) -> Result<(Outcome, Option<Made>), Refusal> {
-        let (command, made) = self.command(sort, bearer_of.as_deref(), draw);
+    ) -> (bool, Option<Made>) {
+        match (sort, by) {
+            (LOGIN, Some(by)) => {
+                let given = self.log_in(by, draw);
+                return (given.is_some(), given);
+            }
+            (EXCHANGE | RENEW, Some(by)) => {
+                let given = self.trade(sort, by, draw);
+                return (given.is_some(), given);
+            }
+            (LOGIN | EXCHANGE | RENEW, None) => return (false, None),
+            _ => {}
+        }
+        let (command, made) = self.command(sort, by, draw);
         assert_eq!(sort_of(&command), sort, "each number draws its sort");
-        let caller = match &bearer_of {
+        let caller = match by {
             // Uses are counted by the server, of whatever is presented.
             _ if matches!(command, Command::UseToken(_)) => Caller::System,
             None => Caller::Local,
-            Some(text) => Caller::Bearer {
-                key: Digest::of(text).key(),
-                client_ip: Some(HERE),
-            },
+            Some(by) => by.caller(),
         };
-        let outcome = self.world.run(caller, command, "because")?;
-        if let (Some(made), Outcome::Change { .. }) = (&made, &outcome) {
-            self.made.push(made.clone());
-            return Ok((outcome, Some(made.clone())));
-        }
-        Ok((outcome, None))
+        let Ok(Outcome::Change { .. }) = self.world.run(caller, command, "because") else {
+            return (false, None);
+        };
+        self.made.extend(made.clone());
+        (true, made)
     }
 
     /// Gives somebody more, as an administrator would: by a grant, a membership or enabling.
@@ -224,43 +277,54 @@ impl Company {
         let _ = self.carry_out(sort, None, &mut draw);
     }
 
-    /// What a secret permits where the attacker is.
-    pub(super) fn permits(&self, secret: &str) -> Cells {
+    /// What a token permits where the attacker is.
+    pub(super) fn permits(&self, made: &Made) -> Cells {
         let here = Context {
             client_ip: Some(HERE),
             ..Context::default()
         };
-        self.cells(secret, here)
+        self.cells(made, here)
     }
 
-    /// What a secret permits where its token may be used.
+    /// The same, and what is got by logging in.
+    pub(super) fn is_worth(&self, made: &Made) -> Cells {
+        let given = self.gives(made);
+        let given = given.map_or(0, |given| self.permits(&given));
+        self.permits(made) | given
+    }
+
+    /// What a token permits where it may be used.
     pub(super) fn permits_there(&self, made: &Made) -> Cells {
-        let record = self.world.state.token(made.id);
-        let limited = record.as_ref().is_some_and(|one| !one.networks.is_empty());
-        let there = Context {
-            client_ip: Some(if limited { THERE } else { HERE }),
+        let from = |client_ip| Context {
+            client_ip: Some(client_ip),
             audience: None,
             workload: Some(WORKLOAD),
         };
-        self.cells(&made.text, there)
+        self.cells(made, from(HERE)) | self.cells(made, from(THERE))
     }
 
-    fn cells(&self, secret: &str, context: Context<'_>) -> Cells {
-        let now = Now::at(self.world.now_ms);
+    fn cells(&self, made: &Made, context: Context<'_>) -> Cells {
+        let (state, now) = (&self.world.state, Now::at(self.world.now_ms));
         let allowed = |needs: &[Need<'_>]| {
             let request = CheckRequest {
-                token: secret,
+                token: &made.text,
                 needs,
                 context,
                 kinds: KindSet::ALL,
             };
-            check(&self.world.state, &request, now).allowed()
+            match &made.claims {
+                None => check(state, &request, now).allowed(),
+                Some(claims) => {
+                    let sealed = Sealed::read(claims).expect("claims");
+                    check_sealed(state, sealed, &request, now).allowed()
+                }
+            }
         };
         if !allowed(&[]) {
             return 0;
         }
-        let id = self.world.id_of(secret);
-        let power = self.world.state.power(id).expect("found");
+        let caller = made.caller();
+        let power = state.power_of(&caller).expect("found");
         let cells = cells_of(|need| power.permits(need));
         // What the power says is what is answered: all that it permits, and nothing besides.
         let permitted = needs().filter(|(cell, _)| cells >> cell & 1 == 1);
@@ -288,9 +352,18 @@ impl Company {
             .collect()
     }
 
-    /// Whom a token speaks for, and which principals and tokens answer for it.
+    /// The stored token that it is, or that it was born from.
+    fn origin(&self, id: TokenId) -> Option<TokenId> {
+        let made = self.made.iter().find(|one| one.id == id)?;
+        match &made.claims {
+            None => Some(id),
+            Some(claims) => Some(Sealed::read(claims)?.origin),
+        }
+    }
+
+    /// Which principals and tokens a token speaks for, was born from, or was issued by.
     pub(super) fn behind(&self, id: TokenId) -> (Vec<PrincipalId>, Vec<TokenId>) {
-        let Some(record) = self.world.state.token(id) else {
+        let Some(record) = self.origin(id).and_then(|id| self.world.state.token(id)) else {
             // Forgotten before it began.
             return Default::default();
         };
@@ -298,12 +371,12 @@ impl Company {
         let principals = issuers.clone().filter_map(|one| one.principal);
         let tokens = issuers.flat_map(|one| one.tokens.iter().copied());
         let principals = principals.chain(self.subject(id));
-        (principals.collect(), tokens.collect())
+        (principals.collect(), tokens.chain([record.id]).collect())
     }
 
     /// The principal that a token speaks for.
     pub(super) fn subject(&self, id: TokenId) -> Option<PrincipalId> {
-        match self.world.state.token(id)?.subject {
+        match self.world.state.token(self.origin(id)?)?.subject {
             Subject::Principal(id) => Some(id),
             Subject::Resource(_) => None,
         }

@@ -575,6 +575,8 @@ mod life_tests;
 #[cfg(test)]
 mod limits_tests;
 #[cfg(test)]
+mod login_attempts_tests;
+#[cfg(test)]
 mod login_tests;
 #[cfg(test)]
 mod repeat_tests;
