@@ -196,7 +196,7 @@ fn everything() -> Vec<usize> {
     let gives = [
         0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 11, 11, 12, 12, 15, 15, 17, 17,
     ];
-    let logins = [22, 22, 23, 23, LOGIN, LOGIN, LOGIN, EXCHANGE, RENEW];
+    let logins = [22, 22, 22, 23, 23, LOGIN, LOGIN, LOGIN, EXCHANGE, RENEW];
     let gives = gives.into_iter().chain(logins);
     gives.chain(0..=WAIT).collect()
 }

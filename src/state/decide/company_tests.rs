@@ -122,7 +122,7 @@ pub(super) struct Company {
 }
 
 impl Company {
-    /// Eight principals with tokens, five roles, and what the rows make of them: by the
+    /// Eight principals with tokens, six roles, and what the rows make of them: by the
     /// administrator, or by one of the tokens that it gave out.
     pub(super) fn new(rows: &[Row]) -> Self {
         let world = World {
@@ -183,15 +183,22 @@ impl Company {
         company
     }
 
-    /// An administrator, and what it issues for others.
+    /// An administrator, and what it issues for others; a keeper of tokens and accounts, who has
+    /// nothing else; an account that may do something.
     fn root(&mut self) {
-        self.world.local(Command::CreateRole {
-            name: RoleName::parse("root").expect("valid"),
-            home: resource("z"),
-            actions: vec![ActionPattern::parse("*").expect("valid")],
-            display: Display::default(),
-        });
+        let keeps = ["tokens:issue", "tokens:revoke", "services:write"];
+        for (role, actions) in [("root", &["*"][..]), ("keeper", &keeps)] {
+            let actions = actions.iter().map(|one| ActionPattern::parse(one));
+            self.world.local(Command::CreateRole {
+                name: RoleName::parse(role).expect("valid"),
+                home: resource("z"),
+                actions: actions.map(|one| one.expect("valid")).collect(),
+                display: Display::default(),
+            });
+        }
         self.world.grant("user:root", "root", "**");
+        self.world.grant("user:u0", "keeper", "**");
+        self.world.grant("service:s0", ROLES[1], "**");
         self.give_out("user:root", ScopesAsked::All, 0);
         let root = self.made.last().map(|one| one.text.clone());
         for one in &PRINCIPALS[..2] {
