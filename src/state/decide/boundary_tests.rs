@@ -84,10 +84,10 @@ impl Attack {
         }
         company.favoured = known.iter().map(|one| company.made[*one].id).collect();
         let held = known.iter().fold(0, |held, one| held | before.here[*one]);
-        let gives = known
+        let there = known
             .iter()
-            .filter_map(|one| company.gives(&company.made[*one]));
-        let held_there = gives.fold(0, |held, one| held | company.permits_there(&one));
+            .map(|one| company.given(&company.made[*one], Company::permits_there));
+        let held_there = there.fold(0, |held, cells| held | cells);
         let ids = known.iter().map(|one| company.made[*one].id);
         let subjects: Vec<_> = ids.filter_map(|id| company.subject(id)).collect();
         let teams = subjects.iter().flat_map(|id| company.teams(*id));

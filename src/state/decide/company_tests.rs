@@ -284,6 +284,22 @@ impl Company {
         let _ = self.carry_out(sort, None, &mut draw);
     }
 
+    /// Another one of the same state, to try what is not to happen.
+    pub(super) fn fork(&self) -> Self {
+        let world = World {
+            state: self.world.state.clone(),
+            now_ms: self.world.now_ms,
+            entropy: SeededEntropy::new(13),
+            lifetimes: self.world.lifetimes,
+            log: Vec::new(),
+        };
+        Self {
+            world,
+            made: self.made.clone(),
+            favoured: Vec::new(),
+        }
+    }
+
     /// What a token permits where the attacker is.
     pub(super) fn permits(&self, made: &Made) -> Cells {
         let here = Context {
@@ -295,8 +311,7 @@ impl Company {
 
     /// The same, and what is got by logging in.
     pub(super) fn is_worth(&self, made: &Made) -> Cells {
-        let given = self.gives(made);
-        let given = given.map_or(0, |given| self.permits(&given));
+        let given = self.given(made, Self::permits);
         self.permits(made) | given
     }
 

@@ -5,7 +5,7 @@
 
 use super::super::login::{ExchangeAsked, LoginAsked, Shown, exchange, grant, renew};
 use super::attempts_tests::{Draw, PRINCIPALS, SORTS};
-use super::company_tests::{Company, ELSEWHERE, HERE, Made, WORKLOAD};
+use super::company_tests::{Cells, Company, ELSEWHERE, HERE, Made, WORKLOAD};
 use super::tests::{name, resource};
 use super::*;
 use crate::domain::change::Display;
@@ -144,13 +144,23 @@ impl Company {
         })
     }
 
-    /// What a login by this credential would give here and now.
-    pub(super) fn gives(&self, by: &Made) -> Option<Made> {
+    /// What is permitted by what a login with this credential would give here and now.
+    pub(super) fn given(&self, by: &Made, permits: impl Fn(&Self, &Made) -> Cells) -> Cells {
         let nothing = [0; 16];
-        let asked = self.asked(by, &mut Draw::of(&nothing))?;
         let now = Now::at(self.world.now_ms);
-        let granted = grant(&self.world.state, &asked, now, self.world.lifetimes).ok()?;
-        Some(self.sealed(granted.claims))
+        let Some(asked) = self.asked(by, &mut Draw::of(&nothing)) else {
+            return 0;
+        };
+        let Ok(granted) = grant(&self.world.state, &asked, now, self.world.lifetimes) else {
+            return 0;
+        };
+        if !granted.is_stored() {
+            return permits(self, &self.sealed(granted.claims));
+        }
+        // What is stored is to be found by its secret.
+        let mut tried = self.fork();
+        let made = tried.log_in(by, &mut Draw::of(&nothing));
+        made.map_or(0, |made| permits(&tried, &made))
     }
 
     /// Logs in, as the server does: what is counted or stored is a command.
