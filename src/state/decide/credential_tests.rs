@@ -67,6 +67,28 @@ fn nobody_comes_to_more_by_making_credentials_or_methods() {
 }
 
 #[test]
+fn holding_all_that_an_account_holds_does_not_make_its_manager() {
+    let mut logins = Logins::new();
+    let dave = logins.world.user("user:dave");
+    logins.world.grant("user:dave", "deployer", "acme/web/**");
+    let (_, create) = logins.wanted(ScopesAsked::All);
+    let attempts = LoginMethod::ALL.into_iter().flat_map(|method| {
+        let account = name("service:ci");
+        let set = Command::SetMethod(Box::new(SetMethod {
+            account: account.clone(),
+            method,
+            settings: LoginSettings::default(),
+        }));
+        [set, Command::RemoveMethod { account, method }]
+    });
+    let create = Command::CreateCredential(Box::new(create));
+    for attempt in attempts.chain([create]) {
+        let refused = logins.world.as_bearer(&dave, attempt).err();
+        assert_eq!(refused, Some(Refusal::NotFound("service")));
+    }
+}
+
+#[test]
 fn a_credential_may_end_itself_and_is_told_nothing() {
     let mut logins = Logins::new();
     let secret = logins.create(|_| {});
