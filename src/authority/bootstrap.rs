@@ -2,7 +2,7 @@
 //!
 //! Both come from local access to the store and stand in the log as such: actor `local`. What is
 //! there already is used, so a bootstrap that was interrupted can be run again; of several at once
-//! one gets the token.
+//! one gets the token. Whoever sets up a cluster may bring the token instead, from a Secret.
 
 use crate::domain::change::Display;
 use crate::domain::permission::{ActionPattern, ResourcePattern};
@@ -32,8 +32,27 @@ impl Authority {
     /// # Errors
     /// [`Refusal::Unavailable`] when the store cannot be written.
     pub async fn bootstrap(&self, recover: bool) -> Result<Option<Secret>, Refusal> {
+        let secret = Secret::generate(TokenKind::User, &*self.entropy);
+        let made = self.make_administrator(recover, &secret).await?;
+        Ok(made.then_some(secret))
+    }
+
+    /// Makes the first administrator with a token that the caller brings; whether it did, for a
+    /// store that had one before stays as it is.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for a token of another kind than a user's,
+    /// [`Refusal::Unavailable`] when the store cannot be written.
+    pub async fn bootstrap_with(&self, secret: &Secret) -> Result<bool, Refusal> {
+        if secret.kind() != TokenKind::User {
+            return Err(Refusal::invalid("secret", "not a user's token (lku_…)"));
+        }
+        self.make_administrator(false, secret).await
+    }
+
+    async fn make_administrator(&self, recover: bool, secret: &Secret) -> Result<bool, Refusal> {
         if !recover && self.head().revision >= BOOTSTRAP_ENTRIES {
-            return Ok(None);
+            return Ok(false);
         }
         let reason = if recover {
             "recovery by local access to the store"
@@ -78,14 +97,13 @@ impl Authority {
                 Err(refusal) => return Err(refusal),
             }
         }
-        let secret = Secret::generate(TokenKind::User, &*self.entropy);
-        let token = self.with_secret(admin_token(admin), TokenKind::User, &secret);
+        let token = self.with_secret(admin_token(admin), TokenKind::User, secret);
         let issue = Command::IssueToken(Box::new(token));
         let once = (!recover).then_some(FIRST_TOKEN);
         match self.local(issue, reason, once).await? {
             // Another server has been quicker.
-            Outcome::Repeated(_) => Ok(None),
-            _ => Ok(Some(secret)),
+            Outcome::Repeated(_) => Ok(false),
+            _ => Ok(true),
         }
     }
 

@@ -12,14 +12,18 @@ use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use crate::config::Config;
+use crate::domain::entropy::OsEntropy;
+use crate::domain::token::{Secret, TokenKind};
 use crate::state::{Diverged, RowsDigest};
 use crate::store::embedded::{Copied, EmbeddedStore, restore as restore_file};
 use crate::store::{Snapshot, StoreError};
 
+use super::connect::read_token;
 use super::failure::CliError;
 use super::followed::KEYS_FILE;
-use super::output::Output;
 use super::output::meter::Meter;
+use super::output::{Output, write};
 use super::run::{OpenArgs, assemble, blocking, open_failed};
 use super::server::{ConfigArgs, absolute, start_logs};
 use super::store::Place;
@@ -34,6 +38,13 @@ pub(crate) struct BootstrapArgs {
     /// Make another token, and another administrator if the first is gone; logged as such.
     #[arg(long)]
     recover: bool,
+    /// Take the token from a file, as --new-secret writes one, and show none; `-` reads standard
+    /// input. A store that had its first administrator before is left as it is, which is no error.
+    #[arg(long, value_name = "FILE", conflicts_with = "recover")]
+    secret_file: Option<PathBuf>,
+    /// Print a new secret for --secret-file and end; no store is opened.
+    #[arg(long, conflicts_with_all = ["recover", "secret_file"])]
+    new_secret: bool,
 }
 
 /// Where to copy to.
@@ -65,13 +76,30 @@ struct Administrator {
     admin_token: String,
 }
 
+#[derive(Serialize)]
+struct BroughtView {
+    data_dir: Option<String>,
+    database: Option<String>,
+    /// Whether the token was taken; if not, there was an administrator before.
+    made: bool,
+}
+
 /// Makes the first administrator, or with `--recover` another.
 ///
 /// # Errors
-/// Refused when there is one already, unavailable when the store cannot be used.
+/// Refused when there is one already and no token was brought, usage for a token that cannot be
+/// used, unavailable when the store cannot be used.
 pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(), CliError> {
+    if args.new_secret {
+        let secret = Secret::generate(TokenKind::User, &OsEntropy);
+        return write(&format!("{}\n", secret.reveal()));
+    }
+    let brought = args.secret_file.as_deref().map(brought).transpose()?;
     let config = args.config.load(false)?;
     start_logs(&config, output)?;
+    if let Some(secret) = brought {
+        return bootstrap_with(&config, args.open, &secret, output).await;
+    }
     let (authority, writer) = assemble(&config, args.open, Arc::default()).await?;
     let made = authority.bootstrap(args.recover).await;
     drop(authority);
@@ -96,6 +124,44 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(),
             ("admin token", view.admin_token.clone()),
         ]);
         page.line("The token is shown this once; only its digest is kept.");
+    })
+}
+
+/// The token of a file, which must be a user's.
+fn brought(file: &Path) -> Result<Secret, CliError> {
+    let secret = Secret::parse(&read_token(file)?).filter(|it| it.kind() == TokenKind::User);
+    secret.ok_or_else(|| {
+        CliError::usage(format!(
+            "{}: holds no user's token; `latchkey bootstrap --new-secret` makes one",
+            file.display()
+        ))
+    })
+}
+
+async fn bootstrap_with(
+    config: &Config,
+    open: OpenArgs,
+    secret: &Secret,
+    output: Output,
+) -> Result<(), CliError> {
+    let (authority, writer) = assemble(config, open, Arc::default()).await?;
+    let made = authority.bootstrap_with(secret).await;
+    drop(authority);
+    writer.stop().await;
+    let made = made.map_err(|refusal| {
+        CliError::unavailable(format!("no administrator was made: {refusal}"))
+    })?;
+    let place = Place::of(config);
+    let view = BroughtView {
+        data_dir: place.data_dir(),
+        database: place.database(),
+        made,
+    };
+    output.show(&view, |page| {
+        page.line(match made {
+            true => "The first administrator has the token that was brought.",
+            false => "This store had its first administrator before, and stays as it is.",
+        });
     })
 }
 

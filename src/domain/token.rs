@@ -316,6 +316,15 @@ impl Secret {
         Self { text, kind }
     }
 
+    /// A secret that was made before, such as a first administrator brings; `None` for anything that
+    /// we cannot have made.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let kind = recognise(text)?;
+        let text = text.to_owned();
+        Some(Self { text, kind })
+    }
+
     /// The kind that the prefix names.
     #[must_use]
     pub fn kind(&self) -> TokenKind {
@@ -406,6 +415,9 @@ mod tests {
             assert!(text.starts_with(kind.prefix()));
             assert!(text[4..].bytes().all(|byte| byte.is_ascii_alphanumeric()));
             assert_eq!(recognise(text), Some(kind));
+            let read = Secret::parse(text).expect("a secret");
+            assert_eq!((read.reveal(), read.kind()), (text, kind));
+            assert!(Secret::parse(&text[1..]).is_none());
         }
     }
 

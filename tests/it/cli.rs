@@ -282,3 +282,45 @@ fn a_store_whose_administrator_is_gone_is_not_said_to_have_one_embedded() {
         assert!(server.as_bearer(token).check(token, "a:b", "c").0, "{gone}");
     }
 }
+
+#[test]
+fn a_first_administrator_may_bring_its_token_embedded() {
+    let dir = fresh();
+    let secret = |kind: &str| {
+        let file = dir.path().join(kind);
+        let text = local("bootstrap --new-secret", dir.path()).ok().stdout;
+        assert!(text.starts_with("lku_"), "{text}");
+        std::fs::write(&file, &text).expect("written");
+        (
+            file.to_str().expect("a text").to_owned(),
+            text.trim().to_owned(),
+        )
+    };
+    let data = dir.path().join("data");
+    let bootstrap = |file: &str| {
+        let line = format!("bootstrap --output json --secret-file {file}");
+        local(&line, &data)
+    };
+    let (first, token) = secret("first");
+    let made = bootstrap(&first);
+    // What is kept by whoever runs it must not be in what it prints, which goes to a log.
+    assert!(!format!("{}{}", made.stdout, made.stderr).contains(&token));
+    assert_eq!(made.json()["made"], true);
+    // Run again, as whatever repeats it does: nothing is done, and nothing is wrong.
+    assert_eq!(bootstrap(&first).json()["made"], false);
+    let (second, other) = secret("second");
+    assert_eq!(bootstrap(&second).json()["made"], false);
+    let server = Server::start(&data);
+    assert!(server.as_bearer(&token).check(&token, "a:b", "c").0);
+    assert!(!server.as_bearer(&token).check(&other, "a:b", "c").0);
+    server.terminate();
+    let wrong = dir.path().join("wrong");
+    std::fs::write(&wrong, &token[1..]).expect("written");
+    let refused = bootstrap(wrong.to_str().expect("a text"));
+    assert_eq!(refused.code, 2, "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("holds no user's token"),
+        "{}",
+        refused.stderr
+    );
+}
