@@ -1,6 +1,6 @@
 """The service behind Envoy: it answers with the request as it arrived here.
 
-    python3 service.py PORT
+    python3 service.py PORT [HOST]    by default on this machine alone
 """
 
 import http.server
@@ -40,7 +40,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    with Server(("127.0.0.1", int(sys.argv[1])), Shows) as server:
+    host = sys.argv[2] if len(sys.argv) == 3 else "127.0.0.1"
+    with Server((host, int(sys.argv[1])), Shows) as server:
         server.serve_forever()

@@ -6,6 +6,7 @@
 mod barrier;
 mod behind;
 mod bootstrap;
+mod chart;
 mod cli;
 mod clients;
 mod crash;

@@ -1,9 +1,10 @@
 //! The manifests under `examples/`: by the schemas of their kinds, and by the programs that read
 //! what stands in their ConfigMaps.
 //!
-//! `manifests/check.py` knows Kubernetes' schemas and Istio's, and `manifests/tables.yaml` those
-//! fields of other kinds that our examples use, since no package registry has their schemas. Each
-//! kind is also broken in several ways here: a check that refuses nothing proves nothing.
+//! `manifests/check.py`, which `chart` uses too, knows Kubernetes' schemas and those of operators,
+//! and `manifests/tables.yaml` those fields of other kinds that our examples use, since no package
+//! registry has their schemas. Each kind is also broken in several ways here: a check that refuses
+//! nothing proves nothing.
 
 use std::path::Path;
 use std::process::Command;
@@ -35,12 +36,17 @@ fn all(folder: &str) -> Vec<String> {
     manifests
 }
 
-fn check(manifests: &str) -> Ran {
+pub(crate) fn check(manifests: &str) -> Ran {
     let mut command = Command::new(tool("python3"));
-    command
-        .args([SCRIPT, "judge"])
-        .arg(tool("../istio/package"));
+    command.args([SCRIPT, "judge"]).arg(tool(".."));
     run(command, manifests)
+}
+
+/// The one YAML document of a text.
+pub(crate) fn json(text: &str) -> Value {
+    let mut command = Command::new(tool("python3"));
+    command.args([SCRIPT, "json"]);
+    run(command, text).json()
 }
 
 /// What a ConfigMap of an example has under a key.
@@ -276,7 +282,7 @@ fn envoys_configurations_are_good_to_envoy() {
     validate(&wrong).refused("failure_mode_deny");
 }
 
-/// What of the two configurations for Envoy may differ, and where.
+/// What of the configurations for Envoy may differ, and where.
 const DIFFERENT: [&str; 7] = [
     "/node",
     "/static_resources/listeners/0/address",
@@ -291,11 +297,9 @@ const DIFFERENT: [&str; 7] = [
 ];
 
 #[test]
-fn envoy_is_set_alike_with_kubernetes_and_without() {
+fn envoy_is_set_alike_in_every_example() {
     let read = |text: &str| {
-        let mut command = Command::new(tool("python3"));
-        command.args([SCRIPT, "json"]);
-        let mut read = run(command, text).json();
+        let mut read = json(text);
         for path in DIFFERENT {
             let (parent, name) = path.rsplit_once('/').expect("a path");
             let parent = read.pointer_mut(parent).and_then(Value::as_object_mut);
@@ -306,6 +310,7 @@ fn envoy_is_set_alike_with_kubernetes_and_without() {
     let bare = read(&example("envoy/envoy.yaml"));
     let kubernetes = read(&data("kubernetes/envoy.yaml", "envoy", "envoy.yaml"));
     assert_eq!(kubernetes, bare);
+    assert_eq!(read(&example("compose/envoy.yaml")), bare);
 }
 
 /// The rows of the table under a line of the README, by cells.

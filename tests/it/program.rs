@@ -100,7 +100,9 @@ impl Server {
         Self::launch(&mut command)
     }
 
-    fn launch(command: &mut Command) -> Result<Self, String> {
+    /// Starts what a command is, with an address and a form of output; if it does not come up, what
+    /// it said.
+    pub(crate) fn launch(command: &mut Command) -> Result<Self, String> {
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--output", "json"])
             .stdin(Stdio::null())
@@ -166,10 +168,15 @@ impl Server {
         assert!(status.stopped(), "{status:?}");
     }
 
+    /// What the system tells of its process under a name.
+    pub(crate) fn process(&self, name: &str) -> String {
+        let path = format!("/proc/{}/{name}", self.child.id());
+        std::fs::read_to_string(path).expect("it runs")
+    }
+
     /// The most memory that it had at any time.
     pub(crate) fn peak_kib(&self) -> u64 {
-        let status = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(status).expect("it runs");
+        let status = self.process("status");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
         kib.and_then(|kib| kib.parse().ok()).expect("a peak")

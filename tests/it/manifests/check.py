@@ -1,13 +1,13 @@
 """Checks Kubernetes manifests against the schemas of their kinds; unknown fields are refused.
 
-    check.py judge ISTIO_FOLDER < MANIFESTS
+    check.py judge TOOLS < MANIFESTS
     check.py data CONFIG_MAP KEY < MANIFESTS    prints what the ConfigMap has under the key
     check.py json < DOCUMENT                    prints the one YAML document as JSON
 
-Kubernetes' own kinds are checked with the schemas of `kubernetes-validate`, Istio's with those of
-the npm package `@kubernetes-models/istio`, whose folder is given. For the others, Envoy Gateway's
-above all, no package has schemas: `tables.yaml` has the fields that our examples use. A kind that
-none of them knows is an error.
+Kubernetes' own kinds are checked with the schemas of `kubernetes-validate`, those of Istio,
+prometheus-operator and cert-manager with those of the npm packages `@kubernetes-models/…`, which lie
+in the folder that is given. For the others, Envoy Gateway's above all, no package has schemas:
+`tables.yaml` has the fields that our examples use. A kind that none of them knows is an error.
 """
 
 import json
@@ -27,8 +27,14 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3 import (  # 
 )
 from google.protobuf import any_pb2, json_format
 
-# What stable clusters run, and what the oldest supported ones do.
-KUBERNETES = ("1.33", "1.37")
+# From the oldest that the chart takes (`kubeVersion`) to the newest that there is.
+KUBERNETES = ("1.31", "1.33", "1.35", "1.37")
+# Whose schemas hold for the kinds of an API group, by how its name ends.
+MODELS = {
+    "istio.io": "istio",
+    "monitoring.coreos.com": "prometheus-operator",
+    "cert-manager.io": "cert-manager",
+}
 TABLES = yaml.safe_load(pathlib.Path(__file__).with_name("tables.yaml").read_text())
 
 
@@ -37,7 +43,8 @@ class Unique(yaml.SafeLoader):
 
 
 def mapping(loader, node):
-    keys = [loader.construct_object(key) for key, _ in node.value]
+    merge = "tag:yaml.org,2002:merge"
+    keys = [loader.construct_object(key) for key, _ in node.value if key.tag != merge]
     for key in keys:
         if keys.count(key) > 1:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {key} stands twice")
@@ -66,17 +73,19 @@ def strict(schema):
     return made
 
 
-def istio(folder, api_version, kind):
-    """The schema of a kind; it stands as a literal in the package's code."""
-    path = pathlib.Path(folder, api_version, f"{kind}.js")
-    if not path.is_file():
-        return None
+def models(tools, api_version, kind):
+    """The schema of a kind, which stands as a literal in a package's code, and whose it is."""
+    group = api_version.split("/")[0]
+    package = next((it for end, it in MODELS.items() if f".{group}".endswith(f".{end}")), None)
+    path = pathlib.Path(tools, str(package), "package", api_version, f"{kind}.js")
+    if not package or not path.is_file():
+        return None, "nothing"
     literal = re.search(r"^const schema = (\{.*?^\});$", path.read_text(), re.S | re.M)
     if literal is None:
-        sys.exit(f"{path} holds no schema: is it another version of @kubernetes-models/istio?")
+        sys.exit(f"{path} holds no schema: is it another version of @kubernetes-models/{package}?")
     schema = strict(json.loads(literal[1]))
     schema["properties"]["metadata"] = TABLES["$metadata"]
-    return schema
+    return schema, f"{package}'s schema"
 
 
 def table(api_version, kind):
@@ -93,7 +102,7 @@ def table(api_version, kind):
     )
 
 
-def judge(document, folder):
+def judge(document, tools):
     """The errors of one document, and what it was held against."""
     api_version, kind = document.get("apiVersion", ""), document.get("kind", "")
     # One that only has `metadata.name` must not pass for one that has no kind.
@@ -102,8 +111,8 @@ def judge(document, folder):
     if not document.get("metadata", {}).get("name"):
         return ["it has no metadata.name"], "nothing"
     schema, source = table(api_version, kind), "our table"
-    if schema is None and ".istio.io/" in api_version:
-        schema, source = istio(folder, api_version, kind), "Istio's schema"
+    if schema is None:
+        schema, source = models(tools, api_version, kind)
     if schema is not None:
         validator = jsonschema.Draft202012Validator(schema)
         found = jsonschema.exceptions.best_match(validator.iter_errors(document))
@@ -133,10 +142,10 @@ def said(error):
     return f"{'.'.join(map(str, error.absolute_path)) or 'the document'}: {error.message}"
 
 
-def judged(documents, folder):
+def judged(documents, tools):
     bad = 0 if documents else 1
     for document in documents:
-        errors, source = judge(document, folder)
+        errors, source = judge(document, tools)
         name = document.get("metadata", {}).get("name")
         print(f"{document.get('kind')}/{name}: held against {source}")
         for error in errors:
@@ -151,8 +160,8 @@ def main(arguments):
     except yaml.YAMLError as error:
         sys.exit(f"it is no YAML: {error}")
     match arguments:
-        case ["judge", folder]:
-            judged(documents, folder)
+        case ["judge", tools]:
+            judged(documents, tools)
         case ["json"]:
             json.dump(documents[0], sys.stdout)
         case ["data", name, key]:

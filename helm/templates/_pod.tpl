@@ -1,0 +1,204 @@
+{{/* The pod that serves, whatever makes it; call it with the root. */}}
+{{- define "latchkey.pod" -}}
+metadata:
+  labels:
+    {{- include "latchkey.labels" (dict "root" . "component" "server") | nindent 4 }}
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    # Settings are read once: a pod with others is another pod. Routes and seal keys are followed.
+    checksum/settings: {{ include "latchkey.file" . | sha256sum }}
+    {{- with .Values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "latchkey.serviceAccount" . }}
+  automountServiceAccountToken: false
+  # Variables such as LATCHKEY_PORT would look like settings.
+  enableServiceLinks: false
+  {{- with .Values.drain }}
+  # Told to end, it serves for a while, drains, hands its lease back and closes the store.
+  terminationGracePeriodSeconds: {{ add .delaySeconds .seconds .closeSeconds }}
+  {{- end }}
+  securityContext:
+    {{- toYaml .Values.podSecurityContext | nindent 4 }}
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- if eq (include "latchkey.shape" .) "deployment" }}
+  topologySpreadConstraints:
+    {{- range .Values.topologySpread.keys }}
+    - maxSkew: 1
+      topologyKey: {{ . }}
+      whenUnsatisfiable: {{ $.Values.topologySpread.whenUnsatisfiable }}
+      labelSelector:
+        matchLabels:
+          {{- include "latchkey.selector" $ | nindent 10 }}
+      # Only replicas of one version are counted, so that an update spreads as well.
+      matchLabelKeys: [pod-template-hash]
+    {{- end }}
+  {{- end }}
+  {{- $bootstraps := and .Values.bootstrap.existingSecret (eq .Values.store "embedded") }}
+  {{- if or $bootstraps .Values.extraInitContainers }}
+  initContainers:
+    {{- with .Values.extraInitContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- if $bootstraps }}
+    # While nobody else has the volume; a store that has had an administrator stays as it is.
+    - name: bootstrap
+      {{- include "latchkey.bootstrap" . | nindent 6 }}
+    {{- end }}
+  {{- end }}
+  containers:
+    - name: latchkey
+      {{- include "latchkey.container" . | nindent 6 }}
+    {{- with .Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  volumes:
+    {{- include "latchkey.volumes" . | nindent 4 }}
+  {{- with .Values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "latchkey.container" -}}
+image: {{ include "latchkey.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+command: [/usr/local/bin/latchkey]
+args: [serve, --config, /etc/latchkey/settings/latchkey.toml]
+env:
+  {{- include "latchkey.env" . | trim | nindent 2 }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+ports:
+  - {name: grpc, containerPort: 7421}
+  - {name: admin, containerPort: 7422}
+lifecycle:
+  # Until balancers and proxies have heard of it, new connections are still taken.
+  preStop:
+    sleep: {seconds: {{ .Values.drain.delaySeconds }}}
+startupProbe:
+  httpGet: {path: /healthz, port: admin}
+  {{- toYaml .Values.probes.startup | nindent 2 }}
+# A replica without a lease cannot be mended by a restart, so that its health is not asked here.
+livenessProbe:
+  httpGet: {path: /healthz, port: admin}
+  {{- toYaml .Values.probes.liveness | nindent 2 }}
+readinessProbe:
+  grpc: {port: 7421, service: {{ .Values.probes.readinessService }}}
+  {{- toYaml .Values.probes.readiness | nindent 2 }}
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+securityContext:
+  {{- toYaml .Values.securityContext | nindent 2 }}
+volumeMounts:
+  {{- include "latchkey.storeMounts" . | nindent 2 }}
+  # Whole folders: a file mounted by subPath never changes.
+  {{- if include "latchkey.routesConfigMap" . }}
+  - {name: routes, mountPath: /etc/latchkey/routes, readOnly: true}
+  {{- end }}
+  {{- if include "latchkey.sealKeysSecret" . }}
+  - {name: seal-keys, mountPath: /etc/latchkey/seal-keys, readOnly: true}
+  {{- end }}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* Who makes the first administrator, with the store of the server's settings. */}}
+{{- define "latchkey.bootstrap" -}}
+image: {{ include "latchkey.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+command: [/usr/local/bin/latchkey]
+args:
+  - bootstrap
+  - --config=/etc/latchkey/settings/latchkey.toml
+  - --secret-file=/etc/latchkey/bootstrap/{{ .Values.bootstrap.key }}
+env:
+  {{- include "latchkey.env" . | trim | nindent 2 }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+# It loads the store, as a server does.
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+securityContext:
+  {{- toYaml .Values.securityContext | nindent 2 }}
+volumeMounts:
+  {{- include "latchkey.storeMounts" . | nindent 2 }}
+  - {name: bootstrap, mountPath: /etc/latchkey/bootstrap, readOnly: true}
+{{- end -}}
+
+{{/* What settings and store need. */}}
+{{- define "latchkey.storeMounts" -}}
+- {name: settings, mountPath: /etc/latchkey/settings, readOnly: true}
+- {name: tmp, mountPath: /tmp}
+{{- if eq .Values.store "embedded" }}
+- {name: data, mountPath: /var/lib/latchkey}
+{{- else if .Values.database.ca.existingSecret }}
+- {name: database-ca, mountPath: /etc/latchkey/database, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "latchkey.bootstrapVolume" -}}
+- name: bootstrap
+  secret: {secretName: {{ .Values.bootstrap.existingSecret | quote }}, defaultMode: 288}
+{{- end -}}
+
+{{- define "latchkey.storeVolumes" -}}
+- name: settings
+  configMap: {name: {{ include "latchkey.fullname" . }}}
+- name: tmp
+  emptyDir: {sizeLimit: 256Mi}
+{{- if eq .Values.store "embedded" }}
+{{- with .Values.persistence.existingClaim }}
+- name: data
+  persistentVolumeClaim: {claimName: {{ . | quote }}}
+{{- end }}
+{{- else if .Values.database.ca.existingSecret }}
+{{ include "latchkey.databaseCa" . }}
+{{- end }}
+{{- end -}}
+
+{{- define "latchkey.volumes" -}}
+{{ include "latchkey.storeVolumes" . }}
+{{- with include "latchkey.routesConfigMap" . }}
+- name: routes
+  configMap: {name: {{ . | quote }}}
+{{- end }}
+{{- with include "latchkey.sealKeysSecret" . }}
+- name: seal-keys
+  # 0440: the pod's group reads them.
+  secret: {secretName: {{ . | quote }}, defaultMode: 288}
+{{- end }}
+{{- if and .Values.bootstrap.existingSecret (eq .Values.store "embedded") }}
+{{ include "latchkey.bootstrapVolume" . }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "latchkey.databaseCa" -}}
+- name: database-ca
+  secret: {secretName: {{ .Values.database.ca.existingSecret | quote }}, defaultMode: 288}
+{{- end -}}

@@ -1,0 +1,68 @@
+{{/*
+The settings of the program: the file that `serve` reads, and what its environment says.
+The chart's own settings come first in the file; the schema of `config` has no others of the same
+name, so none can stand twice.
+*/}}
+
+{{/* One level of `config` as TOML, keys with dots; call it with (dict "prefix" "" "tree" …). */}}
+{{- define "latchkey.toml" -}}
+{{- range $key, $value := .tree -}}
+{{- if kindIs "map" $value -}}
+{{- include "latchkey.toml" (dict "prefix" (printf "%s%s." $.prefix $key) "tree" $value) -}}
+{{- else if kindIs "string" $value }}
+{{ $.prefix }}{{ $key }} = {{ toJson $value }}
+{{- else if kindIs "bool" $value }}
+{{ $.prefix }}{{ $key }} = {{ $value }}
+{{- else if not (kindIs "invalid" $value) }}
+{{ $.prefix }}{{ $key }} = {{ int64 $value }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "latchkey.file" -}}
+{{- $listen := include "latchkey.listen" . -}}
+listen.addr = "{{ $listen }}:7421"
+admin.addr = "{{ $listen }}:7422"
+limits.drain_time_max = "{{ .Values.drain.seconds }}s"
+{{- if eq .Values.store "embedded" }}
+store.data_dir = "/var/lib/latchkey/data"
+{{- else if .Values.database.ca.existingSecret }}
+database.ca_file = {{ printf "/etc/latchkey/database/%s" .Values.database.ca.key | toJson }}
+{{- end }}
+{{- if include "latchkey.sealKeysSecret" . }}
+seal.keys_dir = "/etc/latchkey/seal-keys"
+{{- end }}
+{{- if include "latchkey.routesConfigMap" . }}
+envoy.routes_file = "/etc/latchkey/routes/routes.toml"
+{{- end }}
+{{- include "latchkey.toml" (dict "prefix" "" "tree" .Values.config) }}
+{{- end -}}
+
+{{/* A variable from the Secret with the database's URL; call it with name, secret, key. */}}
+{{- define "latchkey.fromSecret" -}}
+- name: {{ .name }}
+  valueFrom:
+    secretKeyRef: {name: {{ .secret | quote }}, key: {{ .key | quote }}}
+{{- end -}}
+
+{{- define "latchkey.env" -}}
+{{- if eq .Values.store "postgres" }}
+{{- $secret := include "latchkey.databaseSecret" . }}
+{{ include "latchkey.fromSecret" (dict "name" "LATCHKEY_DATABASE_URL" "secret" $secret "key" .Values.database.urlKey) }}
+{{- with .Values.database.listenUrlKey }}
+{{ include "latchkey.fromSecret" (dict "name" "LATCHKEY_DATABASE_LISTEN_URL" "secret" $secret "key" .) }}
+{{- end }}
+{{- end }}
+# What this replica is called in confirmations, and where the others reach it.
+- name: LATCHKEY_REPLICA_NAME
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+- name: POD_IP
+  valueFrom:
+    fieldRef: {fieldPath: status.podIP}
+- name: LATCHKEY_REPLICA_ADDRESS
+  value: {{ ternary "[$(POD_IP)]:7421" "$(POD_IP):7421" .Values.ipv6 | quote }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

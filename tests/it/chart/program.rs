@@ -1,0 +1,378 @@
+//! What the chart renders, held against the program: settings, variables, flags, ports and probes.
+//!
+//! The program itself is asked wherever it can be: it reads the rendered file, parses the rendered
+//! arguments, loads a generated seal key and answers the probes.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use latchkey::config::KEYS;
+use serde_json::Value;
+
+use super::{Rendered, ours, schema_paths, sets, text};
+use crate::program::{Ran, Server, fresh, latchkey, run};
+
+/// Settings that the chart makes from values of its own, so that `config` has none of them.
+const OWN: [&str; 15] = [
+    "admin.addr",
+    "admin.enabled",
+    "database.ca_file",
+    "database.listen_url",
+    "database.password_file",
+    "database.url",
+    "envoy.routes_file",
+    "limits.drain_time_max",
+    "listen.addr",
+    "replica.address",
+    "replica.name",
+    "seal.keys",
+    "seal.keys_dir",
+    "seal.keys_file",
+    "store.data_dir",
+];
+
+fn program(arguments: &[&str]) -> Ran {
+    let mut command = latchkey();
+    command.args(arguments);
+    run(command, "")
+}
+
+/// The container of a pod that serves, or does its work.
+fn main_of(pod: &Value) -> &Value {
+    ours(pod).last().expect("a container of ours")
+}
+
+fn words(list: &Value) -> Vec<&str> {
+    let list = list.as_array().expect("a list").iter();
+    list.map(|it| it.as_str().expect("a text")).collect()
+}
+
+/// What the program takes the rendered settings for.
+#[track_caller]
+fn settings(rendered: &Rendered) -> Value {
+    let (_, pod) = rendered.server();
+    let name = &pod["volumes"][0]["configMap"]["name"];
+    let mut maps = rendered.all("ConfigMap");
+    let map = maps
+        .find(|it| it["metadata"]["name"] == *name)
+        .expect("the settings");
+    let folder = fresh();
+    let file = folder.path().join("latchkey.toml");
+    std::fs::write(
+        &file,
+        map["data"]["latchkey.toml"].as_str().expect("a text"),
+    )
+    .expect("written");
+    let file = file.to_str().expect("a text");
+    program(&[
+        "serve",
+        "--print-config",
+        "--output",
+        "json",
+        "--config",
+        file,
+    ])
+    .json()
+}
+
+#[test]
+fn every_setting_is_a_value_or_made_by_the_chart() {
+    let schema: Value = serde_json::from_str(&text("helm/values.schema.json")).expect("JSON");
+    let mut free = Vec::new();
+    schema_paths(&schema["properties"]["config"], "", &mut free);
+    let mut known: Vec<&str> = free.iter().map(String::as_str).chain(OWN).collect();
+    known.sort_unstable();
+    let mut keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        known, keys,
+        "values.schema.json, `config`, and what the chart makes itself"
+    );
+}
+
+#[test]
+fn the_program_takes_the_rendered_settings() {
+    for (name, values) in sets() {
+        let rendered = Rendered::of(&values);
+        let settings = settings(&rendered);
+        let port = |section: &str| {
+            let addr = settings[section]["addr"].as_str().expect("an address");
+            let (host, port) = addr.rsplit_once(':').expect("a port");
+            assert!(["0.0.0.0", "[::]"].contains(&host), "{name}: {host}");
+            port.parse::<u64>().expect("a number")
+        };
+        let (grpc, admin) = (port("listen"), port("admin"));
+        let (_, pod) = rendered.server();
+        let container = main_of(pod);
+        let ports = container["ports"].as_array().expect("ports");
+        let named = |wanted: &str| {
+            let found = ports.iter().find(|it| it["name"] == wanted);
+            found.and_then(|it| it["containerPort"].as_u64())
+        };
+        assert_eq!(
+            (named("grpc"), named("admin")),
+            (Some(grpc), Some(admin)),
+            "{name}"
+        );
+        assert_eq!(container["readinessProbe"]["grpc"]["port"], grpc, "{name}");
+        for service in rendered.all("Service") {
+            for port in service["spec"]["ports"].as_array().expect("ports") {
+                assert_eq!(
+                    port["port"].as_u64(),
+                    named(port["name"].as_str().expect("a name")),
+                    "{name}"
+                );
+            }
+        }
+        let embedded = rendered.server().0 == "StatefulSet";
+        assert_eq!(
+            settings["store"]["data_dir"] == "/var/lib/latchkey/data",
+            embedded,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn values_reach_the_program_as_they_are_meant() {
+    let (_, values) = sets()
+        .into_iter()
+        .find(|(name, _)| name == "everything.yaml")
+        .expect("it is there");
+    let settings = settings(&Rendered::of(&values));
+    assert_eq!(settings["check"]["open"], "true");
+    assert_eq!(settings["check"]["valid_for"], "2s");
+    assert_eq!(settings["envoy"]["realm"], "tokens & <more>");
+    assert_eq!(settings["envoy"]["strip_credential"], true);
+    assert_eq!(settings["envoy"]["headers"]["subject"], "x-subject");
+    assert_eq!(settings["limits"]["message_bytes_max"], 2_097_152);
+    assert_eq!(settings["limits"]["drain_time_max"], "20s");
+    assert_eq!(settings["log"]["level"], "info,latchkey::rpc=debug");
+    assert_eq!(
+        settings["database"]["ca_file"],
+        "/etc/latchkey/database/root.pem"
+    );
+    assert_eq!(settings["seal"]["keys_dir"], "/etc/latchkey/seal-keys");
+}
+
+/// What is named by settings is mounted there, and nothing that is mounted is lost on the program.
+#[test]
+fn what_settings_name_is_mounted() {
+    for (name, values) in sets() {
+        let rendered = Rendered::of(&values);
+        let settings = settings(&rendered);
+        let (_, pod) = rendered.server();
+        let container = main_of(pod);
+        let mounts = container["volumeMounts"].as_array().expect("mounts");
+        let volumes = pod["volumes"].as_array().expect("volumes");
+        let is_mounted = |path: &str| {
+            mounts
+                .iter()
+                .any(|mount| path.starts_with(mount["mountPath"].as_str().expect("a path")))
+        };
+        for key in [
+            ("database", "ca_file"),
+            ("seal", "keys_dir"),
+            ("envoy", "routes_file"),
+        ] {
+            let path = settings[key.0][key.1].as_str().expect("a path");
+            assert!(path.is_empty() || is_mounted(path), "{name}: {path}");
+        }
+        let config = words(&container["args"])[2];
+        assert!(is_mounted(config), "{name}: {config}");
+        let claimed = rendered.one_or_none("StatefulSet");
+        let claims = claimed.map_or(&Value::Null, |it| &it["spec"]["volumeClaimTemplates"]);
+        for mount in mounts {
+            let there = |list: &Value| {
+                let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+                list.iter().any(|it| {
+                    it["name"] == mount["name"] || it["metadata"]["name"] == mount["name"]
+                })
+            };
+            assert!(
+                there(&Value::from(volumes.clone())) || there(claims),
+                "{name}: {mount}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_program_knows_the_rendered_arguments_and_variables() {
+    let mut seen = 0;
+    for (name, values) in sets() {
+        for (kind, pod) in Rendered::of(&values).pods() {
+            for container in ours(pod) {
+                let mut arguments = words(&container["args"]);
+                arguments.push("--help");
+                let ran = program(&arguments);
+                assert_eq!(ran.code, 0, "{name}: {kind}: {}", ran.stderr);
+                seen += 1;
+                for variable in container["env"].as_array().into_iter().flatten() {
+                    let variable = variable["name"].as_str().expect("a name");
+                    let known = KEYS.iter().any(|key| key.variable() == variable);
+                    assert!(
+                        known || !variable.starts_with("LATCHKEY_"),
+                        "{name}: {kind}: {variable}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(seen > 14, "{seen} containers");
+    // An argument that the program does not know is no help.
+    assert_eq!(program(&["health", "--adress=http://x", "--help"]).code, 2);
+}
+
+#[test]
+fn a_pod_has_the_time_to_drain_that_the_program_takes() {
+    for (name, values) in sets() {
+        let rendered = Rendered::of(&values);
+        let settings = settings(&rendered);
+        let (_, pod) = rendered.server();
+        let seconds = |value: &Value| value.as_u64().expect("seconds");
+        let grace = seconds(&pod["terminationGracePeriodSeconds"]);
+        let delay = seconds(&main_of(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]);
+        let drain = settings["limits"]["drain_time_max"]
+            .as_str()
+            .expect("a duration");
+        let drain = humantime::parse_duration(drain)
+            .expect("a duration")
+            .as_secs();
+        // The store is closed, and the lease handed back, after that.
+        assert!(
+            grace >= delay + drain + 10,
+            "{name}: {grace} s for {delay} s and {drain} s"
+        );
+    }
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
+    .expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_server_answers_the_probes() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    for (name, values) in sets() {
+        let rendered = Rendered::of(&values);
+        let container = main_of(rendered.server().1);
+        for probe in ["startupProbe", "livenessProbe"] {
+            let asked = &container[probe]["httpGet"];
+            assert_eq!(asked["port"], "admin", "{name}: {probe}");
+            let path = asked["path"].as_str().expect("a path");
+            let answer = get(&server.admin_address, path);
+            assert_eq!(answer, "HTTP/1.1 200 OK", "{name}: {probe}");
+        }
+        let service = container["readinessProbe"]["grpc"]["service"]
+            .as_str()
+            .expect("a service");
+        let asked = ["health", "--addr", &server.address, "--service", service];
+        assert_eq!(program(&asked).ok().stdout, "serving\n", "{name}");
+    }
+    for monitor in sets().iter().map(|(_, values)| Rendered::of(values)) {
+        for monitor in monitor.all("ServiceMonitor") {
+            let endpoint = &monitor["spec"]["endpoints"][0];
+            assert_eq!(endpoint["port"], "admin");
+            let path = endpoint["path"].as_str().expect("a path");
+            assert_eq!(get(&server.admin_address, path), "HTTP/1.1 200 OK");
+        }
+    }
+    let unknown = [
+        "health",
+        "--addr",
+        &server.address,
+        "--service",
+        "latchkey.v1.Chek",
+    ];
+    assert_eq!(program(&unknown).code, 3);
+    assert_eq!(
+        get(&server.admin_address, "/health"),
+        "HTTP/1.1 404 Not Found"
+    );
+}
+
+#[test]
+fn a_server_seals_with_the_generated_key() {
+    use base64::Engine as _;
+    let rendered = Rendered::of("sealKeys: {generate: true}");
+    let keys = fresh();
+    let data = rendered.one("Secret")["data"]
+        .as_object()
+        .expect("entries")
+        .clone();
+    for (name, value) in &data {
+        let value = value.as_str().expect("a text");
+        let key = base64::engine::general_purpose::STANDARD
+            .decode(value)
+            .expect("base64");
+        let file = keys.path().join(name);
+        std::fs::write(&file, key).expect("written");
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&file, mode).expect("its mode is set");
+    }
+    assert_eq!(data.len(), 1);
+    let dir = fresh();
+    let setting = format!("seal.keys_dir={}", keys.path().display());
+    let server = Server::start_with(dir.path(), &["--set", &setting]);
+    let server = server.unwrap_or_else(|said| panic!("the key is refused: {said}"));
+    let listed = server.admin().run("seal-key list --output json").json();
+    assert_eq!(
+        listed["keys"][0]["loaded_by"].as_array().map(Vec::len),
+        Some(1),
+        "{listed}"
+    );
+}
+
+#[test]
+fn a_route_table_is_one_to_the_program() {
+    let mut seen = 0;
+    for (name, values) in sets() {
+        let rendered = Rendered::of(&values);
+        for map in rendered.all("ConfigMap") {
+            let Some(routes) = map["data"]["routes.toml"].as_str() else {
+                continue;
+            };
+            let folder = fresh();
+            let file = folder.path().join("routes.toml");
+            std::fs::write(&file, routes).expect("written");
+            let ran = program(&["routes", "check", "--file", file.to_str().expect("a text")]);
+            assert_eq!(ran.code, 0, "{name}: {}", ran.stderr);
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "no set of values has routes");
+}
+
+#[test]
+fn versions_agree() {
+    let chart = text("helm/Chart.yaml");
+    let of = |key: &str| {
+        let line = chart
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{key}: ")));
+        line.expect(key).trim_matches('"').to_owned()
+    };
+    assert_eq!(of("appVersion"), env!("CARGO_PKG_VERSION"));
+    let oldest = of("kubeVersion");
+    let oldest = oldest.trim_start_matches(">=").trim_end_matches(".0-0");
+    let check = text("tests/it/manifests/check.py");
+    let versions = check
+        .lines()
+        .find(|line| line.starts_with("KUBERNETES = "))
+        .expect("versions");
+    assert!(
+        versions.starts_with(&format!("KUBERNETES = (\"{oldest}\"")),
+        "{versions}: {oldest}"
+    );
+}
