@@ -21,6 +21,7 @@ mod field;
 mod fleet;
 mod formats;
 mod frozen;
+mod image;
 mod last_used;
 mod leaks;
 mod logins;
