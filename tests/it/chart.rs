@@ -2,8 +2,9 @@
 //! it makes.
 //!
 //! `chart/helm.py` drives the engine; `chart/values` has the sets of values that everything here is
-//! tried with. `program` holds what is rendered against the program. Each check is also given
-//! something broken, for one that refuses nothing proves nothing. No cluster is asked.
+//! tried with. `program` holds what is rendered against the program, `rules` tries the alerts. Each
+//! check is also given something broken, for one that refuses nothing proves nothing. No cluster is
+//! asked.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,7 @@ use crate::manifests::check;
 use crate::program::{Ran, fresh, run, tool};
 
 mod program;
+mod rules;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/chart/helm.py");
 
