@@ -13,11 +13,16 @@ use crate::domain::permission::ResourcePattern;
 use crate::domain::refusal::Refusal;
 use crate::domain::seal::key::KeyId;
 use crate::domain::seal::ring::Salt;
-use crate::replica::{Durable, Enforced, unavailable};
+use crate::replica::{Durable, Enforced, LEASE_MS_MAX, unavailable};
 use crate::state::State;
 use crate::state::decide::{Caller, Command, Envelope};
 
 use super::{Authority, Call, Credentials, Written};
+
+/// Whoever answers holds a lease, which begins with all that was in the log then, and no lease is
+/// as long as this: of a key that has sealed for longer everybody who answers knows. As much again
+/// as the longest one, for its slack and for clocks that differ.
+const KNOWN_AFTER_MS: u64 = 2 * LEASE_MS_MAX;
 
 /// A seal key as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +66,7 @@ impl Authority {
                 salt: self.salt(),
             },
         };
-        self.replica.submit(envelope).await?;
+        self.replica.submit(envelope).await.map_err(not_known)?;
         let state = self.replica.state_full();
         let key = state.minting_key().ok_or_else(changed)?;
         self.known_everywhere(*key, state.head().revision).await
@@ -79,10 +84,18 @@ impl Authority {
         if self.replica.is_alone() || self.known_key.load(Ordering::Acquire) == mark {
             return Ok(key);
         }
+        // Without the store, and without waiting for a server that does not answer. By the clocks
+        // that are behind: were they wrong, it would be asked, or others would refuse for a moment.
+        let now_ms = self.replica.clock().now().earliest;
+        if now_ms.saturating_sub(key.since_ms) > KNOWN_AFTER_MS {
+            self.known_key.store(mark, Ordering::Release);
+            return Ok(key);
+        }
         let durable = match self.replica.acknowledged(at) {
             Some(durable) => durable,
             None => {
-                let done = self.replica.submit(Self::confirm(Caller::System)).await?;
+                let done = self.replica.submit(Self::confirm(Caller::System)).await;
+                let done = done.map_err(not_known)?;
                 Durable {
                     revision: at,
                     ..done.durable()
@@ -187,6 +200,16 @@ impl Authority {
 
 fn changed() -> Refusal {
     Refusal::Unavailable("the seal key was changed meanwhile; try again".to_owned())
+}
+
+/// Nothing was asked for whose outcome could be unknown: a login that gave nothing is made again.
+fn not_known(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::OutcomeUnknown => Refusal::Unavailable(
+            "it is not known whether every server knows the seal key; try again".to_owned(),
+        ),
+        other => other,
+    }
 }
 
 /// The key that a write has made the minting one.

@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use latchkey::authority::{self, Authority};
 use latchkey::config::{Config, Limits};
 use latchkey::domain::clock::SystemClock;
 use latchkey::domain::entropy::OsEntropy;
+use latchkey::domain::seal::ring::Ring;
 use latchkey::proto::v1;
 use latchkey::replica::{Identity, LeaseSettings, Replica, Settings, WriterTask};
 use latchkey::rpc::{self, Metrics};
@@ -45,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) limits: Limits,
     /// Whether only what it follows the log and the members by goes the way that can be cut.
     pub(crate) writes_past: bool,
+    /// The seal keys that it has loaded.
+    pub(crate) seals: Arc<ArcSwap<Ring>>,
 }
 
 impl Options {
@@ -61,6 +65,7 @@ impl Options {
                 ..Limits::default()
             },
             writes_past: false,
+            seals: Arc::default(),
         }
     }
 }
@@ -111,6 +116,7 @@ impl Node {
                 address: address.clone(),
                 ..Identity::default()
             },
+            seals: options.seals,
             ..Settings::default()
         };
         let clock = Arc::new(SystemClock::start());

@@ -5,6 +5,7 @@
 mod counted;
 mod fleet;
 pub(crate) mod house;
+mod old_key;
 mod spread;
 
 use latchkey::proto::v1;
