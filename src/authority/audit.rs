@@ -11,6 +11,9 @@ use crate::domain::clock::Now;
 use crate::domain::entry::LogEntry;
 use crate::domain::permission::{Need, ResourcePattern};
 use crate::domain::refusal::Refusal;
+use crate::domain::seal::claims::Sealed;
+use crate::domain::seal::ring::{Room, Unopened};
+use crate::domain::seal::text::is_sealed;
 use crate::domain::token::{Digest, KindSet, TokenId};
 use crate::replica::unavailable;
 use crate::state::State;
@@ -199,8 +202,14 @@ impl Authority {
         asked: ExplainAsked<'_>,
     ) -> Result<Explanation, Refusal> {
         let reader = self.reader(credentials)?;
+        let mut room = Room::default();
         let id = match asked.target {
             ExplainTarget::Id(id) => Some(id),
+            ExplainTarget::Token(text) if is_sealed(text) => {
+                // It is managed where the account is, or the token, that it was born from.
+                let sealed = self.opened(&reader.state, text, &mut room).ok();
+                sealed.map(|sealed| sealed.origin)
+            }
             ExplainTarget::Token(text) => reader.state.token_by_key(Digest::of(text).key()),
         };
         // Before a replay, which costs as much as the log is long.
@@ -215,6 +224,9 @@ impl Authority {
         };
         let target = match asked.target {
             ExplainTarget::Id(id) => Target::Id(id),
+            ExplainTarget::Token(text) if is_sealed(text) => {
+                Target::Sealed(self.opened(state, text, &mut room))
+            }
             ExplainTarget::Token(text) => Target::Token(text),
         };
         Ok(explain(
@@ -225,6 +237,16 @@ impl Authority {
             asked.kinds,
             now,
         ))
+    }
+
+    fn opened<'r>(
+        &self,
+        state: &State,
+        text: &str,
+        room: &'r mut Room,
+    ) -> Result<Sealed<'r>, Unopened> {
+        let claims = self.open(state, text, room)?;
+        Sealed::read(claims).ok_or(Unopened::Unknown)
     }
 
     /// State at an older revision, replayed from the log.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::change::{KeyPhase, Subject};
+use crate::domain::change::{SealKeyRecord, Subject};
 use crate::domain::refusal::Refusal;
 use crate::domain::seal::claims::Sealed;
 use crate::domain::seal::ring::{Room, Unopened};
@@ -73,10 +73,7 @@ pub(super) fn is_in_use(state: &State, unopened: Unopened) -> bool {
     let Unopened::NotLoaded(id) = unopened else {
         return false;
     };
-    let in_use = [KeyPhase::Minting, KeyPhase::Verifying];
-    state
-        .seal_key(id)
-        .is_some_and(|key| in_use.contains(&key.phase))
+    state.seal_key(id).is_some_and(SealKeyRecord::is_in_use)
 }
 
 /// The stored token whose use a use of this one is: its origin, if it is sealed.

@@ -159,6 +159,14 @@ pub struct SealKeyRecord {
     pub since_ms: UnixMs,
 }
 
+impl SealKeyRecord {
+    /// Whether what it has sealed may be good.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.phase, KeyPhase::Minting | KeyPhase::Verifying)
+    }
+}
+
 /// What the tables keep beside a record and State does not hold; `None` leaves it as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Display {

@@ -4,6 +4,7 @@
 //! sees all that is wrong and not only what is wrong first. A use is never counted.
 
 use crate::domain::chain::Revision;
+use crate::domain::change::SealKeyRecord;
 use crate::domain::clock::Now;
 use crate::domain::permission::{Need, Permission};
 use crate::domain::reason::Reason;
@@ -202,7 +203,12 @@ fn find_sealed<'s>(
     }
     let failed = match &opened {
         Ok(_) => None,
-        Err(Unopened::NotLoaded(_)) => Some(Reason::Stale),
+        // As the Check has it: of a key that is over nobody else knows more.
+        Err(Unopened::NotLoaded(key))
+            if state.seal_key(*key).is_some_and(SealKeyRecord::is_in_use) =>
+        {
+            Some(Reason::Stale)
+        }
         Err(_) => Some(Reason::Unknown),
     };
     recorder.step(Step::Find, failed, || match &opened {

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use crate::domain::chain::RevisionNumber;
-use crate::domain::change::{CutOffTarget, Issuer, KeyPhase, SealKeyRecord};
+use crate::domain::change::{CutOffTarget, Issuer, SealKeyRecord};
 use crate::domain::clock::{Now, UnixMs};
 use crate::domain::limits::{Audience, Workload};
 use crate::domain::permission::Need;
@@ -363,9 +363,7 @@ impl Case<'_, '_> {
         subject_cut_off: RevisionNumber,
     ) -> Option<Revocation> {
         let key = self.state.seal_key(sealed.key());
-        let in_use =
-            |key: &SealKeyRecord| matches!(key.phase, KeyPhase::Minting | KeyPhase::Verifying);
-        if !key.is_some_and(in_use) {
+        if !key.is_some_and(SealKeyRecord::is_in_use) {
             return Some(Revocation::Key(sealed.key()));
         }
         if let Some(session) = sealed.sessions().find(|one| self.state.is_revoked(*one)) {

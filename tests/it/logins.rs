@@ -3,9 +3,11 @@
 //! On a server of its own for each; what holds for State alone is tested beside it.
 
 mod counted;
-mod fleet;
+mod explained;
+pub(crate) mod fleet;
 pub(crate) mod house;
 mod old_key;
+pub(crate) mod past;
 mod spread;
 
 use latchkey::proto::v1;

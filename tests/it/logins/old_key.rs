@@ -1,106 +1,34 @@
 //! Logins of a replica that has sealed nothing since its start and has no database: by a key that
 //! has sealed for long, of which all who answer have heard, and by one that is new.
 //!
-//! The log begins with a key of long ago, by hand: no server takes another time than the
-//! database's.
+//! That the others have loaded it was seen when it began to seal.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use latchkey::domain::clock::{Clock as _, Now, SystemClock};
 use latchkey::domain::entropy::OsEntropy;
-use latchkey::domain::entry::{Entry, LogEntry};
-use latchkey::domain::seal::key::{KeyId, SealKey};
+use latchkey::domain::seal::key::SealKey;
 use latchkey::domain::seal::ring::Ring;
 use latchkey::proto::v1;
-use latchkey::state::State;
-use latchkey::state::decide::{Caller, Command, Envelope, Lifetimes, Moment, Outcome, decide};
-use latchkey::store::postgres::{self, PostgresStore};
-use latchkey::store::{Appended, Batch, Store as _};
 use tonic::Code;
 
 use super::fleet::{confirmed, with_settings};
 use super::house::{House, REASON};
+use super::past::{begin, open};
 use crate::fleet::{LONG, Node, Options};
-use crate::postgres::{Database, database};
+use crate::postgres::database;
 use crate::proxy::Flow;
 use crate::wire::bearer;
 
 /// Longer than two of the longest leases.
 const LONG_AGO_MS: u64 = 11 * 60 * 1_000;
 
-/// The next entry of a log, made at `now`.
-fn next(state: &mut State, command: Command, now: Now) -> LogEntry {
-    let moment = Moment {
-        revision: state.head().revision + 1,
-        now,
-        lifetimes: Lifetimes::default(),
-    };
-    let envelope = Envelope {
-        caller: Caller::System,
-        reason: REASON.to_owned(),
-        request: None,
-        command,
-    };
-    let decided = decide(state, &envelope, moment).expect("decided");
-    let Outcome::Change {
-        kind,
-        target,
-        change,
-    } = decided.outcome
-    else {
-        panic!("a change");
-    };
-    let entry = Entry {
-        revision: moment.revision,
-        instant_ms: now.latest,
-        actor: decided.actor,
-        kind,
-        target,
-        reason: envelope.reason,
-        batch_id: [1; 16],
-        request: None,
-        state_digest: None,
-        change,
-    };
-    let logged = LogEntry::new(entry, &state.head());
-    state.apply(&logged).expect("it follows");
-    logged
-}
-
-/// Begins the log of a database: access tokens have been sealed by a key for long.
-async fn sealed_long_ago(database: &Database, key: KeyId) {
-    let now = SystemClock::start().now();
-    let then = Now::at(now.earliest - LONG_AGO_MS);
-    let mut state = State::default();
-    let base = state.head();
-    let mint = Command::MintBy { key, salt: [7; 16] };
-    let entries = vec![
-        next(&mut state, Command::RaiseFormat(2), then),
-        next(&mut state, mint, then),
-    ];
-    let settings = postgres::Settings {
-        url: database.url.clone(),
-        ..postgres::Settings::default()
-    };
-    let store = PostgresStore::open(&settings, &OsEntropy).await;
-    let store = store.expect("a migrated database opens");
-    let batch = Batch {
-        id: [1; 16],
-        base,
-        entries,
-    };
-    let appended = store.append(batch).await.expect("appended");
-    assert!(matches!(appended, Appended::Committed));
-    store.close().await.expect("closed");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_sealed_nothing_yet_needs_no_database_to_seal_by_an_old_key_postgres() {
     let database = database().await;
     let [old, new] = [(); 2].map(|()| SealKey::generate(&OsEntropy));
     let new_id = new.id();
-    sealed_long_ago(&database, old.id()).await;
+    begin(&open(&database).await, &[(old.id(), LONG_AGO_MS)]).await;
     let mut options = Options::lease(LONG);
     options.seals = Arc::new(ArcSwap::from_pointee(Ring::new([old, new])));
     let a = Node::start(&database, "a", options.clone()).await;
