@@ -115,6 +115,24 @@ impl Authority {
         }
     }
 
+    /// The keys that may have sealed tokens which are good, and that this server has not loaded: it
+    /// cannot know what these tokens are.
+    #[must_use]
+    pub fn missing_keys(&self) -> Vec<SealKeyRecord> {
+        let (state, seals) = (self.replica.state(), self.replica.seals().load());
+        let missing = state
+            .seal_keys()
+            .filter(|key| key.is_in_use() && !seals.has(key.id));
+        missing.copied().collect()
+    }
+
+    /// Whether this server has loaded the key that new tokens are sealed by, if there is one.
+    #[must_use]
+    pub fn can_seal(&self) -> bool {
+        let missing = self.missing_keys();
+        missing.iter().all(|key| key.phase != KeyPhase::Minting)
+    }
+
     fn salt(&self) -> Salt {
         let mut salt = Salt::default();
         self.entropy.fill(&mut salt);

@@ -2,7 +2,8 @@
 //!
 //! Both are read before the store is opened, for what is wrong with a file is soon mended and a
 //! store may take long to load. SIGHUP has both read at once where a setting names a file; where
-//! none does it ends the server, as it does where a terminal is closed.
+//! none does it ends the server, as it does where a terminal is closed. Seal keys that the log knows
+//! and nobody has brought here are told, at the start and whenever they are others.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +11,12 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use zeroize::Zeroizing;
 
+use crate::authority::Authority;
 use crate::config::{Config, Seal};
+use crate::domain::change::SealKeyRecord;
 use crate::domain::entropy::Entropy;
 use crate::domain::seal::key::SealKey;
 use crate::followed::{Follower, Live, Source};
@@ -68,6 +72,18 @@ impl Followed {
         Ok(Self { files, tasks })
     }
 
+    /// Writes to the log which seal keys are missing here: now, and again when they are others.
+    pub(crate) fn tell_missing(&mut self, authority: Authority, poll: Duration) {
+        let mut told = Vec::new();
+        tell_missing(&authority, &mut told);
+        self.tasks.push(tokio::spawn(async move {
+            loop {
+                sleep(poll).await;
+                tell_missing(&authority, &mut told);
+            }
+        }));
+    }
+
     /// Ends who follows.
     pub(crate) async fn close(self) {
         for task in self.tasks {
@@ -94,6 +110,31 @@ fn own_file(folder: &Path, entropy: &dyn Entropy) -> Result<PathBuf, CliError> {
         tracing::info!(file = %file.display(), "made a seal key");
     }
     Ok(file)
+}
+
+fn tell_missing(authority: &Authority, told: &mut Vec<SealKeyRecord>) {
+    let missing = authority.missing_keys();
+    if missing == *told {
+        return;
+    }
+    let keys = missing
+        .iter()
+        .map(|key| format!("{} ({})", key.id, key.phase.name()));
+    let keys: Vec<String> = keys.collect();
+    if keys.is_empty() {
+        tracing::info!("all seal keys that the log knows are loaded");
+    } else {
+        tracing::warn!(
+            keys = keys.join(", "),
+            "seal keys that the log knows are not loaded here: what they have sealed is answered \
+             as stale, and nobody can log in while one of them is minting. Bring them \
+             (`seal.keys`, `seal.keys_file` or `seal.keys_dir`; `seal.keys` of the data directory \
+             where nothing is set), or, if they are lost, have another one seal by `latchkey \
+             seal-key rotate` and end them by `latchkey seal-key revoke ID` (30 days later \
+             `retire ID` will do)"
+        );
+    }
+    *told = missing;
 }
 
 fn followed<S: Source>(

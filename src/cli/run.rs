@@ -174,9 +174,10 @@ pub(crate) async fn run(
         config.listen.addr = addr;
         taken = Some(listener);
     }
-    let followed = Followed::open(&config, &OsEntropy)?;
+    let mut followed = Followed::open(&config, &OsEntropy)?;
     let (authority, writer) = assemble(&config, open, followed.files.seals.handle()).await?;
     until_its_first_lease(&authority).await;
+    followed.tell_missing(authority.clone(), config.seal.poll);
     let served = serve(&config, taken, authority, &followed, first, ready).await;
     followed.close().await;
     writer.stop().await;

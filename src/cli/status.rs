@@ -20,9 +20,10 @@ use super::failure::CliError;
 use super::output::{Output, revision};
 
 /// The services whose health is told; empty is the server as a whole.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     "latchkey.v1.CheckService",
+    "latchkey.v1.LoginService",
     "latchkey.v1.TokenService",
     "latchkey.v1.DirectoryService",
     "latchkey.v1.AuditService",

@@ -2,7 +2,8 @@
 //!
 //! Used by `serve`, which follows it while it serves and stops it before it stops accepting, so
 //! that a balancer looks elsewhere first. Check, and with it the whole server, serves while the
-//! authority may answer, which a lease allows without the store; all else needs both.
+//! authority may answer, which a lease allows without the store; logins that write nothing while
+//! it is vouched for and has the key that seals; all else needs the lease and the store.
 
 use std::time::Duration;
 
@@ -12,20 +13,24 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::authority::Authority;
 use crate::proto::v1::{
-    audit_service_server, check_service_server, cluster_service_server, directory_service_server,
-    token_service_server,
+    audit_service_server, check_service_server, cluster_service_server, credential_service_server,
+    directory_service_server, key_service_server, login_service_server, token_service_server,
 };
 
 use super::envoy;
 
 /// What serves from memory.
 const FROM_MEMORY: [&str; 3] = ["", check_service_server::SERVICE_NAME, envoy::SERVICE_NAME];
+/// What gives sealed tokens from memory.
+const BY_SEAL: [&str; 1] = [login_service_server::SERVICE_NAME];
 /// What cannot do without the store.
-const FROM_STORE: [&str; 4] = [
+const FROM_STORE: [&str; 6] = [
     token_service_server::SERVICE_NAME,
     directory_service_server::SERVICE_NAME,
     audit_service_server::SERVICE_NAME,
     cluster_service_server::SERVICE_NAME,
+    credential_service_server::SERVICE_NAME,
+    key_service_server::SERVICE_NAME,
 ];
 
 /// How often the authority is asked; telling costs nothing while nothing changes.
@@ -35,6 +40,7 @@ const EVERY: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Serving {
     memory: bool,
+    seal: bool,
     store: bool,
 }
 
@@ -58,6 +64,7 @@ impl Health {
     fn found(&self) -> Serving {
         Serving {
             memory: self.authority.may_answer(),
+            seal: self.authority.is_vouched_for() && self.authority.can_seal(),
             store: self.authority.is_vouched_for() && self.authority.store_answers(),
         }
     }
@@ -83,7 +90,7 @@ impl Health {
     /// Tells that nothing is served any more, and ends the streams of those who watch.
     pub(super) async fn stop(mut self) {
         self.tell(Serving::default()).await;
-        for name in FROM_MEMORY.into_iter().chain(FROM_STORE) {
+        for name in FROM_MEMORY.into_iter().chain(BY_SEAL).chain(FROM_STORE) {
             // Who watches gets the last status before the end of its stream.
             self.reporter.clear_service_status(name).await;
         }
@@ -92,6 +99,7 @@ impl Health {
     async fn tell(&self, found: Serving) {
         for (names, serves) in [
             (&FROM_MEMORY[..], found.memory),
+            (&BY_SEAL[..], found.seal),
             (&FROM_STORE[..], found.store),
         ] {
             let status = if serves {

@@ -250,7 +250,10 @@ impl Metrics {
         );
         self.0.canary.register(&mut registry);
         registry.register_collector(Box::new(RouteMetrics(files.routes)));
-        registry.register_collector(Box::new(SealMetrics(files.seals)));
+        registry.register_collector(Box::new(SealMetrics {
+            live: files.seals,
+            authority: authority.clone(),
+        }));
         registry.register_collector(Box::new(Scrape {
             metrics: self.clone(),
             authority,

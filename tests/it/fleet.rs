@@ -106,7 +106,7 @@ impl Node {
             cluster_timeout: (length / 5).min(Duration::from_secs(1)),
             ..postgres::Settings::default()
         };
-        let entropy = Arc::new(OsEntropy);
+        let (clock, entropy) = (Arc::new(SystemClock::start()), Arc::new(OsEntropy));
         let store = PostgresStore::open(&settings, &*entropy).await;
         let store = Arc::new(store.expect("a migrated database opens"));
         let settings = Settings {
@@ -119,7 +119,6 @@ impl Node {
             seals: options.seals,
             ..Settings::default()
         };
-        let clock = Arc::new(SystemClock::start());
         let started = Replica::start(store, clock, entropy.clone(), settings).await;
         let (replica, writer) = started.expect("started");
         let settings = authority::Settings {

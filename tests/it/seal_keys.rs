@@ -3,6 +3,9 @@
 //! Through the program: what a server does without a setting, what it refuses to start with, and
 //! that it follows a file. What is read from where is tested beside the reader.
 
+mod lost;
+mod retired;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -299,50 +302,6 @@ fn who_revokes_the_key_that_seals_is_told_which_may_follow_embedded() {
     refused.refused(&format!("rotate to key {first}"));
     world.json(&format!("seal-key rotate {first} --reason r"));
     assert!(world.allows(&world.token(&secret)));
-}
-
-#[test]
-fn a_store_restored_without_its_keys_seals_by_new_ones_embedded() {
-    let world = World::start();
-    let (_, secret) = world.secret("");
-    let token = world.token(&secret);
-    let admin = world.server.admin.clone().expect("a token");
-    let (copy, to) = (world.at("copy.db"), world.at("restored"));
-    let local = |line: String| {
-        let mut command = latchkey();
-        command.args(words(&line));
-        run(command, "").ok()
-    };
-    let from = world.dir.path();
-    local(format!(
-        "backup {} --data-dir {}",
-        copy.display(),
-        from.display()
-    ));
-    local(format!(
-        "restore {} --data-dir {}",
-        copy.display(),
-        to.display()
-    ));
-
-    let restored = Server::start_with(&to, &["--set", "seal.poll=100ms"]).expect("serves");
-    let bearer = restored.as_bearer(&admin);
-    let login = || bearer.run_with_input("login ci --secret-file -", &secret);
-    let allows = |token: &str| {
-        let line = format!("check --token-file - --action {READ} --resource {PLACE}");
-        bearer.run_with_input(&line, token).code == 0
-    };
-    assert!(!allows(&token));
-    let refused = login();
-    assert_eq!(refused.code, 3, "{}{}", refused.stdout, refused.stderr);
-    bearer.run("seal-key rotate --reason r").ok();
-    assert!(allows(word(&login().ok())) && !allows(&token));
-    let both = [to.as_path(), from]
-        .map(|folder| fs::read_to_string(folder.join("seal.keys")).expect("readable"));
-    fs::write(to.join("seal.keys"), both.concat()).expect("written");
-    while !allows(&token) {
-        std::thread::yield_now();
-    }
 }
 
 fn replica_with_keys(url: &str, name: &str, file: &Path) -> Server {

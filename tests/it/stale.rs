@@ -267,7 +267,14 @@ async fn health_is_told_per_service_while_the_database_is_away_postgres() {
     // It tells only now and then, at first that it holds no lease yet.
     until_serving(&a, "latchkey.v1.TokenService", ServingStatus::Serving).await;
     a.partition();
-    for service in ["Token", "Directory", "Audit", "Cluster"] {
+    for service in [
+        "Token",
+        "Directory",
+        "Audit",
+        "Cluster",
+        "Credential",
+        "Key",
+    ] {
         let name = format!("latchkey.v1.{service}Service");
         until_serving(&a, &name, ServingStatus::NotServing).await;
     }
@@ -275,7 +282,9 @@ async fn health_is_told_per_service_while_the_database_is_away_postgres() {
         serving(&a, "latchkey.v1.CheckService").await,
         ServingStatus::Serving
     );
-    assert_eq!(serving(&a, "").await, ServingStatus::Serving);
+    for service in ["", "latchkey.v1.LoginService"] {
+        assert_eq!(serving(&a, service).await, ServingStatus::Serving);
+    }
     assert_eq!(reason(&a, &secret).await, v1::Reason::Allowed);
     a.heal();
     until_serving(&a, "latchkey.v1.TokenService", ServingStatus::Serving).await;
