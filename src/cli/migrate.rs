@@ -7,7 +7,7 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::store::postgres::{Version, known, status as versions, up as migrate};
+use crate::store::postgres::{Version, grant, known, status as versions, up as migrate};
 
 use super::failure::CliError;
 use super::output::Output;
@@ -18,10 +18,20 @@ use super::store::{Place, database, database_failed};
 #[derive(Debug, Subcommand)]
 pub(crate) enum MigrateCommand {
     /// Apply every migration that the database lacks.
-    Up(MigrateArgs),
+    Up(UpArgs),
     /// Show which migrations the database has; exits 1 when any is missing, or not for this
     /// program.
     Status(MigrateArgs),
+}
+
+/// Which database, and who will serve it.
+#[derive(Args, Debug)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    database: MigrateArgs,
+    /// Then grant a role what servers need of these tables.
+    #[arg(long, value_name = "ROLE")]
+    grant_to: Option<String>,
 }
 
 /// Which database.
@@ -51,6 +61,7 @@ struct UpView {
     database: String,
     version: i32,
     applied: Vec<i32>,
+    granted_to: Option<String>,
 }
 
 /// Migrates, or shows.
@@ -65,16 +76,19 @@ pub(crate) async fn run(command: MigrateCommand, output: Output) -> Result<(), C
     }
 }
 
-async fn up(args: &MigrateArgs, output: Output) -> Result<(), CliError> {
-    let config = args.config.load(false)?;
+async fn up(args: &UpArgs, output: Output) -> Result<(), CliError> {
+    let config = args.database.config.load(false)?;
     start_logs(&config, output)?;
-    let applied = migrate(&database(&config)?)
-        .await
-        .map_err(database_failed)?;
+    let settings = database(&config)?;
+    let applied = migrate(&settings).await.map_err(database_failed)?;
+    if let Some(role) = &args.grant_to {
+        grant(&settings, role).await.map_err(database_failed)?;
+    }
     let view = UpView {
         database: Place::of(&config).to_string(),
         version: known(),
         applied,
+        granted_to: args.grant_to.clone(),
     };
     output.show(&view, |page| {
         page.line(match view.applied.len() {
@@ -91,6 +105,9 @@ async fn up(args: &MigrateArgs, output: Output) -> Result<(), CliError> {
                 view.version
             ),
         });
+        if let Some(role) = &view.granted_to {
+            page.line(format!("Granted {role} what servers need."));
+        }
     })
 }
 

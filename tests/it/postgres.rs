@@ -20,7 +20,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::watched::{self, Watched, free_port, in_folder};
 
 /// The role that the program runs as.
-const SERVER_ROLE: &str = "latchkey_server";
+pub(crate) const SERVER_ROLE: &str = "latchkey_server";
 /// Whom a private server has to do everything; elsewhere that is whoever the URL names.
 const ADMIN: &str = "postgres";
 const TEMPLATE: &str = "latchkey_template";
@@ -216,7 +216,7 @@ fn percent_encoded(text: &str) -> String {
 }
 
 /// What the README grants to the program's role.
-fn grants() -> String {
+pub(crate) fn grants() -> String {
     let readme = include_str!("../../README.md");
     let (_, after) = readme.split_once("<!-- grants: begin -->").expect("grants");
     let (block, _) = after.split_once("<!-- grants: end -->").expect("grants");

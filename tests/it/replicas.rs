@@ -10,7 +10,7 @@ use latchkey::proto::v1;
 use serde_json::Value;
 use v1::check_service_client::CheckServiceClient;
 
-use crate::postgres::{Database, bare_database, database, server};
+use crate::postgres::{Database, SERVER_ROLE, bare_database, database, grants, server};
 use crate::program::{Ran, Server, latchkey, run, words};
 use crate::proxy::{Flow, Proxy};
 use crate::wire::{channel, check};
@@ -26,6 +26,31 @@ fn on(url: &str, line: &str) -> Ran {
 pub(crate) fn bootstrap(database: &Database) -> String {
     let made = on(&database.url, "bootstrap --output json").json();
     made["admin_token"].as_str().expect("a token").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_may_grant_what_servers_need_postgres() {
+    let (database, owner) = bare_database().await;
+    let refused = on(&owner, "migrate up --grant-to nobody-of-this-name");
+    assert_eq!(refused.code, 3, "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("granted nothing"),
+        "{}",
+        refused.stderr
+    );
+    // The tables are there; their grants are made, or made again, by whoever repeats it.
+    for _ in 0..2 {
+        let line = format!("migrate up --output json --grant-to {SERVER_ROLE}");
+        let said = on(&owner, &line).json();
+        assert_eq!(said["granted_to"], SERVER_ROLE);
+        assert_eq!(said["applied"], serde_json::json!([]));
+    }
+    let token = bootstrap(&database);
+    let a = replica(&database.url, "a");
+    assert!(a.as_bearer(&token).check(&token, "a:b", "c").0);
+    // The README says to whoever does it by hand what is done here.
+    let program = include_str!("../../src/store/postgres/migrations/grants.sql");
+    assert_eq!(grants().trim(), program.trim());
 }
 
 fn replica(url: &str, name: &str) -> Server {

@@ -45,6 +45,9 @@ pub enum OpenError {
         /// What the database said.
         why: String,
     },
+    /// A role was not granted what servers need; nothing of it was.
+    #[error("the role was granted nothing: {0}")]
+    Grants(String),
     /// The database itself: not reached, or damaged.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -47,6 +47,10 @@ const MIGRATIONS: &[Migration] = &[
 
 const VERSIONS: &str = include_str!("migrations/0000_versions.sql");
 
+/// What servers need of the tables of this version, for the role [`GRANTED`]; as in the README.
+const GRANTS: &str = include_str!("migrations/grants.sql");
+const GRANTED: &str = "latchkey_server";
+
 /// One version of the schema, as `migrate status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -99,10 +103,7 @@ pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
     for (version, migration) in (1..).zip(MIGRATIONS) {
         let failed = |error: tokio_postgres::Error| OpenError::Migration {
             version,
-            why: match error.as_db_error() {
-                Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),
-                None => error.to_string(),
-            },
+            why: said(&error),
         };
         client
             .batch_execute("-- migrate\nBEGIN ISOLATION LEVEL READ COMMITTED")
@@ -139,6 +140,31 @@ pub async fn up(settings: &Settings) -> Result<Vec<i32>, OpenError> {
         done.push(version);
     }
     Ok(done)
+}
+
+/// Grants a role what servers need, all of it or nothing; twice does no harm. Run by the role that
+/// owns the tables.
+///
+/// # Errors
+/// [`OpenError::Grants`] for a role that is not there, or tables that are another's.
+pub async fn grant(settings: &Settings, role: &str) -> Result<(), OpenError> {
+    let connection = connect::once(&settings.url, settings).await?;
+    check(&connection.client).await?;
+    let granted = connection.client.batch_execute(&grants_to(role)).await;
+    granted.map_err(|error| OpenError::Grants(said(&error)))
+}
+
+/// One text is one transaction.
+fn grants_to(role: &str) -> String {
+    let quoted = format!("\"{}\"", role.replace('"', "\"\""));
+    format!("-- migrate\n{}", GRANTS.replace(GRANTED, &quoted))
+}
+
+fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),
+        None => error.to_string(),
+    }
 }
 
 /// Refuses a database that lacks a version that this program knows, or has one that is not for it.
@@ -225,4 +251,24 @@ async fn make_versions(client: &Client) -> Result<(), tokio_postgres::Error> {
     }
     let sql = format!("-- make_versions\n{VERSIONS}");
     client.batch_execute(&sql).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_a_name_and_nothing_else() {
+        let check = |role: &str, expected: &str| {
+            let sql = grants_to(role);
+            assert!(sql.contains(&format!("latchkey TO {expected};")), "{sql}");
+            assert!(!sql.contains(&format!("TO {GRANTED}")), "{sql}");
+        };
+        check("server", "\"server\"");
+        check("Two Words", "\"Two Words\"");
+        check(
+            "a\"; DROP SCHEMA latchkey",
+            "\"a\"\"; DROP SCHEMA latchkey\"",
+        );
+    }
 }

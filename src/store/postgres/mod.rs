@@ -59,7 +59,7 @@ use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
 
 pub use copy::{Found, Target};
 pub use error::OpenError;
-pub use migrate::{Version, known, status, up};
+pub use migrate::{Version, grant, known, status, up};
 pub use settings::Settings;
 pub use trim::trim;
 pub use verify::verify;
