@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use latchkey::domain::change::{KeyPhase, Row, SealKeyRecord, Subject, TokenRecord};
 use latchkey::domain::clock::Now;
-use latchkey::domain::entropy::OsEntropy;
+use latchkey::domain::entropy::{OsEntropy, SeededEntropy};
 use latchkey::domain::limits::Networks;
 use latchkey::domain::login::{LoginMethod, LoginSettings, MethodRecord};
 use latchkey::domain::permission::Need;
@@ -18,7 +18,6 @@ use latchkey::domain::seal::claims::{Claims, Sealed};
 use latchkey::domain::seal::key::{KeyId, SealKey};
 use latchkey::domain::seal::ring::{Ring, Room, Salt};
 use latchkey::domain::token::{KindSet, TokenId, TokenKind};
-use latchkey::state::State;
 use latchkey::state::check::{CheckRequest, Context, check, check_sealed};
 
 use super::population::{Population, kind, mix, need, secret};
@@ -37,14 +36,22 @@ pub(crate) fn run(counts: &[u64]) {
     let population = Population::new();
     for &count in counts {
         let mut state = population.state(count);
-        let (ring, key) = keys(&mut state);
+        let (ring, key) = ring();
+        state.load(&key_row(key));
         let services: Vec<u64> = (0..u64::MAX)
             .map(|at| mix(at ^ 0xCAFE) % count)
             .filter(|n| kind(*n) == TokenKind::Service)
             .take(CHECKS)
             .collect();
         let stored: Vec<Question> = services.iter().map(|n| (secret(*n), need(*n))).collect();
-        let sealed = sealed(&mut state, &population, &services, (&ring, key));
+        let rows = services
+            .iter()
+            .flat_map(|n| credential_rows(&population, *n));
+        rows.for_each(|row| state.load(&row));
+        let sealed = services
+            .iter()
+            .map(|n| (access_token(&population, (&ring, key), *n), need(*n)));
+        let sealed: Vec<Question> = sealed.collect();
         let (mut of_stored, mut of_sealed) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             of_stored.push(round(&stored, |question| {
@@ -69,63 +76,67 @@ pub(crate) fn run(counts: &[u64]) {
     }
 }
 
-fn keys(state: &mut State) -> (Ring, KeyId) {
-    let key = SealKey::generate(&OsEntropy);
+/// The key of every run, so that a server knows what its client has sealed.
+pub(crate) fn ring() -> (Ring, KeyId) {
+    let key = SealKey::generate(&SeededEntropy::new(5));
     let id = key.id();
-    state.load(&Row::SealKey(SealKeyRecord {
+    (Ring::new([key]), id)
+}
+
+pub(crate) fn key_row(id: KeyId) -> Row {
+    Row::SealKey(SealKeyRecord {
         id,
         salt: SALT,
         phase: KeyPhase::Minting,
         since_ms: 0,
-    }));
-    (Ring::new([key]), id)
+    })
 }
 
-/// Access tokens of the same accounts, each born from a client secret of its own.
-fn sealed(
-    state: &mut State,
-    population: &Population,
-    services: &[u64],
-    (ring, key): (&Ring, KeyId),
-) -> Vec<Question> {
-    let mut questions = Vec::new();
-    for n in services {
-        let like = population.record(*n);
-        let id = TokenId::from_u128(like.id.as_u128() ^ 1);
-        let credential = TokenRecord {
-            id,
-            key: like.key ^ 1,
-            kind: TokenKind::ClientSecret,
-            networks: Networks::default(),
-            ..like
-        };
-        if let Subject::Principal(principal) = credential.subject {
-            state.load(&Row::Method(Box::new(MethodRecord {
-                principal,
-                method: LoginMethod::UniversalAuth,
-                made_at: 1,
-                settings: LoginSettings::default(),
-            })));
-        }
-        state.load(&Row::Token(Box::new(credential)));
-        let claims = Claims {
-            id: TokenId::generate(ISSUED_MS, &OsEntropy),
-            origin: id,
-            ancestors: Vec::new(),
-            made_at: u64::from(u32::MAX),
-            issued_ms: ISSUED_MS,
-            expires_ms: ISSUED_MS + 3_600_000,
-            session_ms: ISSUED_MS,
-            session_end_ms: None,
-            scopes: Scopes::All,
-            networks: Networks::default(),
-            audience: None,
-            workload: None,
-        };
-        let text = ring.seal(&claims, key, &SALT).expect("it is short");
-        questions.push((text, need(*n)));
-    }
-    questions
+/// A client secret of the account that a service token speaks for, and the method that it logs
+/// in by.
+pub(crate) fn credential_rows(population: &Population, n: u64) -> Vec<Row> {
+    let like = population.record(n);
+    let credential = TokenRecord {
+        id: origin(&like),
+        key: like.key ^ 1,
+        kind: TokenKind::ClientSecret,
+        networks: Networks::default(),
+        ..like
+    };
+    let method = match credential.subject {
+        Subject::Principal(principal) => Some(Row::Method(Box::new(MethodRecord {
+            principal,
+            method: LoginMethod::UniversalAuth,
+            made_at: 1,
+            settings: LoginSettings::default(),
+        }))),
+        Subject::Resource(_) => None,
+    };
+    let token = Row::Token(Box::new(credential));
+    method.into_iter().chain([token]).collect()
+}
+
+fn origin(like: &TokenRecord) -> TokenId {
+    TokenId::from_u128(like.id.as_u128() ^ 1)
+}
+
+/// An access token that was born from it.
+pub(crate) fn access_token(population: &Population, (ring, key): (&Ring, KeyId), n: u64) -> String {
+    let claims = Claims {
+        id: TokenId::generate(ISSUED_MS, &OsEntropy),
+        origin: origin(&population.record(n)),
+        ancestors: Vec::new(),
+        made_at: u64::from(u32::MAX),
+        issued_ms: ISSUED_MS,
+        expires_ms: ISSUED_MS + 3_600_000,
+        session_ms: ISSUED_MS,
+        session_end_ms: None,
+        scopes: Scopes::All,
+        networks: Networks::default(),
+        audience: None,
+        workload: None,
+    };
+    ring.seal(&claims, key, &SALT).expect("it is short")
 }
 
 fn round(questions: &[Question], judge: impl Fn(&CheckRequest<'_>) -> bool) -> f64 {

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::domain::login::{ClientNetwork, LockoutPolicy, LoginMethod};
 use crate::domain::principal::PrincipalName;
 use crate::replica::Replica;
-use crate::state::decide::{Caller, Command, Envelope};
+use crate::state::decide::{Caller, Command, Envelope, Outcome};
 use crate::store::logins::Failure;
 
 use super::Authority;
@@ -135,13 +135,16 @@ async fn count_all(replica: Replica, mut waiting: mpsc::Receiver<Note>) {
     }
 }
 
-/// Counts a guess, and locks its network out once there were too many.
+/// Counts a guess, and locks its network out once there were too many. Of a network that is
+/// locked out nothing is counted.
 async fn count(replica: &Replica, guess: Guess) {
     let account = guess.account.as_ref().and_then(|name| {
         let state = replica.state();
         let account = state.principal_named(name)?.id;
         let method = state.method(account, guess.method)?;
-        Some((account, method.settings.lockout))
+        let until_ms = state.locked_until(account, guess.method, guess.network);
+        let is_locked = until_ms.is_some_and(|until| until > guess.now_ms);
+        Some((account, method.settings.lockout.filter(|_| !is_locked)))
     });
     // Accounts that are not there are counted alike, so that they look alike.
     let policy = match account {
@@ -172,7 +175,12 @@ async fn count(replica: &Replica, guess: Guess) {
     };
     let name = guess.account.as_ref().map(tracing::field::display);
     match replica.submit(envelope).await {
-        Ok(_) => tracing::warn!(account = name, %network, "logins are locked out"),
+        Ok(done) => {
+            // Another server was sooner, or as many networks are locked out as can be.
+            if let Outcome::Change { .. } = done.decided.outcome {
+                tracing::warn!(account = name, %network, "logins are locked out");
+            }
+        }
         Err(error) => tracing::warn!(%error, "logins could not be locked out"),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use h2::client::SendRequest;
+use latchkey::domain::token::TokenKind;
 use latchkey::proto::envoy::config::core::v3 as core;
 use latchkey::proto::envoy::service::auth::v3 as auth;
 use latchkey::proto::envoy::service::auth::v3::attribute_context as context;
@@ -19,7 +20,8 @@ use tonic::codegen::Bytes;
 use tonic::codegen::http::{Request, Uri};
 
 use super::Kind;
-use crate::population::{mix, need, secret};
+use crate::population::{Population, kind as token_kind, mix, need, secret};
+use crate::sealed;
 
 pub(crate) const CONNECTIONS: usize = 4;
 pub(crate) const STREAMS: usize = 5;
@@ -29,10 +31,10 @@ const FRAME_HEAD_BYTES: usize = 5;
 
 /// Requests as they are sent; asked in their order, and again from the first.
 pub(crate) fn messages(kind: Kind, count: u64, tokens: u64) -> Arc<[Bytes]> {
-    let check = |n: u64| {
+    let check = |token: String, n: u64| {
         let (action, resource) = need(n);
         v1::CheckRequest {
-            token: secret(n),
+            token,
             needs: vec![v1::Need { action, resource }],
             context: Some(v1::Context {
                 client_ip: Some("10.1.2.3".to_owned()),
@@ -43,8 +45,19 @@ pub(crate) fn messages(kind: Kind, count: u64, tokens: u64) -> Arc<[Bytes]> {
     };
     match kind {
         Kind::Check => (0..count)
-            .map(|i| framed(&check(mix(i ^ 0xBEEF) % tokens)))
+            .map(|i| mix(i ^ 0xBEEF) % tokens)
+            .map(|n| framed(&check(secret(n), n)))
             .collect(),
+        Kind::Sealed => {
+            let (population, (ring, key)) = (Population::new(), sealed::ring());
+            let services = (0..u64::MAX).map(|i| mix(i ^ 0xBEEF) % tokens);
+            let services = services.filter(|n| token_kind(*n) == TokenKind::Service);
+            services
+                .take(count as usize)
+                .map(|n| check(sealed::access_token(&population, (&ring, key), n), n))
+                .map(|question| framed(&question))
+                .collect()
+        }
         Kind::Empty => Arc::new([framed(&())]),
         // They are asked the same.
         Kind::Authorize | Kind::Constant | Kind::Unread => (0..count)
@@ -232,7 +245,7 @@ async fn ask_one(
     assert_eq!(trailers["grpc-status"], "0");
     let reply = &reply[FRAME_HEAD_BYTES..];
     match kind {
-        Kind::Check => {
+        Kind::Check | Kind::Sealed => {
             let answer = v1::CheckResponse::decode(reply).expect("a reply");
             assert!(answer.allowed, "every question is answered by an allow");
         }

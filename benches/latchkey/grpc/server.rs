@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use latchkey::authority::{Authority, Settings};
 use latchkey::config::Config;
@@ -17,7 +18,7 @@ use latchkey::domain::change::Row;
 use latchkey::domain::clock::{Clock, ManualClock, SystemClock};
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::entry::LogEntry;
-use latchkey::domain::token::TokenId;
+use latchkey::domain::token::{TokenId, TokenKind};
 use latchkey::proto::envoy::config::core::v3 as core;
 use latchkey::proto::envoy::service::auth::v3 as auth;
 use latchkey::replica::{LastUsedSettings, Replica, Settings as ReplicaSettings};
@@ -37,7 +38,8 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::Kind;
-use crate::population::{Population, directory};
+use crate::population::{Population, directory, kind as token_kind};
+use crate::sealed;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 const CHUNK_ROWS: u64 = 1_000;
@@ -63,9 +65,11 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
             Time::Runs => Arc::new(SystemClock::start()),
             Time::Stands => Arc::new(ManualClock::at(NOW_MS)),
         };
-        let store = Arc::new(Made { tokens });
+        let of_sealed = kind == Kind::Sealed;
+        let store = Arc::new(Made { tokens, of_sealed });
         // As a server has it that nobody has set otherwise.
         let settings = ReplicaSettings {
+            seals: Arc::new(ArcSwap::from_pointee(sealed::ring().0)),
             last_used: Some(LastUsedSettings::default()),
             ..ReplicaSettings::default()
         };
@@ -86,7 +90,7 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
         let limits = &config.limits;
         let routes = rpc::routes(&authority, limits).expect("sound descriptors");
         let served = match kind {
-            Kind::Check | Kind::Authorize => {
+            Kind::Check | Kind::Sealed | Kind::Authorize => {
                 let check = rpc::direct(&authority, &metrics, &config, Arc::default());
                 rpc::serve_routes(check, routes, metrics, listener, limits, input_ends()).await
             }
@@ -167,6 +171,8 @@ impl UnaryService<()> for Nothing {
 /// A store that holds the population and takes nothing more.
 struct Made {
     tokens: u64,
+    // Whether there are credentials besides, of every service token's account.
+    of_sealed: bool,
 }
 
 fn refused<T>() -> Result<T, StoreError> {
@@ -177,7 +183,7 @@ fn refused<T>() -> Result<T, StoreError> {
 impl Store for Made {
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let (sender, rows) = mpsc::channel(4);
-        let tokens = self.tokens;
+        let (tokens, of_sealed) = (self.tokens, self.of_sealed);
         tokio::task::spawn_blocking(move || {
             let population = Population::new();
             let mut sent = sender.blocking_send(Ok(directory()));
@@ -185,6 +191,12 @@ impl Store for Made {
                 let numbers = from..tokens.min(from + CHUNK_ROWS);
                 let chunk = numbers.map(|n| Row::Token(Box::new(population.record(n))));
                 sent = sent.and_then(|()| sender.blocking_send(Ok(chunk.collect())));
+            }
+            if of_sealed {
+                let services = (0..tokens).filter(|n| token_kind(*n) == TokenKind::Service);
+                let rows = services.flat_map(|n| sealed::credential_rows(&population, n));
+                let rows = rows.chain([sealed::key_row(sealed::ring().1)]);
+                sent = sent.and_then(|()| sender.blocking_send(Ok(rows.collect())));
             }
             sent.expect("the replica loads all of it");
         });
