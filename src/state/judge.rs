@@ -157,7 +157,11 @@ pub(super) fn judge<O: Observer>(
     // A break has left its reason in the course.
     let _ = case.token_steps(&mut course).is_continue()
         && case.request_steps(&mut course).is_continue();
-    course.first
+    match course.first {
+        // What it was born from may be known by now, elsewhere.
+        Reason::Revoked if lineage.is_ahead_of(state) => Reason::Stale,
+        first => first,
+    }
 }
 
 /// Whether a token counts as revoked, whatever it is asked for.

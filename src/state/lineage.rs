@@ -108,6 +108,12 @@ impl<'s> Lineage<'s> {
         }
     }
 
+    /// Whether it was sealed on a State that this one has yet to become.
+    pub(super) fn is_ahead_of(&self, state: &State) -> bool {
+        let sealed = self.sealed.as_ref();
+        sealed.is_some_and(|sealed| sealed.made_at > state.head().revision)
+    }
+
     /// The stored tokens, nearest first.
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Link<'s>> {

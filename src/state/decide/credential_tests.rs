@@ -10,7 +10,7 @@ use crate::domain::key::PublicKey;
 use crate::domain::limits::Networks;
 use crate::domain::login::{LoginMethod, LoginSettings};
 use crate::domain::permission::ActionPattern;
-use crate::domain::token::Digest;
+use crate::domain::token::{Digest, Secret};
 
 #[test]
 fn nobody_comes_to_more_by_making_credentials_or_methods() {
@@ -64,6 +64,39 @@ fn nobody_comes_to_more_by_making_credentials_or_methods() {
     let create = Command::CreateCredential(Box::new(create));
     let refused = logins.world.as_bearer(&dave, create).err();
     assert_eq!(refused, Some(Refusal::NotFound("service")));
+}
+
+#[test]
+fn a_credential_is_not_taken_over_by_who_could_not_make_it() {
+    let mut logins = Logins::new();
+    logins.world.local(Command::CreateRole {
+        name: RoleName::parse("manager").expect("valid"),
+        home: resource("acme"),
+        actions: vec![ActionPattern::parse("tokens:issue").expect("valid")],
+        display: Display::default(),
+    });
+    logins.world.grant("user:bob", "manager", "acme/**");
+    let bob = logins.world.user("user:bob");
+    // It permits nothing that he does not hold, but who logs in by it is taken for the account.
+    let secret = logins.create(|create| {
+        create.scopes = scopes(&["tokens:issue@acme/web"]);
+        create.uses = Some(1);
+    });
+    let id = logins.world.id_of(&secret);
+    let fresh = Secret::generate(TokenKind::ClientSecret, &logins.world.entropy);
+    let rotate = Command::RotateToken {
+        id: Some(id),
+        digest: fresh.digest(),
+        last4: fresh.last4().to_owned(),
+        grace_s: 0,
+        expected: None,
+    };
+    let mut widen = unchanged(id);
+    widen.uses_left = Some(None);
+    for attempt in [rotate, Command::UpdateToken(Box::new(widen))] {
+        let refused = logins.world.as_bearer(&bob, attempt).expect_err("more");
+        assert_eq!(missing(&refused), ["deploy:run@acme/web/**"]);
+    }
 }
 
 #[test]

@@ -234,7 +234,12 @@ impl<'s> Judged<'s> {
         scopes: &Scopes,
     ) -> Result<Option<PermissionSet>, Refusal> {
         let right = self.right_to_issue(kind, subject)?;
-        self.hand_over(&right, scopes)
+        match &right {
+            Right::Managed(account) if kind.is_credential() => {
+                self.hand_over_account(account, scopes)
+            }
+            _ => self.hand_over(&right, scopes),
+        }
     }
 
     /// By what right the caller may issue tokens of this kind for this subject.

@@ -169,7 +169,7 @@ impl<'s> Judged<'s> {
 
     /// What a credential hands on is all that the account holds, also when its scopes narrow it:
     /// whoever logs in by it is taken for the account.
-    fn hand_over_account(
+    pub(super) fn hand_over_account(
         &self,
         account: &Principal,
         scopes: &Scopes,

@@ -537,3 +537,25 @@ fn a_session_of_any_age_is_revoked_by_its_first_id() {
     logins.as_admin(revoke).expect("revoked");
     assert_eq!(logins.check(&claims), Reason::Revoked);
 }
+
+#[test]
+fn whoever_is_behind_a_token_cannot_know_whether_it_is_revoked() {
+    let mut logins = Logins::new();
+    let before = logins.world.state.clone();
+    let secret = logins.create(|_| {});
+    let claims = logins.login(&secret).expect("good");
+    assert_eq!(logins.check(&claims), Reason::Allowed);
+    let now = std::mem::replace(&mut logins.world.state, before);
+    assert_eq!(
+        logins.check(&claims),
+        Reason::Stale,
+        "its credential may come"
+    );
+    logins.world.state = now;
+    let revoke = Command::RevokeToken {
+        target: RevokeTarget::Id(claims.origin),
+        compromised: false,
+    };
+    logins.as_admin(revoke).expect("revoked");
+    assert_eq!(logins.check(&claims), Reason::Revoked);
+}
