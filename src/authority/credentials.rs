@@ -70,6 +70,24 @@ impl Authority {
         self.write(call, command).await
     }
 
+    /// Ends the locks of an account, or the one of a network, and begins the counts of its
+    /// failures anew.
+    ///
+    /// # Errors
+    /// The command's [`Refusal`].
+    pub async fn unlock_logins(
+        &self,
+        call: Call<'_>,
+        account: PrincipalName,
+        network: Option<ClientNetwork>,
+    ) -> Result<Written, Refusal> {
+        let client_id = account.to_string();
+        let command = Command::UnlockLogins { account, network };
+        let written = self.write(call, command).await?;
+        self.pardon(&client_id, network).await;
+        Ok(written)
+    }
+
     /// How an account logs in, and who is locked out of it.
     ///
     /// # Errors

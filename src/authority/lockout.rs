@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! refused ─► queue ─► count (store) ─► at the threshold: a lock, which is a change
-//! let in  ─► queue ─► the count begins anew
+//! let in  ─► queue ─► the count begins anew, as when its locks are ended
 //! ```
 //!
 //! Counted behind the answer, in their order, by one task: whoever guesses waits for nothing and
@@ -11,6 +11,7 @@
 //! is `login`'s, and what a lock does, which is State's.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
@@ -20,17 +21,14 @@ use crate::domain::login::{ClientNetwork, LockoutPolicy, LoginMethod};
 use crate::domain::principal::PrincipalName;
 use crate::replica::Replica;
 use crate::state::decide::{Caller, Command, Envelope, Outcome};
-use crate::store::logins::Failure;
+use crate::store::logins::{Failure, FailureKey};
 
-use super::Authority;
+use super::{Authority, half_hash};
 
 /// Guesses and successes that wait to be counted; of more the count is lost.
 const WAITING_MAX: usize = 256;
 /// Counts that this server knows to have begun; a login that succeeds ends them.
 const FAILED_MAX: usize = 10_000;
-
-/// What a count is of: a client id and a network, hashed.
-pub(super) type FailureKey = [u8; 16];
 
 /// Whose logins failed here. Clones are handles to the same ones.
 #[derive(Clone, Default)]
@@ -52,8 +50,8 @@ struct Counting {
 
 enum Note {
     Failed(Guess),
-    // Tells that what was noted before it is counted.
-    Succeeded(FailureKey, oneshot::Sender<()>),
+    // Begins counts anew, and tells so: what was noted before is counted then.
+    Clear(RangeInclusive<FailureKey>, oneshot::Sender<()>),
 }
 
 /// A login that was refused as a guess.
@@ -112,24 +110,57 @@ impl Authority {
     }
 
     /// Begins the count of whoever was let in anew, once all that failed before is counted.
-    pub(super) async fn clear_failures(&self, key: FailureKey) {
+    pub(super) async fn succeeded(&self, key: FailureKey) {
         if self.failures.forget(key) {
-            let (counted, when_counted) = oneshot::channel();
-            self.failures
-                .note(&self.replica, Note::Succeeded(key, counted));
-            // What is left of it ends by itself.
-            let _ = when_counted.await;
+            self.clear_failures(key..=key).await;
         }
     }
+
+    /// Begins the counts of a client anew, from one network or from all of them.
+    pub(super) async fn pardon(&self, client_id: &str, network: Option<ClientNetwork>) {
+        let keys = match network {
+            Some(network) => {
+                let key = failure_key(client_id, network);
+                key..=key
+            }
+            None => failure_keys(client_id),
+        };
+        self.clear_failures(keys).await;
+    }
+
+    async fn clear_failures(&self, keys: RangeInclusive<FailureKey>) {
+        let (cleared, when_cleared) = oneshot::channel();
+        self.failures
+            .note(&self.replica, Note::Clear(keys, cleared));
+        // What is left of them ends by itself.
+        let _ = when_cleared.await;
+    }
+}
+
+/// What failures of a client from a network are counted under.
+pub(super) fn failure_key(client_id: &str, network: ClientNetwork) -> FailureKey {
+    let mut key = *failure_keys(client_id).start();
+    key[8..].copy_from_slice(&half_hash(network.to_string().as_bytes())[..8]);
+    key
+}
+
+/// The same from all networks.
+fn failure_keys(client_id: &str) -> RangeInclusive<FailureKey> {
+    let client = half_hash(client_id.as_bytes());
+    let (mut first, mut last) = ([0; 16], [u8::MAX; 16]);
+    for key in [&mut first, &mut last] {
+        key[..8].copy_from_slice(&client[..8]);
+    }
+    first..=last
 }
 
 async fn count_all(replica: Replica, mut waiting: mpsc::Receiver<Note>) {
     while let Some(note) = waiting.recv().await {
         match note {
             Note::Failed(guess) => count(&replica, guess).await,
-            Note::Succeeded(key, counted) => {
-                let _ = replica.store().clear_failures(key).await;
-                let _ = counted.send(());
+            Note::Clear(keys, cleared) => {
+                let _ = replica.store().clear_failures(keys).await;
+                let _ = cleared.send(());
             }
         }
     }
@@ -203,5 +234,17 @@ mod tests {
         assert!(failures.keys().len() <= FAILED_MAX);
         let last = key(3 * FAILED_MAX - 1);
         assert!(failures.forget(last) && !failures.forget(last));
+    }
+
+    #[test]
+    fn counts_of_one_client_lie_beside_each_other() {
+        let from = |text: &str| ClientNetwork::of(text.parse().ok());
+        let (here, there) = (from("192.0.2.1"), from("2001:db8::1"));
+        let key = failure_key("service:ci", here);
+        assert_ne!(key, failure_key("service:ci", there));
+        for network in [here, there, from("nowhere")] {
+            assert!(failure_keys("service:ci").contains(&failure_key("service:ci", network)));
+            assert!(!failure_keys("service:ci").contains(&failure_key("service:c", network)));
+        }
     }
 }

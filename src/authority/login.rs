@@ -30,8 +30,9 @@ use crate::state::decide::{Caller, Command, Envelope, Login, Outcome};
 use crate::state::login::{Granted, LoginAsked, LoginRefused, Shown, exchange, grant, renew};
 use crate::store::logins::{LoginNoted, OneTime};
 
-use super::lockout::Guess;
-use super::{Authority, Credentials, half_hash};
+use super::lockout::{Guess, failure_key};
+use super::outcome::LoginOutcome;
+use super::{Authority, Credentials};
 
 pub use crate::state::login::ExchangeAsked;
 
@@ -45,7 +46,9 @@ pub enum Proof<'a> {
 }
 
 impl Proof<'_> {
-    fn method(&self) -> LoginMethod {
+    /// The method that it is shown by.
+    #[must_use]
+    pub fn method(&self) -> LoginMethod {
         match self {
             Self::Secret(_) => LoginMethod::UniversalAuth,
             Self::Assertion(_) => LoginMethod::KeyPair,
@@ -119,21 +122,42 @@ impl From<Refusal> for Failed {
 }
 
 impl Authority {
-    /// Exchanges a credential for an access token.
+    /// Exchanges a credential for an access token; also what became of it, for the operator.
     ///
     /// # Errors
     /// [`Refusal::LoginRefused`], and [`Refusal::Unavailable`] when this server cannot know now.
-    pub async fn login(&self, call: &LoginCall<'_>) -> Result<Given, Refusal> {
-        self.require_answering()?;
-        let network = ClientNetwork::of(call.credentials.client_ip);
-        let key = half_hash(format!("login\n{}\n{network}", call.client_id).as_bytes());
-        let given = match self.granted(call).await {
-            Ok(accepted) => self.give(call, accepted).await,
-            Err(failed) => Err(failed),
+    pub async fn login(&self, call: &LoginCall<'_>) -> (LoginOutcome, Result<Given, Refusal>) {
+        let given = self.attempt(call).await;
+        let outcome = match &given {
+            Ok(_) => LoginOutcome::Given,
+            Err(Failed::Refused(refused)) => {
+                let name = PrincipalName::parse(call.client_id);
+                let state = self.replica.state();
+                let account = name.and_then(|name| state.principal_named(&name));
+                LoginOutcome::refused(*refused, account.is_some())
+            }
+            Err(Failed::Unable(refusal)) => LoginOutcome::unable(refusal),
         };
+        (outcome, self.told(call, given).await)
+    }
+
+    async fn attempt(&self, call: &LoginCall<'_>) -> Result<Given, Failed> {
+        self.require_answering()?;
+        let accepted = self.granted(call).await?;
+        self.give(call, accepted).await
+    }
+
+    /// What the client is told of it; guesses are counted.
+    async fn told(
+        &self,
+        call: &LoginCall<'_>,
+        given: Result<Given, Failed>,
+    ) -> Result<Given, Refusal> {
+        let network = ClientNetwork::of(call.credentials.client_ip);
+        let key = failure_key(call.client_id, network);
         match given {
             Ok(given) => {
-                self.clear_failures(key).await;
+                self.succeeded(key).await;
                 Ok(given)
             }
             Err(Failed::Refused(LoginRefused::Wrong)) => {

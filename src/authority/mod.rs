@@ -15,6 +15,7 @@ pub mod directory;
 pub mod keys;
 mod lockout;
 pub mod login;
+pub mod outcome;
 pub mod tokens;
 
 use std::net::IpAddr;
@@ -486,6 +487,7 @@ fn about(change: &Change) -> About {
         | Change::RevokeSession { .. }
         | Change::DeleteMethod { .. }
         | Change::Lock { .. }
+        | Change::Unlock { .. }
         | Change::PutSealKeys(_) => About::Nothing,
     }
 }

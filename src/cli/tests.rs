@@ -87,6 +87,7 @@ const ACCEPTED: &[&str] = &[
          --login-network 10.1.0.0/16 --lockout-threshold 5 --lockout-duration 10m --reason r",
     "latchkey service login-method show ci-runner",
     "latchkey service login-method remove ci-runner key-pair --reason r",
+    "latchkey service login-method unlock ci-runner --network 192.0.2.7 --reason r",
     "latchkey token exchange --scope a:b@c --ttl 5m --audience a --network 10.0.0.0/8",
     "latchkey token renew --ttl 1h",
     "latchkey token revoke --access-token 0197f3a2-7c00-7000-8000-000000000000 --reason r",

@@ -341,7 +341,8 @@ pub enum Change {
         /// The method.
         method: LoginMethod,
     },
-    /// Logins of an account from one network are refused for a while.
+    /// Logins of an account from one network are refused for a while. Locks of the account that
+    /// have ended go with it.
     Lock {
         /// The account.
         principal: PrincipalId,
@@ -349,6 +350,13 @@ pub enum Change {
         network: ClientNetwork,
         /// Until when.
         until_ms: UnixMs,
+    },
+    /// Logins of an account from these networks are judged again, before their locks end.
+    Unlock {
+        /// The account.
+        principal: PrincipalId,
+        /// From where they come.
+        networks: Vec<ClientNetwork>,
     },
     /// Seal keys as they are from now on.
     PutSealKeys(Vec<SealKeyRecord>),

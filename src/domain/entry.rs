@@ -58,13 +58,14 @@ pub enum EntryKind {
     KeyMint = 29,
     KeyRetire = 30,
     KeyRevoke = 31,
+    LoginUnlock = 32,
     #[cfg(debug_assertions)]
     Note = u16::MAX,
 }
 
 impl EntryKind {
     /// Every kind with its word, but the one of the next format.
-    pub const ALL: [(Self, &'static str); 31] = [
+    pub const ALL: [(Self, &'static str); 32] = [
         (Self::TokenIssue, "token.issue"),
         (Self::TokenUpdate, "token.update"),
         (Self::TokenRenew, "token.renew"),
@@ -96,6 +97,7 @@ impl EntryKind {
         (Self::KeyMint, "key.mint"),
         (Self::KeyRetire, "key.retire"),
         (Self::KeyRevoke, "key.revoke"),
+        (Self::LoginUnlock, "login.unlock"),
     ];
 
     /// The format that brought it: entries of this kind are written to no log below that level.
@@ -113,7 +115,8 @@ impl EntryKind {
             | Self::LoginLock
             | Self::KeyMint
             | Self::KeyRetire
-            | Self::KeyRevoke => FORMAT_LOGINS,
+            | Self::KeyRevoke
+            | Self::LoginUnlock => FORMAT_LOGINS,
             _ => FORMAT_FIRST,
         }
     }
@@ -155,6 +158,7 @@ impl EntryKind {
             | Self::CredentialCreate
             | Self::Login
             | Self::LoginLock
+            | Self::LoginUnlock
             | Self::KeyMint => false,
             #[cfg(debug_assertions)]
             Self::Note => false,

@@ -4,6 +4,7 @@
 //! waits for it.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +16,7 @@ use crate::domain::entropy::SeededEntropy;
 use crate::domain::principal::PrincipalId;
 use crate::domain::token::TokenId;
 use crate::store::list::Page;
-use crate::store::logins::{Failure, LoginQuery, Logins, OneTime, StoredLogin};
+use crate::store::logins::{Failure, FailureKey, LoginQuery, Logins, OneTime, StoredLogin};
 
 fn unused<T>() -> Result<T, StoreError> {
     Err(StoreError::Unavailable("not asked here".to_owned()))
@@ -27,7 +28,7 @@ impl Logins for ScriptedStore {
         unused()
     }
 
-    async fn clear_failures(&self, _: [u8; 16]) -> Result<(), StoreError> {
+    async fn clear_failures(&self, _: RangeInclusive<FailureKey>) -> Result<(), StoreError> {
         unused()
     }
 

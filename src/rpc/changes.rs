@@ -156,6 +156,7 @@ impl Facts {
             | Change::PutMethod(_)
             | Change::DeleteMethod { .. }
             | Change::Lock { .. }
+            | Change::Unlock { .. }
             | Change::PutSealKeys(_) => facts.login(change, &name),
             // The target of the entry says it all.
             Change::DeleteRole(_) => {}
@@ -246,6 +247,7 @@ impl Facts {
                 self.add("network", network);
                 self.add("until", instant(*until_ms));
             }
+            Change::Unlock { networks, .. } => self.add("networks", joined(networks.iter())),
             Change::PutSealKeys(keys) => {
                 for key in keys {
                     self.add(&format!("key {}", key.id), key.phase.name());

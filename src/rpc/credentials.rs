@@ -15,10 +15,12 @@ use crate::authority::tokens::Issued;
 use crate::authority::{
     Authority, Command, CreateCredential, CredentialForm, ScopesAsked, SetMethod, Written,
 };
-use crate::domain::change::Display;
+use crate::domain::change::{Change, Display};
 use crate::domain::key::PublicKey;
 use crate::domain::limits::{Networks, Workload};
-use crate::domain::login::{LockoutPolicy, LoginMethod, LoginSettings, MethodRecord};
+use crate::domain::login::{
+    ClientNetwork, LockoutPolicy, LoginMethod, LoginSettings, MethodRecord,
+};
 use crate::domain::principal::{PrincipalKind, PrincipalName};
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{Digest, TokenId};
@@ -63,6 +65,13 @@ impl CredentialService for CredentialRpc {
         request: Request<v1::RemoveLoginMethodRequest>,
     ) -> Answer<v1::RemoveLoginMethodResponse> {
         answer(self.remove(&request).await)
+    }
+
+    async fn unlock_logins(
+        &self,
+        request: Request<v1::UnlockLoginsRequest>,
+    ) -> Answer<v1::UnlockLoginsResponse> {
+        answer(self.unlock(&request).await)
     }
 
     async fn get_login_methods(
@@ -165,6 +174,29 @@ impl CredentialRpc {
         Ok(v1::RemoveLoginMethodResponse {
             enforcement: incoming.enforced(&self.authority, &written).await?,
             revision: Some(revision(written.revision)),
+        })
+    }
+
+    async fn unlock(
+        &self,
+        request: &Request<v1::UnlockLoginsRequest>,
+    ) -> Result<v1::UnlockLoginsResponse, Refusal> {
+        let incoming = WriteCall::of(request)?;
+        let message = request.get_ref();
+        let account = account(&message.service_account)?;
+        let network = optional("network", &message.network, client_network)?;
+        let unlocking = self
+            .authority
+            .unlock_logins(incoming.call(), account, network);
+        let written = unlocking.await?;
+        let unlocked = match &written.change {
+            Some(Change::Unlock { networks, .. }) => networks.iter(),
+            _ => [].iter(),
+        };
+        Ok(v1::UnlockLoginsResponse {
+            enforcement: incoming.enforced(&self.authority, &written).await?,
+            revision: Some(revision(written.revision)),
+            unlocked: unlocked.map(ClientNetwork::to_string).collect(),
         })
     }
 
@@ -321,6 +353,17 @@ fn account(name: &str) -> Result<PrincipalName, Refusal> {
 fn method(number: i32) -> Result<LoginMethod, Refusal> {
     let method = u8::try_from(number).ok().and_then(LoginMethod::from_number);
     method.ok_or_else(|| Refusal::invalid("kind", "is required: universal auth or key pair"))
+}
+
+/// An address stands for the network that it is in.
+fn client_network(field: &'static str, text: &str) -> Result<ClientNetwork, Refusal> {
+    let network = match text.parse() {
+        Ok(address) => Some(ClientNetwork::of(Some(address))),
+        Err(_) => ClientNetwork::parse(text),
+    };
+    let what = "is an address, a network as it is locked out (192.0.2.7/32, 2001:db8::/64), or \
+                `unknown`";
+    network.ok_or_else(|| Refusal::invalid(field, what))
 }
 
 fn settings(settings: Option<&v1::LoginSettings>) -> Result<LoginSettings, Refusal> {

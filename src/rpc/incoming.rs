@@ -146,6 +146,7 @@ macro_rules! writes {
     )*};
     (@if_asked $this:ident) => { $this.wait_for_replicas };
     (@unasked $this:ident) => { false };
+    (@always $this:ident) => { true };
 }
 
 writes! {
@@ -156,6 +157,12 @@ writes! {
     CreateServiceAccountRequest EnableServiceAccountRequest
     AddTeamMemberRequest CreateRoleRequest CreateGrantRequest
     CreateClientSecretRequest RegisterPublicKeyRequest RotateKeyRequest
+}
+
+// What only adds and is wanted everywhere at once.
+writes! {
+    always:
+    UnlockLoginsRequest
 }
 
 writes! {

@@ -13,6 +13,7 @@ use crate::proto::v1::login_service_server::LoginService;
 
 use super::convert::{self, milliseconds, revision, timestamp};
 use super::incoming::{Answer, answer};
+use super::metrics::Metrics;
 use super::{auth, scopes};
 
 /// The most characters of a client id.
@@ -23,6 +24,7 @@ const TOKEN_TYPE: &str = "Bearer";
 /// The login service over an authority.
 pub(super) struct LoginRpc {
     authority: Authority,
+    metrics: Metrics,
 }
 
 #[tonic::async_trait]
@@ -48,8 +50,8 @@ impl LoginService for LoginRpc {
 
 impl LoginRpc {
     /// The service over an authority.
-    pub(super) fn new(authority: Authority) -> Self {
-        Self { authority }
+    pub(super) fn new(authority: Authority, metrics: Metrics) -> Self {
+        Self { authority, metrics }
     }
 
     async fn give(
@@ -66,6 +68,7 @@ impl LoginRpc {
                 return Err(Refusal::invalid("proof", what));
             }
         };
+        let method = proof.method();
         let call = LoginCall {
             client_id: &message.client_id,
             proof,
@@ -74,7 +77,9 @@ impl LoginRpc {
             scopes: scopes::listed(message.scopes.as_ref())?,
             audience: scopes::audience(&message.audience)?,
         };
-        let given = self.authority.login(&call).await?;
+        let (outcome, given) = self.authority.login(&call).await;
+        self.metrics.logged_in(method, outcome.name());
+        let given = given?;
         Ok(v1::LoginResponse {
             token: Some(shown(&given)),
         })

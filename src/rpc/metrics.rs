@@ -19,6 +19,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::authority::Authority;
+use crate::domain::login::LoginMethod;
 use crate::domain::reason::Reason;
 
 use super::admin::Files;
@@ -121,6 +122,7 @@ struct Counted {
     envoy: [AtomicU64; Passed::ALL.len()],
     checks_refused: Family<Labels<1>, Counter>,
     calls: Family<Labels<2>, Counter>,
+    logins: Family<Labels<2>, Counter>,
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     waited: Family<Labels<1>, Histogram, fn() -> Histogram>,
     canary: CanaryMetrics,
@@ -136,6 +138,7 @@ impl Default for Counted {
             envoy: Default::default(),
             checks_refused: Family::default(),
             calls: Family::default(),
+            logins: Family::default(),
             // 0.5 ms to 16 s: from a read to beyond the longest request.
             seconds: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
@@ -180,6 +183,13 @@ impl Metrics {
         let labels = [("method", method.to_owned())];
         let seconds = self.0.seconds.get_or_create(&labels);
         seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a login by what became of it.
+    pub(super) fn logged_in(&self, method: LoginMethod, outcome: &'static str) {
+        let method = ("method", method.name().to_owned());
+        let labels = [method, ("outcome", outcome.to_owned())];
+        self.0.logins.get_or_create(&labels).inc();
     }
 
     /// Counts a write that waited until it was enforced: `confirmed`, `committed` or `lost`.
@@ -238,6 +248,11 @@ impl Metrics {
             self.0.checks_refused.clone(),
         );
         registry.register("calls", "Management calls by outcome", self.0.calls.clone());
+        registry.register(
+            "logins",
+            "Logins by method and outcome",
+            self.0.logins.clone(),
+        );
         registry.register(
             "call_seconds",
             "Time to the answer of management calls",

@@ -93,14 +93,18 @@ pub fn direct(
 ///
 /// # Errors
 /// [`ServeError::Reflection`] when the build is broken.
-pub fn routes(authority: &Authority, limits: &Limits) -> Result<Routes, ServeError> {
+pub fn routes(
+    authority: &Authority,
+    metrics: &Metrics,
+    limits: &Limits,
+) -> Result<Routes, ServeError> {
     let most = limits.message_bytes_max;
     let asked = most.min(REFLECTION_BYTES_MAX);
     let token = TokenServiceServer::new(TokenRpc::new(authority.clone()));
     let directory = DirectoryServiceServer::new(DirectoryRpc::new(authority.clone()));
     let audit = AuditServiceServer::new(AuditRpc::new(authority.clone()));
     let cluster = ClusterServiceServer::new(ClusterRpc::new(authority.clone()));
-    let login = LoginServiceServer::new(LoginRpc::new(authority.clone()));
+    let login = LoginServiceServer::new(LoginRpc::new(authority.clone(), metrics.clone()));
     let credentials = CredentialServiceServer::new(CredentialRpc::new(authority.clone()));
     let keys = KeyServiceServer::new(KeyRpc::new(authority.clone()));
     let reflection = || {
@@ -142,8 +146,8 @@ pub async fn serve(
     let health = Health::of(authority.clone()).await;
     let limits = &config.limits;
     let most = limits.message_bytes_max;
-    let routes =
-        routes(&authority, limits)?.add_service(health.service().max_decoding_message_size(most));
+    let routes = routes(&authority, &metrics, limits)?
+        .add_service(health.service().max_decoding_message_size(most));
     let direct = direct(&authority, &metrics, config, envoy_routes);
     let until = async {
         tokio::select! {

@@ -169,7 +169,11 @@ impl State {
                 principal,
                 network,
                 until_ms,
-            } => self.put_lock(*principal, *network, *until_ms),
+            } => self.lock_out(*principal, *network, *until_ms, entry.instant_ms),
+            Change::Unlock {
+                principal,
+                networks,
+            } => self.unlock(*principal, networks),
             Change::PutSealKeys(keys) => keys.iter().for_each(|key| self.put_seal_key(key)),
         }
     }

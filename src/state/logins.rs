@@ -60,7 +60,7 @@ impl State {
         self.logins.locks.get(&(principal, network)).copied()
     }
 
-    /// Locks of an account that stand, with when they end.
+    /// Locks of an account, with when they end: those that stand, and some that have ended.
     pub fn locks_of(
         &self,
         principal: PrincipalId,
@@ -113,6 +113,31 @@ impl State {
         }
         self.digest
             .add(RecordHash::lock(principal, network, until_ms));
+    }
+
+    /// Locks a network out of an account. Those of the account that have ended go, so that there
+    /// are never many more than stand.
+    pub(super) fn lock_out(
+        &mut self,
+        principal: PrincipalId,
+        network: ClientNetwork,
+        until_ms: UnixMs,
+        instant_ms: UnixMs,
+    ) {
+        let locks = self.locks_of(principal);
+        let ended: Vec<_> = locks.filter(|(_, until)| *until <= instant_ms).collect();
+        for (network, until_ms) in ended {
+            self.remove_lock(principal, network, until_ms);
+        }
+        self.put_lock(principal, network, until_ms);
+    }
+
+    pub(super) fn unlock(&mut self, principal: PrincipalId, networks: &[ClientNetwork]) {
+        for network in networks {
+            if let Some(until_ms) = self.logins.locks.get(&(principal, *network)).copied() {
+                self.remove_lock(principal, *network, until_ms);
+            }
+        }
     }
 
     pub(super) fn put_revoked_session(&mut self, session: TokenId, until_ms: UnixMs) {

@@ -7,6 +7,7 @@
 //! absent: any promise about failures and the record, which may be lost; used assertions may not.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 
@@ -25,11 +26,15 @@ pub const LOGINS_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// How much longer than it must be a used assertion is remembered: for the clocks of others.
 pub(super) const USED_KEPT_MS: u64 = 5 * 60 * 1_000;
 
+/// What failures are counted under. Keys of one client lie beside each other, so that they can be
+/// cleared together.
+pub type FailureKey = [u8; 16];
+
 /// A login that failed.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure {
-    /// Under what it is counted: a hash of the client's id and network.
-    pub key: [u8; 16],
+    /// Under what it is counted.
+    pub key: FailureKey,
     /// Now.
     pub now_ms: UnixMs,
     /// After so long without a failure the count begins anew.
@@ -94,8 +99,8 @@ pub trait Logins: Send + Sync {
     /// may be lost, and is bounded by [`FAILURES_MAX`].
     async fn note_failure(&self, failure: &Failure) -> Result<u32, StoreError>;
 
-    /// Begins the count of a key anew; no error if there was none.
-    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError>;
+    /// Begins the counts of these keys anew; no error if there were none.
+    async fn clear_failures(&self, keys: RangeInclusive<FailureKey>) -> Result<(), StoreError>;
 
     /// Whether this is the first to use an assertion, which is durable before it is told; false as
     /// long as it would still be accepted. On any error it may have been used up, and nothing may

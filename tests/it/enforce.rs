@@ -34,7 +34,7 @@ enum Says {
 }
 
 /// Every method that writes, by service and name.
-const WRITES: [(&str, Says); 35] = [
+const WRITES: [(&str, Says); 36] = [
     ("IssueToken", Says::IfAsked),
     ("UpdateToken", Says::Always),
     ("RenewToken", Says::IfAsked),
@@ -66,6 +66,7 @@ const WRITES: [(&str, Says); 35] = [
     ("SetLoginMethod", Says::Always),
     ("CreateClientSecret", Says::IfAsked),
     ("RegisterPublicKey", Says::IfAsked),
+    ("UnlockLogins", Says::Always),
     ("RemoveLoginMethod", Says::Always),
     ("RotateKey", Says::IfAsked),
     ("RevokeKey", Says::Always),
@@ -318,6 +319,9 @@ impl Story {
                     wait_for_replicas: story.wait,
                 })
         );
+        call!(story.credentials.unlock_logins(UnlockLoginsRequest {
+            service_account: account.clone(),
+        }));
         for _ in 0..2 {
             call!(
                 story

@@ -15,5 +15,6 @@ mod infisical_service_token;
 mod infisical_universal_auth;
 mod infrasonar;
 mod key_pairs;
+mod lockouts;
 mod sessions;
 mod terrakube;

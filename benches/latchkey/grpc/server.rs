@@ -5,6 +5,7 @@
 //! outlives the benchmark, and drains. Deliberately absent: a database; the rows are made.
 
 use std::convert::Infallible;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -27,7 +28,9 @@ use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
-use latchkey::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
+use latchkey::store::logins::{
+    Failure, FailureKey, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin,
+};
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -88,7 +91,7 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
         // The benchmark's own clients are no proxies; what they say of the client is believed.
         config.envoy.trusted_hops = 1;
         let limits = &config.limits;
-        let routes = rpc::routes(&authority, limits).expect("sound descriptors");
+        let routes = rpc::routes(&authority, &metrics, limits).expect("sound descriptors");
         let served = match kind {
             Kind::Check | Kind::Sealed | Kind::Authorize => {
                 let check = rpc::direct(&authority, &metrics, &config, Arc::default());
@@ -263,7 +266,7 @@ impl Logins for Made {
         refused()
     }
 
-    async fn clear_failures(&self, _: [u8; 16]) -> Result<(), StoreError> {
+    async fn clear_failures(&self, _: RangeInclusive<FailureKey>) -> Result<(), StoreError> {
         refused()
     }
 

@@ -27,6 +27,8 @@ pub(crate) enum LoginMethodCommand {
     Show(ShowArgs),
     /// Remove a method: its credentials and what they gave are refused for good.
     Remove(RemoveArgs),
+    /// End lockouts before their time.
+    Unlock(UnlockArgs),
 }
 
 /// How credentials are shown.
@@ -153,6 +155,24 @@ pub(crate) struct RemoveArgs {
     caller: CallerArgs,
 }
 
+/// Which lockouts to end.
+#[derive(Args, Debug)]
+pub(crate) struct UnlockArgs {
+    /// The service account.
+    #[arg(value_name = "SERVICE")]
+    service: String,
+    /// The address or network that is locked out [default: all of them].
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
+    /// Why; kept in the audit trail.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    request: RequestId,
+    #[command(flatten)]
+    caller: CallerArgs,
+}
+
 /// A method that is set.
 #[derive(Serialize)]
 struct MethodView {
@@ -252,6 +272,13 @@ struct LockedView {
 }
 
 #[derive(Serialize)]
+struct UnlockedView {
+    unlocked: Vec<String>,
+    #[serde(flatten)]
+    made: Made,
+}
+
+#[derive(Serialize)]
 struct MethodsView {
     methods: Vec<MethodView>,
     locked: Vec<LockedView>,
@@ -267,6 +294,7 @@ pub(crate) async fn run(command: LoginMethodCommand, output: Output) -> Result<(
         LoginMethodCommand::Set(args) => set(*args, output).await,
         LoginMethodCommand::Show(args) => show(args, output).await,
         LoginMethodCommand::Remove(args) => remove(args, output).await,
+        LoginMethodCommand::Unlock(args) => unlock(args, output).await,
     }
 }
 
@@ -347,4 +375,26 @@ async fn remove(args: RemoveArgs, output: Output) -> Result<(), CliError> {
     let answer = credentials.remove_login_method(request).await?.into_inner();
     let made = Made::new(answer.revision.as_ref(), answer.enforcement);
     output.show(&made, |page| made.page("removed", page))
+}
+
+async fn unlock(args: UnlockArgs, output: Output) -> Result<(), CliError> {
+    let mut credentials = args.caller.session().await?.credentials();
+    let request = v1::UnlockLoginsRequest {
+        service_account: service(&args.service),
+        network: args.network.unwrap_or_default(),
+        reason: args.reason,
+        request_id: args.request.request_id,
+    };
+    let answer = credentials.unlock_logins(request).await?.into_inner();
+    let view = UnlockedView {
+        unlocked: answer.unlocked,
+        made: Made::new(answer.revision.as_ref(), answer.enforcement),
+    };
+    output.show(&view, |page| {
+        let what = match view.unlocked.is_empty() {
+            true => "nobody was locked out".to_owned(),
+            false => format!("unlocked {}", view.unlocked.join(", ")),
+        };
+        view.made.page(&what, page);
+    })
 }

@@ -72,6 +72,25 @@ pub(super) fn encode_lock(
     }
 }
 
+pub(super) fn network(text: &str) -> Result<ClientNetwork, DecodeError> {
+    required(ClientNetwork::parse(text), "network")
+}
+
+pub(super) fn encode_unlock(principal: PrincipalId, networks: &[ClientNetwork]) -> log::Unlock {
+    log::Unlock {
+        principal: principal.0,
+        networks: networks.iter().map(ClientNetwork::to_string).collect(),
+    }
+}
+
+pub(super) fn decode_unlock(unlock: &log::Unlock) -> Result<Change, DecodeError> {
+    let networks: Result<Vec<_>, _> = unlock.networks.iter().map(|text| network(text)).collect();
+    Ok(Change::Unlock {
+        principal: PrincipalId(unlock.principal),
+        networks: networks?,
+    })
+}
+
 /// A session is an id without its time.
 pub(super) fn decode_session(bytes: &[u8]) -> Result<TokenId, DecodeError> {
     let session = TokenId::from_bytes(fixed(bytes, "session")?);

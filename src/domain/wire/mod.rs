@@ -14,7 +14,6 @@ use super::change::{
 };
 use super::entry::{Actor, DecodeError, Entry, EntryKind, Request};
 use super::format::format_max;
-use super::login::ClientNetwork;
 use super::permission::{ActionPattern, Resource, ResourcePattern};
 use super::principal::{GrantId, PrincipalId, PrincipalKind, PrincipalName, RoleName};
 use super::token::{Digest, TokenId};
@@ -148,6 +147,10 @@ fn encode_change(change: &Change) -> Wire {
             network,
             until_ms,
         } => Wire::Lock(login::encode_lock(*principal, *network, *until_ms)),
+        Change::Unlock {
+            principal,
+            networks,
+        } => Wire::Unlock(login::encode_unlock(*principal, networks)),
         Change::PutSealKeys(keys) => Wire::PutSealKeys(login::encode_keys(keys)),
     }
 }
@@ -208,9 +211,10 @@ fn decode_change(change: Wire) -> Result<Change, DecodeError> {
         },
         Wire::Lock(lock) => Change::Lock {
             principal: PrincipalId(lock.principal),
-            network: required(ClientNetwork::parse(&lock.network), "network")?,
+            network: login::network(&lock.network)?,
             until_ms: lock.until_ms,
         },
+        Wire::Unlock(unlock) => login::decode_unlock(&unlock)?,
         Wire::PutSealKeys(put) => {
             let keys = put.keys.iter().map(login::decode_key);
             Change::PutSealKeys(keys.collect::<Result<_, _>>()?)

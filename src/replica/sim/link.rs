@@ -2,6 +2,7 @@
 //!
 //! Lists are deliberately absent: the protocol does not use them.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -15,7 +16,9 @@ use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
-use crate::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
+use crate::store::logins::{
+    Failure, FailureKey, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin,
+};
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
 
 use super::database::Database;
@@ -153,7 +156,7 @@ impl Logins for Linked {
         unused()
     }
 
-    async fn clear_failures(&self, _: [u8; 16]) -> Result<(), StoreError> {
+    async fn clear_failures(&self, _: RangeInclusive<FailureKey>) -> Result<(), StoreError> {
         unused()
     }
 

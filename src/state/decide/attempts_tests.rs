@@ -80,7 +80,7 @@ impl<'r> Draw<'r> {
 }
 
 /// The sorts of commands; one that is added to [`Command`] and not here does not compile.
-pub(super) const SORTS: usize = 30;
+pub(super) const SORTS: usize = 31;
 
 /// The number of a command's sort.
 pub(super) fn sort_of(command: &Command) -> usize {
@@ -118,6 +118,7 @@ pub(super) fn sort_of(command: &Command) -> usize {
         Command::MintBy { .. } => 27,
         Command::RetireKey(_) => 28,
         Command::RevokeKey(_) => 29,
+        Command::UnlockLogins { .. } => 30,
     }
 }
 
@@ -198,6 +199,7 @@ impl Company {
             22 => return self.any_credential(draw),
             23 | 24 => self.any_method(sort == 23, draw),
             26 => self.any_lock(draw),
+            30 => Self::any_unlock(draw),
             _ => self.any_key(sort, draw),
         };
         (command, None)

@@ -223,6 +223,13 @@ pub enum Command {
         /// From where.
         network: ClientNetwork,
     },
+    /// End the locks of an account that stand.
+    UnlockLogins {
+        /// The account.
+        account: PrincipalName,
+        /// From where; none is from anywhere.
+        network: Option<ClientNetwork>,
+    },
     /// Seal new tokens by a key.
     MintBy {
         /// The key.
@@ -280,6 +287,7 @@ impl Command {
             Self::RemoveMethod { .. } => EntryKind::MethodRemove,
             Self::Login(_) => EntryKind::Login,
             Self::LockLogins { .. } => EntryKind::LoginLock,
+            Self::UnlockLogins { .. } => EntryKind::LoginUnlock,
             Self::MintBy { .. } => EntryKind::KeyMint,
             Self::RetireKey(_) => EntryKind::KeyRetire,
             Self::RevokeKey(_) => EntryKind::KeyRevoke,

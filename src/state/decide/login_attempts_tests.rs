@@ -5,14 +5,14 @@
 
 use super::super::login::{ExchangeAsked, LoginAsked, Shown, exchange, grant, renew};
 use super::attempts_tests::{Draw, PRINCIPALS, SORTS};
-use super::company_tests::{Cells, Company, ELSEWHERE, HERE, Made, WORKLOAD};
+use super::company_tests::{Cells, Company, ELSEWHERE, HERE, Made};
 use super::tests::{name, resource};
 use super::*;
 use crate::domain::change::Display;
 use crate::domain::entropy::Entropy as _;
 use crate::domain::key::Algorithm;
 use crate::domain::key_pair::KeyPair;
-use crate::domain::limits::{Networks, Workload};
+use crate::domain::limits::Networks;
 use crate::domain::login::{ClientNetwork, LoginMethod, LoginSettings};
 use crate::domain::scopes::Scopes;
 use crate::domain::seal::claims::Claims;
@@ -42,6 +42,15 @@ impl Company {
                     settings: settings_of(settings),
                 })));
             }
+            // From nowhere that matters: it is there to be ended.
+            let named = self.world.state.principal_named(&name(account));
+            let lock = Command::LockLogins {
+                account: named.expect("there").id,
+                method: LoginMethod::UniversalAuth,
+                network: ClientNetwork::of(None),
+            };
+            let locked = self.world.run(Caller::System, lock, "");
+            locked.expect("the server may");
             for (limit, form) in [(0, 0), (0, 3), (draw.below(4), 0), (draw.below(4), 3)] {
                 let (command, made) = self.credential(account, ScopesAsked::All, limit, form);
                 self.world.local(command);
@@ -90,7 +99,7 @@ impl Company {
         };
         match limit {
             1 => create.networks = Networks::parse(&[ELSEWHERE]).expect("valid"),
-            2 => create.workload = Workload::parse(WORKLOAD),
+            2 => create.ttl_s = Some(100),
             3 => create.uses = Some(1),
             _ => {}
         }
@@ -109,6 +118,13 @@ impl Company {
             method,
             settings: settings_of(draw.below(6)),
         }))
+    }
+
+    pub(super) fn any_unlock(draw: &mut Draw<'_>) -> Command {
+        Command::UnlockLogins {
+            account: name(draw.one(&PRINCIPALS[5..7])),
+            network: [None, Some(ClientNetwork::of(None))][draw.below(2)],
+        }
     }
 
     pub(super) fn any_lock(&self, draw: &mut Draw<'_>) -> Command {

@@ -214,6 +214,14 @@ impl<'s> Judged<'s> {
         Ok(ends)
     }
 
+    /// An account of which the caller may say how it logs in.
+    fn governed(&self, name: &PrincipalName) -> Result<&'s Principal, Refusal> {
+        let account = self.account(name)?;
+        self.require_seen("services:write", account)?;
+        self.hands_on(self.state.live_permissions(account))?;
+        Ok(account)
+    }
+
     pub(super) fn set_method(&self, set: &SetMethod) -> Result<(Outcome, About), Refusal> {
         let SetMethod {
             account,
@@ -221,9 +229,7 @@ impl<'s> Judged<'s> {
             settings,
         } = set;
         let method = *method;
-        let principal = self.account(account)?;
-        self.require_seen("services:write", principal)?;
-        self.hands_on(self.state.live_permissions(principal))?;
+        let principal = self.governed(account)?;
         valid_settings(settings)?;
         let id = principal.record.id;
         let former = principal.method(method);
@@ -321,6 +327,31 @@ impl<'s> Judged<'s> {
         };
         let (kind, target) = (EntryKind::LoginLock, &account.text);
         Ok(Self::change(kind, target, change, About::Nothing))
+    }
+
+    /// Ends the locks of an account that stand, or the one of a network.
+    pub(super) fn unlock_logins(
+        &self,
+        name: &PrincipalName,
+        network: Option<ClientNetwork>,
+    ) -> Result<(Outcome, About), Refusal> {
+        let account = self.governed(name)?;
+        let principal = account.record.id;
+        let now = self.moment.now.latest;
+        let locks = self.state.locks_of(principal);
+        let networks: Vec<_> = locks
+            .filter(|(of, until_ms)| *until_ms > now && network.is_none_or(|only| only == *of))
+            .map(|(of, _)| of)
+            .collect();
+        if networks.is_empty() {
+            return Ok((Outcome::Already, About::Nothing));
+        }
+        let change = Change::Unlock {
+            principal,
+            networks,
+        };
+        let kind = EntryKind::LoginUnlock;
+        Ok(Self::change(kind, name, change, About::Nothing))
     }
 
     /// Refuses a sealed token that was shown: its session, if it is of one, for as long as any

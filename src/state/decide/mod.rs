@@ -383,6 +383,7 @@ impl<'s> Judged<'s> {
                 method,
                 network,
             } => self.lock_logins(*account, *method, *network),
+            Command::UnlockLogins { account, network } => self.unlock_logins(account, *network),
             Command::MintBy { key, salt } => self.mint_by(*key, *salt),
             Command::RetireKey(key) => self.retire_key(*key),
             Command::RevokeKey(key) => self.revoke_key(*key),
@@ -574,6 +575,8 @@ mod issue_tests;
 mod life_tests;
 #[cfg(test)]
 mod limits_tests;
+#[cfg(test)]
+mod lock_tests;
 #[cfg(test)]
 mod login_attempts_tests;
 #[cfg(test)]

@@ -124,7 +124,9 @@ impl Judged<'_> {
                 Left::Held(vec!["tokens:issue"]),
             ),
             Command::SetMethod(set) => return self.left_of_account(&set.account),
-            Command::RemoveMethod { account, .. } => return self.left_of_account(account),
+            Command::RemoveMethod { account, .. } | Command::UnlockLogins { account, .. } => {
+                return self.left_of_account(account);
+            }
             Command::UpdatePrincipal { name, .. }
             | Command::DeletePrincipal(name)
             | Command::SetDisabled { name, .. } => (

@@ -8,7 +8,7 @@ use crate::domain::change::Display;
 use crate::domain::entry::Request;
 use crate::domain::format::FORMAT_LOGINS;
 use crate::domain::limits::Networks;
-use crate::domain::login::LoginSettings;
+use crate::domain::login::{ClientNetwork, LoginSettings};
 use crate::domain::permission::ActionPattern;
 use crate::domain::principal::PrincipalName;
 use crate::domain::token::{Digest, Secret};
@@ -100,6 +100,23 @@ fn create_credential(world: &World, id: TokenId, scopes: ScopesAsked) -> Command
     }))
 }
 
+/// Somebody is locked out of an account that has no method.
+fn lock(world: &mut World) {
+    let method = LoginMethod::UniversalAuth;
+    let account = world.state.principal_named(&name("service:ci"));
+    let lock = Command::LockLogins {
+        account: account.expect("there").id,
+        method,
+        network: ClientNetwork::of(None),
+    };
+    world.local(set_method());
+    world.run(Caller::System, lock, "").expect("locked");
+    world.local(Command::RemoveMethod {
+        account: name("service:ci"),
+        method,
+    });
+}
+
 /// Everything that an administrator may ask, in an order in which each makes a change.
 fn commands(world: &mut World) -> Vec<Command> {
     let bob = world.user("user:bob");
@@ -107,12 +124,17 @@ fn commands(world: &mut World) -> Vec<Command> {
     let (_, issue) = world.asked(TokenKind::User, Some("user:dave"), ScopesAsked::All);
     let (team, one) = member("team:platform", "user:dave");
     world.local(Command::RaiseFormat(FORMAT_LOGINS));
+    lock(world);
     let credential = TokenId::generate(world.now_ms, &world.entropy);
     vec![
         set_method(),
         create_credential(world, credential, ScopesAsked::All),
         Command::RevokeAll(CutOffRequest::Sessions(name("service:ci"))),
         Command::RevokeAll(CutOffRequest::IssuedByCredential(credential)),
+        Command::UnlockLogins {
+            account: name("service:ci"),
+            network: None,
+        },
         Command::RemoveMethod {
             account: name("service:ci"),
             method: LoginMethod::UniversalAuth,

@@ -1,16 +1,15 @@
-//! Sessions over State alone: exchange, callers that are sealed, locks, seal keys.
+//! Sessions over State alone: exchange, callers that are sealed, seal keys.
 //!
 //! In the world of `login_tests`, where `service:ci` deploys in `acme/web`.
 
 use std::sync::Arc;
 
 use super::super::check::{SeenScopes, check_sealed};
-use super::super::login::LoginRefused;
 use super::login_tests::*;
 use super::tests::*;
 use super::*;
 use crate::domain::limits::Audience;
-use crate::domain::login::{ClientNetwork, LoginMethod, LoginSettings};
+use crate::domain::login::LoginSettings;
 use crate::domain::seal::SEALED_MS_MAX;
 use crate::domain::seal::claims::{Claims, Sealed};
 use crate::domain::seal::key::KeyId;
@@ -156,107 +155,6 @@ fn a_sealed_caller_acts_by_its_power_and_answers_for_what_it_issues() {
     assert_eq!(logins.check(&claims), Reason::Revoked);
     let refused = logins.world.run(caller, Command::Confirm, "").err();
     assert_eq!(refused, Some(Refusal::Unauthenticated));
-}
-
-#[test]
-fn a_lock_is_of_one_account_and_network_and_ends_by_itself() {
-    let mut logins = Logins::new();
-    let secret = logins.create(|_| {});
-    let account = logins.world.state.principal_named(&name("service:ci"));
-    let account = account.expect("there").id;
-    let network = ClientNetwork::of("10.0.0.1".parse().ok());
-    let lock = || Command::LockLogins {
-        account,
-        method: LoginMethod::UniversalAuth,
-        network,
-    };
-    let refused = logins.as_admin(lock());
-    assert!(
-        matches!(refused, Err(Refusal::NotPermitted(_))),
-        "the server's own"
-    );
-    logins
-        .world
-        .run(Caller::System, lock(), "")
-        .expect("locked");
-    assert_eq!(logins.login(&secret).err(), Some(LoginRefused::Locked));
-    let mut elsewhere = Logins::asked(&secret);
-    elsewhere.client_ip = "10.0.0.2".parse().ok();
-    assert!(
-        logins.granted(&elsewhere).is_ok(),
-        "nobody else is locked out"
-    );
-    let again = logins.world.run(Caller::System, lock(), "");
-    assert!(
-        matches!(again, Ok(Outcome::Already)),
-        "it is not made longer"
-    );
-    logins.world.now_ms += 300_000;
-    assert!(logins.login(&secret).is_ok());
-    logins.world.now_ms += 1;
-    logins
-        .world
-        .run(
-            Caller::System,
-            Command::Forget {
-                before_ms: logins.world.now_ms,
-                slice: 0,
-            },
-            "",
-        )
-        .expect("forgotten");
-    assert_eq!(logins.world.state.locks_of(account).count(), 0);
-}
-
-#[test]
-fn a_lock_stands_only_while_the_settings_lock_out() {
-    let mut logins = Logins::new();
-    let secret = logins.create(|_| {});
-    let account = logins.world.state.principal_named(&name("service:ci"));
-    let lock = Command::LockLogins {
-        account: account.expect("there").id,
-        method: LoginMethod::UniversalAuth,
-        network: ClientNetwork::of("10.0.0.1".parse().ok()),
-    };
-    let locked = logins.world.run(Caller::System, lock, "");
-    locked.expect("locked");
-    let never = LoginSettings {
-        lockout: None,
-        ..LoginSettings::default()
-    };
-    logins.set(never).expect("set");
-    assert!(logins.login(&secret).is_ok());
-    logins.set(LoginSettings::default()).expect("set");
-    assert_eq!(logins.login(&secret).err(), Some(LoginRefused::Locked));
-    let remove = Command::RemoveMethod {
-        account: name("service:ci"),
-        method: LoginMethod::UniversalAuth,
-    };
-    logins.as_admin(remove).expect("removed");
-    assert_eq!(logins.login(&secret).err(), Some(LoginRefused::NoMethod));
-}
-
-#[test]
-fn so_many_networks_of_an_account_are_locked_out_and_no_more() {
-    const MOST: usize = 64;
-    let mut logins = Logins::new();
-    let account = logins.world.state.principal_named(&name("service:ci"));
-    let account = account.expect("there").id;
-    let lock = |logins: &mut Logins, number: usize| {
-        let address = std::net::Ipv4Addr::from(0x0a00_0000 + number as u32);
-        let command = Command::LockLogins {
-            account,
-            method: LoginMethod::UniversalAuth,
-            network: ClientNetwork::of(Some(address.into())),
-        };
-        let outcome = logins.world.run(Caller::System, command, "");
-        matches!(outcome, Ok(Outcome::Change { .. }))
-    };
-    for number in 0..MOST + 6 {
-        assert_eq!(lock(&mut logins, number), number < MOST, "{number}");
-    }
-    logins.world.now_ms += 300_000;
-    assert!(lock(&mut logins, MOST), "those have ended");
 }
 
 #[test]

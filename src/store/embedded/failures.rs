@@ -4,18 +4,19 @@
 //! bring about, writes nothing and waits for nobody. Bounded: the key that failed longest ago goes
 //! first.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::RangeInclusive;
 
 use crate::domain::clock::UnixMs;
-use crate::store::logins::{FAILURES_MAX, Failure};
+use crate::store::logins::{FAILURES_MAX, Failure, FailureKey};
 
 /// The counts. Behind a mutex that is held for one of these calls.
 #[derive(Default)]
 pub(super) struct Failures {
-    counts: HashMap<[u8; 16], Count>,
+    counts: BTreeMap<FailureKey, Count>,
     /// Every key, by the number of its last failure.
-    order: BTreeMap<u64, [u8; 16]>,
+    order: BTreeMap<u64, FailureKey>,
     number: u64,
 }
 
@@ -65,9 +66,10 @@ impl Failures {
         count
     }
 
-    /// Begins a count anew.
-    pub(super) fn clear(&mut self, key: &[u8; 16]) {
-        if let Some(former) = self.counts.remove(key) {
+    /// Begins counts anew.
+    pub(super) fn clear(&mut self, keys: &RangeInclusive<FailureKey>) {
+        let counts = self.counts.extract_if(keys.clone(), |_, _| true);
+        for (_, former) in counts {
             self.order.remove(&former.number);
         }
     }
@@ -107,9 +109,10 @@ mod tests {
         for number in 0..10 {
             failures.note(&failure(number));
             failures.note(&failure(number));
-            failures.clear(&failure(number).key);
+            let key = failure(number).key;
+            failures.clear(&(key..=key));
         }
-        failures.clear(&failure(99).key);
+        failures.clear(&(failure(20).key..=failure(99).key));
         assert!(failures.counts.is_empty() && failures.order.is_empty());
     }
 }

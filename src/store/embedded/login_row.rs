@@ -178,3 +178,28 @@ pub(super) fn put_lock(
         entry.revision,
     ])?)
 }
+
+/// Deletes the locks of a principal that ended by an instant.
+pub(super) fn delete_ended_locks(
+    connection: &Connection,
+    principal: PrincipalId,
+    instant_ms: UnixMs,
+) -> Result<(), Fault> {
+    let sql = "-- delete_ended_locks
+        DELETE FROM login_locks WHERE principal = ?1 AND until_ms <= ?2";
+    let mut delete = connection.prepare_cached(sql)?;
+    delete.execute(params![principal.0, instant_ms])?;
+    Ok(())
+}
+
+/// Deletes a lock.
+pub(super) fn delete_lock(
+    connection: &Connection,
+    principal: PrincipalId,
+    network: ClientNetwork,
+) -> Result<usize, Fault> {
+    let sql = "-- delete_lock
+        DELETE FROM login_locks WHERE principal = ?1 AND network = ?2";
+    let mut delete = connection.prepare_cached(sql)?;
+    Ok(delete.execute(params![principal.0, network.to_string()])?)
+}

@@ -35,6 +35,7 @@ mod used;
 mod witness;
 mod writer;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,7 +52,9 @@ use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
-use crate::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
+use crate::store::logins::{
+    Failure, FailureKey, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin,
+};
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError, Trim};
 
 pub use crate::store::transfer::Progress;
@@ -378,8 +381,8 @@ impl Logins for EmbeddedStore {
         self.failures(|failures| failures.note(failure))
     }
 
-    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError> {
-        self.failures(|failures| failures.clear(&key))
+    async fn clear_failures(&self, keys: RangeInclusive<FailureKey>) -> Result<(), StoreError> {
+        self.failures(|failures| failures.clear(&keys))
     }
 
     async fn consume(&self, once: &OneTime) -> Result<bool, StoreError> {

@@ -100,6 +100,7 @@ fn project_change(connection: &Connection, head: &mut HeadRow, entry: &Entry) ->
         | Change::PutMethod(_)
         | Change::DeleteMethod { .. }
         | Change::Lock { .. }
+        | Change::Unlock { .. }
         | Change::PutSealKeys(_) => project_logins(connection, entry),
     }
 }
@@ -130,9 +131,17 @@ fn project_logins(connection: &Connection, entry: &Entry) -> Result<(), Fault> {
             network,
             until_ms,
         } => {
+            login_row::delete_ended_locks(connection, *principal, entry.instant_ms)?;
             let written = login_row::put_lock(connection, entry, *principal, *network, *until_ms)?;
             one_row(written, "a lock's principal is gone")
         }
+        Change::Unlock {
+            principal,
+            networks,
+        } => networks.iter().try_for_each(|network| {
+            let deleted = login_row::delete_lock(connection, *principal, *network)?;
+            one_row(deleted, "no such lock")
+        }),
         Change::PutSealKeys(keys) => keys
             .iter()
             .try_for_each(|record| login_row::put_seal_key(connection, entry, record)),

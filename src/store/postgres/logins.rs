@@ -6,6 +6,8 @@
 //! a used assertion waits for the disk, and for a standby that is waited for. Rows that are no
 //! longer needed go with those that come, a few more at a time.
 
+use std::ops::RangeInclusive;
+
 use tokio_postgres::{Client, Row};
 
 use super::directory_row::principal_name;
@@ -19,7 +21,7 @@ use crate::store::StoreError;
 use crate::store::columns::page_rows;
 use crate::store::list::Page;
 use crate::store::logins::{
-    FAILURES_MAX, Failure, LOGINS_KEPT_MS, LOGINS_MAX, LoginNoted, LoginQuery, OneTime,
+    FAILURES_MAX, Failure, FailureKey, LOGINS_KEPT_MS, LOGINS_MAX, LoginNoted, LoginQuery, OneTime,
     StoredLogin, USED_KEPT_MS,
 };
 
@@ -55,11 +57,15 @@ pub(super) async fn note_failure(pool: &Pool, failure: &Failure) -> Result<u32, 
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// Begins a count anew.
-pub(super) async fn clear_failures(pool: &Pool, key: &[u8; 16]) -> Result<(), StoreError> {
+/// Begins counts anew.
+pub(super) async fn clear_failures(
+    pool: &Pool,
+    keys: &RangeInclusive<FailureKey>,
+) -> Result<(), StoreError> {
     let delete = format!(
-        "DELETE FROM latchkey.login_failures WHERE key = {}",
-        literal::bytes(key)
+        "DELETE FROM latchkey.login_failures WHERE key BETWEEN {} AND {}",
+        literal::bytes(keys.start()),
+        literal::bytes(keys.end())
     );
     pool.write("clear_failures", &delete).await.map(drop)
 }

@@ -40,6 +40,7 @@ mod trim;
 mod used;
 mod verify;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -54,7 +55,9 @@ use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
-use crate::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
+use crate::store::logins::{
+    Failure, FailureKey, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin,
+};
 use crate::store::{Appended, Batch, Snapshot, Store, StoreError};
 
 pub use copy::{Found, Target};
@@ -234,8 +237,8 @@ impl Logins for PostgresStore {
         logins::note_failure(&self.logins, failure).await
     }
 
-    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError> {
-        logins::clear_failures(&self.logins, &key).await
+    async fn clear_failures(&self, keys: RangeInclusive<FailureKey>) -> Result<(), StoreError> {
+        logins::clear_failures(&self.logins, &keys).await
     }
 
     async fn consume(&self, once: &OneTime) -> Result<bool, StoreError> {

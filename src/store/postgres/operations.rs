@@ -16,7 +16,7 @@ use super::records::{self, stored};
 use crate::domain::change::{Change, CutOffTarget, Display, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{Entry, LogEntry, REQUEST_KEPT_MS, REQUESTS_MAX, Request};
-use crate::domain::login::{ClientNetwork, LoginMethod};
+use crate::domain::login::LoginMethod;
 use crate::domain::principal::{GrantId, PrincipalId, RoleName};
 use crate::domain::seal::key::KeyId;
 use crate::domain::token::{Digest, TokenId};
@@ -62,7 +62,7 @@ enum Key {
     Grant(GrantId),
     Request([u8; 16]),
     Method(PrincipalId, LoginMethod),
-    Lock(PrincipalId, ClientNetwork),
+    Locks(PrincipalId),
     Session(TokenId),
     Seal(KeyId),
 }
@@ -175,6 +175,7 @@ impl Operations {
             | Change::PutMethod(_)
             | Change::DeleteMethod { .. }
             | Change::Lock { .. }
+            | Change::Unlock { .. }
             | Change::PutSealKeys(_) => self.change_logins(entry),
         }
     }
@@ -213,10 +214,24 @@ impl Operations {
                 until_ms,
             } => {
                 self.touch(Key::Principal(*principal))?;
-                self.touch(Key::Lock(*principal, *network))?;
+                // Other locks of the account may go by it.
+                self.touch(Key::Locks(*principal))?;
+                let ended_ms = stored(entry.instant_ms)?;
+                let row = json!({"principal": principal.0, "until_ms": ended_ms});
+                self.push("end_locks", &row)?;
                 let row = json!({"principal": principal.0, "network": network.to_string(),
                     "until_ms": stored(*until_ms)?, "changed_at": changed_at});
                 self.push("put_locks", &row)
+            }
+            Change::Unlock {
+                principal,
+                networks,
+            } => {
+                self.touch(Key::Locks(*principal))?;
+                networks.iter().try_for_each(|network| {
+                    let row = json!({"principal": principal.0, "network": network.to_string()});
+                    self.push("delete_locks", &row)
+                })
             }
             Change::PutSealKeys(keys) => {
                 for record in keys {

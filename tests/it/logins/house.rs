@@ -118,6 +118,21 @@ impl House {
         set.await.expect("set").into_inner()
     }
 
+    pub(crate) async fn remove_method(
+        &mut self,
+        kind: v1::LoginMethodKind,
+    ) -> v1::RemoveLoginMethodResponse {
+        let remove = v1::RemoveLoginMethodRequest {
+            service_account: ACCOUNT.to_owned(),
+            kind: kind.into(),
+            reason: REASON.to_owned(),
+            ..v1::RemoveLoginMethodRequest::default()
+        };
+        let remove = bearer(&self.admin, remove);
+        let removed = self.credentials.remove_login_method(remove).await;
+        removed.expect("removed").into_inner()
+    }
+
     pub(crate) fn wanted() -> v1::CreateClientSecretRequest {
         v1::CreateClientSecretRequest {
             service_account: ACCOUNT.to_owned(),

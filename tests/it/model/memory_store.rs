@@ -5,6 +5,7 @@
 //! appends. Deliberately absent: tables (lists answer empty pages) and durability.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -15,7 +16,9 @@ use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
-use latchkey::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
+use latchkey::store::logins::{
+    Failure, FailureKey, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin,
+};
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
 use tokio::sync::mpsc;
 
@@ -196,8 +199,8 @@ impl Logins for MemoryStore {
         Ok(count)
     }
 
-    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError> {
-        self.inside().failures.remove(&key);
+    async fn clear_failures(&self, keys: RangeInclusive<FailureKey>) -> Result<(), StoreError> {
+        self.inside().failures.retain(|key, _| !keys.contains(key));
         Ok(())
     }
 

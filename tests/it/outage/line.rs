@@ -4,6 +4,7 @@
 //! for the deadline that the real store has, and then nothing was written.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,9 @@ use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
 };
-use latchkey::store::logins::{Failure, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin};
+use latchkey::store::logins::{
+    Failure, FailureKey, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin,
+};
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -226,8 +229,8 @@ impl Logins for Line {
         self.way().await?.log.note_failure(failure).await
     }
 
-    async fn clear_failures(&self, key: [u8; 16]) -> Result<(), StoreError> {
-        self.way().await?.log.clear_failures(key).await
+    async fn clear_failures(&self, keys: RangeInclusive<FailureKey>) -> Result<(), StoreError> {
+        self.way().await?.log.clear_failures(keys).await
     }
 
     async fn consume(&self, once: &OneTime) -> Result<bool, StoreError> {

@@ -334,7 +334,7 @@ impl History {
     }
 
     fn apply(&mut self, change: &Change, revision: u64, instant_ms: u64) {
-        self.logins.apply(change);
+        self.logins.apply(change, instant_ms);
         match change {
             Change::PutToken { record, .. } => self.put_token(record),
             Change::Login { spent, token } => {

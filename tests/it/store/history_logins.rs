@@ -44,7 +44,7 @@ impl Logins {
         } = *drawn;
         let small = bits >> 8;
         let method = LoginMethod::ALL[(small & 1) as usize];
-        Some(match bits % 8 {
+        Some(match bits % 9 {
             0..=2 => Change::PutMethod(Box::new(self.method(drawn, method))),
             3 => {
                 self.methods.get(&(principal, method))?;
@@ -60,6 +60,15 @@ impl Logins {
                 network: network(small),
                 until_ms: instant_ms + small % 50,
             },
+            7 => {
+                let of = |key: &&(PrincipalId, ClientNetwork)| key.0 == principal;
+                let networks = self.locks.keys().filter(of).map(|(_, network)| *network);
+                let networks: Vec<_> = networks.skip((small & 1) as usize).collect();
+                (!networks.is_empty()).then_some(Change::Unlock {
+                    principal,
+                    networks,
+                })?
+            }
             _ => {
                 let keys = (0..1 + small % 3).map(|index| seal_key(small + index, instant_ms));
                 Change::PutSealKeys(keys.collect())
@@ -95,7 +104,7 @@ impl Logins {
         }
     }
 
-    pub(super) fn apply(&mut self, change: &Change) {
+    pub(super) fn apply(&mut self, change: &Change, instant_ms: u64) {
         match change {
             Change::PutMethod(record) => {
                 let key = (record.principal, record.method);
@@ -114,7 +123,17 @@ impl Logins {
                 network,
                 until_ms,
             } => {
+                let is_over = |of: &PrincipalId, until: u64| of == principal && until <= instant_ms;
+                self.locks.retain(|(of, _), until| !is_over(of, *until));
                 self.locks.insert((*principal, *network), *until_ms);
+            }
+            Change::Unlock {
+                principal,
+                networks,
+            } => {
+                for network in networks {
+                    self.locks.remove(&(*principal, *network));
+                }
             }
             Change::PutSealKeys(keys) => {
                 self.seal_keys

@@ -145,6 +145,7 @@ fn kind_of(change: &Change) -> EntryKind {
         Change::PutMethod(_) => EntryKind::MethodSet,
         Change::DeleteMethod { .. } => EntryKind::MethodRemove,
         Change::Lock { .. } => EntryKind::LoginLock,
+        Change::Unlock { .. } => EntryKind::LoginUnlock,
         Change::PutSealKeys(_) => EntryKind::KeyMint,
     }
 }

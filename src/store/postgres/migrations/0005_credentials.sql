@@ -252,6 +252,15 @@ BEGIN
       SELECT FROM latchkey.principals p WHERE p.id = r.principal AND p.deleted_at IS NULL)
     ON CONFLICT (principal, network) DO UPDATE SET until_ms = excluded.until_ms,
       changed_at = excluded.changed_at;
+  WHEN 'end_locks' THEN
+    DELETE FROM latchkey.login_locks l
+    USING json_populate_recordset(NULL::latchkey.login_locks, records) r
+    WHERE l.principal = r.principal AND l.until_ms <= r.until_ms;
+    RETURN;
+  WHEN 'delete_locks' THEN
+    DELETE FROM latchkey.login_locks l
+    USING json_populate_recordset(NULL::latchkey.login_locks, records) r
+    WHERE l.principal = r.principal AND l.network = r.network;
   WHEN 'forget_logins' THEN
     DELETE FROM latchkey.revoked_sessions s WHERE s.until_ms < (records->0->>'before_ms')::bigint;
     DELETE FROM latchkey.login_locks l WHERE l.until_ms < (records->0->>'before_ms')::bigint;

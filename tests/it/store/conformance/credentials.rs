@@ -285,6 +285,80 @@ pub(crate) async fn ended_sessions_and_locks_are_forgotten(store: &dyn Store) {
     assert_eq!(texts(store).await.len(), 0);
 }
 
+fn locked(principal: u32, from: &str, until_ms: u64) -> Row {
+    Row::Lock {
+        principal: PrincipalId(principal),
+        network: network(from),
+        until_ms,
+    }
+}
+
+pub(crate) async fn locks_that_have_ended_go_with_the_next(store: &dyn Store) {
+    let mut scribe = Scribe::new();
+    // Every entry is a millisecond after the one before.
+    let first = scribe.instant_ms;
+    let at = first;
+    let changes = [
+        account(1),
+        account(2),
+        lock(1, "192.0.2.7", at + 5),
+        lock(2, "192.0.2.7", at + 5),
+        lock(1, "192.0.2.8", at + 6),
+        lock(1, "unknown", at + 5),
+        lock(1, "192.0.2.9", at + 500),
+    ];
+    scribe.append(store, changes).await;
+    let left = [
+        locked(1, "192.0.2.9", at + 500),
+        locked(2, "192.0.2.7", at + 5),
+    ];
+    assert_eq!(texts(store).await, told(&left));
+    // One that has ended by the instant at which it begins stands until the next.
+    let at = scribe.instant_ms;
+    let changes = [lock(2, "192.0.2.8", at), lock(2, "192.0.2.9", at)];
+    scribe.append(store, changes).await;
+    let left = [
+        locked(1, "192.0.2.9", first + 500),
+        locked(2, "192.0.2.9", at),
+    ];
+    assert_eq!(texts(store).await, told(&left));
+}
+
+pub(crate) async fn locks_are_ended_one_by_one(store: &dyn Store) {
+    let mut scribe = Scribe::new();
+    let unlock = |principal, from: &[&str]| Change::Unlock {
+        principal: PrincipalId(principal),
+        networks: from.iter().map(|text| network(text)).collect(),
+    };
+    let changes = [
+        account(1),
+        account(2),
+        lock(1, "192.0.2.7", BEFORE_MS),
+        lock(1, "192.0.2.8", BEFORE_MS),
+        lock(1, "2001:db8::1", BEFORE_MS),
+        lock(2, "192.0.2.7", BEFORE_MS),
+    ];
+    scribe.append(store, changes).await;
+    let both = unlock(1, &["192.0.2.7", "2001:db8::1"]);
+    scribe.append(store, [both.clone()]).await;
+    let left = [
+        locked(1, "192.0.2.8", BEFORE_MS),
+        locked(2, "192.0.2.7", BEFORE_MS),
+    ];
+    assert_eq!(texts(store).await, told(&left));
+    // Not what is not there; and locked, unlocked and locked again in one batch.
+    scribe.refused(store, [both]).await;
+    let again = [
+        lock(1, "192.0.2.7", BEFORE_MS),
+        unlock(1, &["192.0.2.8", "192.0.2.7"]),
+        lock(1, "192.0.2.8", BEFORE_MS + 1),
+        unlock(2, &["192.0.2.7"]),
+    ];
+    scribe.append(store, again).await;
+    let left = [locked(1, "192.0.2.8", BEFORE_MS + 1)];
+    assert_eq!(texts(store).await, told(&left));
+}
+
 pub(crate) async fn a_compromised_session_cuts_off_what_it_issued(store: &dyn Store) {
     let mut scribe = Scribe::new();
     let revoke = |compromised| Change::RevokeSession {

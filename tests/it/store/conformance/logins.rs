@@ -57,10 +57,22 @@ pub(crate) async fn a_cleared_count_begins_anew(store: &dyn Store) {
         fails(store, key, 0).await;
     }
     for _ in 0..2 {
-        store.clear_failures([1; 16]).await.expect("cleared");
+        let cleared = store.clear_failures([1; 16]..=[1; 16]).await;
+        cleared.expect("cleared");
     }
     assert_eq!(fails(store, 1, 0).await, 1);
     assert_eq!(fails(store, 2, 0).await, 2);
+}
+
+pub(crate) async fn counts_beside_each_other_are_cleared_together(store: &dyn Store) {
+    for key in [1, 2, 3, 4, 2, 0xff] {
+        fails(store, key, 0).await;
+    }
+    let cleared = store.clear_failures([2; 16]..=[3; 16]).await;
+    cleared.expect("cleared");
+    for (key, expected) in [(1, 2), (2, 1), (3, 1), (4, 2), (0xff, 2)] {
+        assert_eq!(fails(store, key, 0).await, expected, "{key}");
+    }
 }
 
 /// Uses an assertion that is good for a minute from the start.
@@ -304,7 +316,7 @@ pub(crate) async fn a_closed_store_knows_no_logins(store: &dyn Store) {
     };
     let refused = [
         store.note_failure(&failure).await.map(drop),
-        store.clear_failures([1; 16]).await,
+        store.clear_failures([1; 16]..=[1; 16]).await,
         store.consume(&once).await.map(drop),
         store.note_logins(&[login(10, 1, 90)]).await,
         store.logins(LoginQuery::default()).await.map(drop),
