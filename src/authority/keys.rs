@@ -177,6 +177,7 @@ impl Authority {
         call: Call<'_>,
         named: Option<KeyId>,
     ) -> Result<(KeyId, Written), Refusal> {
+        self.recognised(&call).await?;
         let reader = self.reader(call.credentials)?;
         reader.require("keys:write", ResourcePattern::everything())?;
         let loaded = self.loaded().await?;
@@ -207,7 +208,10 @@ impl Authority {
             .map(|(name, _)| name.as_str())
             .collect();
         if !without.is_empty() {
-            let what = format!("key {key} is not loaded by {}", without.join(", "));
+            let what = format!(
+                "key {key} is not loaded by {}: add it to its keys first",
+                without.join(", ")
+            );
             return Err(Refusal::Precondition(what));
         }
         let salt = self.salt();
@@ -246,7 +250,9 @@ fn no_new_key(state: &State, loaded: &Loaded) -> Refusal {
         known.is_some_and(|known| known.phase == KeyPhase::Verifying)
     });
     Refusal::Precondition(match verifying {
-        Some(key) => format!("no key seals access tokens any more: rotate to key {key}"),
+        Some(key) => format!(
+            "no key seals access tokens any more: rotate to one (latchkey seal-key rotate {key})"
+        ),
         None => "no seal key is loaded by every server: access tokens cannot be sealed (see the \
                  settings `seal.*`)"
             .to_owned(),
@@ -267,12 +273,13 @@ fn only_new(state: &State, loaded: &Loaded) -> Result<KeyId, Refusal> {
     match new.as_slice() {
         [one] => Ok(*one),
         [] => Err(Refusal::Precondition(
-            "no new seal key is loaded by every server: add one to each server\'s keys first"
+            "no new seal key is loaded by every server: add one (latchkey seal-key generate) to \
+             each server's keys first"
                 .to_owned(),
         )),
         _ => Err(Refusal::invalid(
             "key_id",
-            "is required: several new keys are loaded",
+            "is required: several new keys are loaded (latchkey seal-key list)",
         )),
     }
 }

@@ -281,13 +281,7 @@ impl Authority {
     /// # Errors
     /// The command's [`Refusal`].
     pub async fn write(&self, call: Call<'_>, command: Command) -> Result<Written, Refusal> {
-        let caller = self.caller(call.credentials)?;
-        self.look_for(&caller).await?;
-        let calling = self.replica.state().calling(&caller);
-        if let (Some(told), Some(id)) = (call.calling, calling) {
-            // Told once; a call that writes twice has one caller.
-            let _ = told.set(id);
-        }
+        let caller = self.recognised(&call).await?;
         if call.reason.chars().count() > REASON_CHARS_MAX {
             return Err(Refusal::invalid("reason", "is at most 256 characters"));
         }
@@ -308,6 +302,18 @@ impl Authority {
             self.note_used(&self.replica.state(), &caller, now_ms);
         }
         written
+    }
+
+    /// Who makes a call, told to whoever writes it down.
+    pub(super) async fn recognised(&self, call: &Call<'_>) -> Result<Caller, Refusal> {
+        let caller = self.caller(call.credentials)?;
+        self.look_for(&caller).await?;
+        let calling = self.replica.state().calling(&caller);
+        if let (Some(told), Some(id)) = (call.calling, calling) {
+            // Told once; a call that writes twice has one caller.
+            let _ = told.set(id);
+        }
+        Ok(caller)
     }
 
     /// Finds a caller that is not known here: another server may have made its token, and this one

@@ -87,7 +87,10 @@ impl Authority {
     pub async fn issue(&self, call: Call<'_>, asked: IssueAsked) -> Result<Issued, Refusal> {
         let kind = match asked.kind {
             Some(kind) => kind,
-            None if asked.token.derive => self.calling_kind(call.credentials)?,
+            None if asked.token.derive => {
+                let what = "what is sealed hands on by an exchange (latchkey token exchange)";
+                self.calling_kind(&call, what).await?
+            }
             None => return Err(Refusal::invalid("kind", "is required")),
         };
         let secret = Secret::generate(kind, &*self.entropy);
@@ -129,10 +132,14 @@ impl Authority {
         expected: Option<u32>,
     ) -> Result<Issued, Refusal> {
         let kind = match id {
-            None => self.calling_kind(call.credentials)?,
+            None => {
+                let what = "a sealed access token has no secret to rotate: renew it, or log in \
+                            again";
+                self.calling_kind(&call, what).await?
+            }
             // Of an unknown token the kind does not matter: the command is refused.
             Some(id) => {
-                self.caller(call.credentials)?;
+                self.recognised(&call).await?;
                 self.comes_to_know(|state| state.token(id).is_some())
                     .await?;
                 let record = self.replica.state().token(id);
@@ -154,9 +161,15 @@ impl Authority {
         })
     }
 
-    fn calling_kind(&self, credentials: Credentials<'_>) -> Result<TokenKind, Refusal> {
-        let token = credentials.token.ok_or(Refusal::Unauthenticated)?;
-        recognise(token).ok_or(Refusal::Unauthenticated)
+    /// The kind of the calling token, which is stored; `sealed` is what one is told that is not.
+    async fn calling_kind(&self, call: &Call<'_>, sealed: &str) -> Result<TokenKind, Refusal> {
+        match self.recognised(call).await? {
+            Caller::Sealed { .. } => Err(Refusal::Precondition(sealed.to_owned())),
+            _ => {
+                let kind = call.credentials.token.and_then(recognise);
+                kind.ok_or(Refusal::Unauthenticated)
+            }
+        }
     }
 
     /// The token that a write was about, as the write left it.

@@ -17,7 +17,7 @@ use crate::authority::{
 };
 use crate::domain::change::{Change, Display};
 use crate::domain::key::PublicKey;
-use crate::domain::limits::{Networks, Workload};
+use crate::domain::limits::Networks;
 use crate::domain::login::{
     ClientNetwork, LockoutPolicy, LoginMethod, LoginSettings, MethodRecord,
 };
@@ -324,7 +324,7 @@ impl<'a> Wanted<'a> {
             not_before_ms: convert::instant("not_before", self.not_before)?,
             uses: self.uses,
             networks: scopes::networks(self.networks)?,
-            workload: unproven(self.workload)?,
+            workload: scopes::workload(self.workload)?,
             display: Display {
                 name: Some(convert::name("name", self.name)?),
                 description: Some(description),
@@ -332,17 +332,6 @@ impl<'a> Wanted<'a> {
                 last4: None,
             },
         })
-    }
-}
-
-/// A login does not prove who the peer is yet, so a credential that asks for it could not be used.
-fn unproven(workload: &str) -> Result<Option<Workload>, Refusal> {
-    match scopes::workload(workload)? {
-        None => Ok(None),
-        Some(_) => {
-            let what = "cannot be proven at a login here: bind the access tokens instead";
-            Err(Refusal::invalid("workload", what))
-        }
     }
 }
 

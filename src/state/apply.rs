@@ -14,7 +14,7 @@ use crate::domain::change::{
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::{Entry, LogEntry, REQUEST_KEPT_MS, REQUESTS_MAX, Request};
 use crate::domain::principal::{GrantId, PrincipalId, RoleName};
-use crate::domain::token::TokenId;
+use crate::domain::token::{TokenId, TokenKind};
 
 use super::digest::RecordHash;
 use super::{Answered, State};
@@ -365,7 +365,8 @@ impl State {
     }
 
     /// The tokens of a slice that ended before an instant: expired, revoked, or their subject
-    /// is gone.
+    /// is gone. A public key that was revoked is none of them: who has its private key may still
+    /// be about, so nobody shall register it again.
     pub(super) fn ended(&self, before_ms: UnixMs, slice: u8) -> Vec<TokenId> {
         let mut ended = Vec::new();
         self.tokens.for_slice(slice, |hot| {
@@ -373,12 +374,10 @@ impl State {
             let gone = hot
                 .principal()
                 .is_some_and(|id| self.directory.principal(id).is_none());
-            let revoked = self
-                .tokens
-                .ext(hot)
-                .and_then(|ext| ext.revoked)
-                .is_some_and(|revoked| revoked.at_ms < before_ms);
-            if expired || gone || revoked {
+            let revoked = self.tokens.ext(hot).and_then(|ext| ext.revoked);
+            let stays = revoked.is_some() && hot.kind() == TokenKind::PublicKey;
+            let revoked = revoked.is_some_and(|revoked| revoked.at_ms < before_ms);
+            if !stays && (expired || gone || revoked) {
                 ended.push(hot.id());
             }
         });

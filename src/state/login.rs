@@ -294,7 +294,10 @@ pub fn renew(
     let now = now.not_before(state.instant_ms());
     let lineage = presented(state, caller, now, None)?;
     let Some(sealed) = &lineage.sealed else {
-        return Err(Refusal::invalid("token", "is stored, not sealed"));
+        return Err(Refusal::invalid(
+            "token",
+            "is stored, not sealed: RenewToken renews it",
+        ));
     };
     let settings = lineage.born(state).and_then(|born| born.method);
     let settings = settings.map(|method| &method.settings);

@@ -8,13 +8,13 @@ pub(crate) mod fleet;
 pub(crate) mod house;
 mod old_key;
 pub(crate) mod past;
+mod seen;
 mod spread;
 
 use latchkey::proto::v1;
 use tonic::Code;
 
 use crate::fleet::why;
-use crate::leaks::metrics;
 use crate::program::{Server, fresh};
 use crate::wire::{bearer, check};
 use house::{ACCOUNT, House, REASON, seconds};
@@ -513,77 +513,4 @@ async fn keys_are_listed_rotated_and_revoked_embedded() {
         .await
         .expect_err("no key to seal by");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-}
-
-#[tokio::test]
-async fn metrics_tell_what_became_of_logins_embedded() {
-    let dir = fresh();
-    let server = Server::start(dir.path());
-    let (mut house, secret) = with_universal_auth(&server).await;
-    let once = v1::CreateClientSecretRequest {
-        uses: Some(1),
-        ..House::wanted()
-    };
-    let once = house.secret(once).await.client_secret;
-    let elsewhere = v1::CreateClientSecretRequest {
-        networks: vec!["192.0.2.0/24".to_owned()],
-        ..House::wanted()
-    };
-    let elsewhere = house.secret(elsewhere).await.client_secret;
-    let revoked = house.secret(House::wanted()).await.client_secret;
-    house.revoke_found(&revoked).await;
-    for shown in [
-        &secret, &once, &once, &elsewhere, &revoked, "lkc_", &secret, &secret,
-    ] {
-        let _ = house.try_login(shown).await;
-    }
-    let by = |client_id: &str, proof| v1::LoginRequest {
-        client_id: client_id.to_owned(),
-        proof: Some(proof),
-        ..v1::LoginRequest::default()
-    };
-    let secret_of = v1::login_request::Proof::ClientSecret(secret.clone());
-    let assertion = v1::login_request::Proof::Assertion("a.b.c".to_owned());
-    for asked in [
-        by("service:nobody", secret_of.clone()),
-        by("\n", secret_of),
-        by(ACCOUNT, assertion),
-    ] {
-        house.logins.login(asked).await.expect_err("refused");
-    }
-    let shown = metrics(&server.admin_address);
-    let mut lines: Vec<_> = shown
-        .lines()
-        .filter_map(|line| line.strip_prefix("latchkey_logins_total"))
-        .collect();
-    lines.sort_unstable();
-    let universal =
-        |outcome, count| format!("{{method=\"universal_auth\",outcome=\"{outcome}\"}} {count}");
-    let expected = [
-        "{method=\"key_pair\",outcome=\"wrong_credential\"} 1".to_owned(),
-        universal("network", 1),
-        universal("ok", 4),
-        universal("revoked", 1),
-        universal("unknown_client", 2),
-        universal("uses_exhausted", 1),
-        universal("wrong_credential", 1),
-    ];
-    assert_eq!(lines, expected);
-
-    for _ in 0..3 {
-        house.try_login("lkc_").await.expect_err("a guess");
-    }
-    // They are counted behind the answers.
-    while house.locked().await.is_empty() {
-        tokio::task::yield_now().await;
-    }
-    house.try_login(&secret).await.expect_err("locked out");
-    let kind = v1::LoginMethodKind::UniversalAuth;
-    house.remove_method(kind).await;
-    house.try_login(&secret).await.expect_err("no method");
-    let shown = metrics(&server.admin_address);
-    for (outcome, count) in [("locked", 1), ("no_method", 1), ("wrong_credential", 4)] {
-        let line = universal(outcome, count);
-        assert!(shown.contains(&line), "{line} in {shown}");
-    }
 }

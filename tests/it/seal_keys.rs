@@ -299,7 +299,7 @@ fn who_revokes_the_key_that_seals_is_told_which_may_follow_embedded() {
     let refused = world
         .admin()
         .run_with_input("login ci --secret-file -", &secret);
-    refused.refused(&format!("rotate to key {first}"));
+    refused.refused(&format!("latchkey seal-key rotate {first}"));
     world.json(&format!("seal-key rotate {first} --reason r"));
     assert!(world.allows(&world.token(&secret)));
 }

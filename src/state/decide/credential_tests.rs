@@ -7,7 +7,7 @@ use super::tests::*;
 use super::*;
 use crate::domain::change::Display;
 use crate::domain::key::PublicKey;
-use crate::domain::limits::Networks;
+use crate::domain::limits::{Networks, Workload};
 use crate::domain::login::{LoginMethod, LoginSettings};
 use crate::domain::permission::ActionPattern;
 use crate::domain::token::{Digest, Secret};
@@ -141,23 +141,105 @@ fn a_credential_may_end_itself_and_is_told_nothing() {
     assert_eq!(again, Some(Refusal::Unauthenticated));
 }
 
-#[test]
-fn a_registered_key_has_no_secret_to_rotate() {
-    let mut logins = Logins::new();
-    let set = SetMethod {
-        account: name("service:ci"),
-        method: LoginMethod::KeyPair,
-        settings: LoginSettings::default(),
-    };
-    logins
-        .as_admin(Command::SetMethod(Box::new(set)))
-        .expect("set");
+/// Registers the same public key each time, by a command that succeeds or not.
+fn register(logins: &mut Logins) -> (TokenId, Result<Outcome, Refusal>) {
     let key = PublicKey::parse(&std::array::from_fn::<u8, 32, _>(|at| at as u8 + 1));
     let (_, mut create) = logins.wanted(ScopesAsked::All);
     create.form = CredentialForm::Key(key.expect("a key"));
     let id = create.id;
     let register = Command::CreateCredential(Box::new(create));
-    logins.as_admin(register).expect("registered");
+    (id, logins.as_admin(register))
+}
+
+fn set_key_pair(logins: &mut Logins) {
+    let set = SetMethod {
+        account: name("service:ci"),
+        method: LoginMethod::KeyPair,
+        settings: LoginSettings::default(),
+    };
+    let set = Command::SetMethod(Box::new(set));
+    logins.as_admin(set).expect("set");
+}
+
+#[test]
+fn a_credential_needs_its_method_and_says_how_to_set_it() {
+    let mut logins = Logins::new();
+    let (_, refused) = register(&mut logins);
+    let refused = refused.expect_err("no method").to_string();
+    let verb = "latchkey service login-method set ci key-pair";
+    assert!(refused.contains(verb), "{refused}");
+    set_key_pair(&mut logins);
+    register(&mut logins).1.expect("registered");
+}
+
+#[test]
+fn a_public_key_that_was_revoked_never_comes_back() {
+    let mut logins = Logins::new();
+    set_key_pair(&mut logins);
+    let forget_all = |logins: &mut Logins| {
+        logins.world.now_ms += 1_000;
+        for slice in 0..=u8::MAX {
+            let forget = Command::Forget {
+                before_ms: logins.world.now_ms,
+                slice,
+            };
+            let forgotten = logins.world.run(Caller::System, forget, "");
+            forgotten.expect("the server may");
+        }
+    };
+    let (id, registered) = register(&mut logins);
+    registered.expect("new");
+    let revoke = Command::RevokeToken {
+        target: RevokeTarget::Id(id),
+        compromised: false,
+    };
+    logins.as_admin(revoke).expect("revoked");
+    forget_all(&mut logins);
+    let (_, again) = register(&mut logins);
+    assert!(matches!(again, Err(Refusal::AlreadyExists(_))), "{again:?}");
+    // Nor of an account that comes after this one.
+    let account = name("service:ci");
+    let delete = Command::DeletePrincipal(account.clone());
+    logins.as_admin(delete).expect("deleted");
+    forget_all(&mut logins);
+    logins.world.local(Command::CreatePrincipal {
+        name: account,
+        home: resource("acme"),
+        display: Display::default(),
+    });
+    set_key_pair(&mut logins);
+    let (_, again) = register(&mut logins);
+    assert!(matches!(again, Err(Refusal::AlreadyExists(_))), "{again:?}");
+}
+
+#[test]
+fn no_credential_asks_for_what_a_login_cannot_prove() {
+    let mut logins = Logins::new();
+    let workload = || Workload::parse("spiffe://acme/ci");
+    let (_, mut create) = logins.wanted(ScopesAsked::All);
+    create.workload = workload();
+    let refused = logins.as_admin(Command::CreateCredential(Box::new(create)));
+    let of_workload = |refused: &Result<Outcome, Refusal>| {
+        let field = "workload";
+        matches!(refused, Err(Refusal::Invalid { field: of, .. }) if *of == field)
+    };
+    assert!(of_workload(&refused), "{refused:?}");
+    let secret = logins.create(|_| {});
+    let mut update = unchanged(logins.world.id_of(&secret));
+    update.workload = Some(workload());
+    let refused = logins.as_admin(Command::UpdateToken(Box::new(update.clone())));
+    assert!(of_workload(&refused), "{refused:?}");
+    update.workload = Some(None);
+    let same = logins.as_admin(Command::UpdateToken(Box::new(update)));
+    assert!(matches!(same, Ok(Outcome::Already)), "{same:?}");
+}
+
+#[test]
+fn a_registered_key_has_no_secret_to_rotate() {
+    let mut logins = Logins::new();
+    set_key_pair(&mut logins);
+    let (id, registered) = register(&mut logins);
+    registered.expect("new");
     let refused = logins.as_admin(Command::RotateToken {
         id: Some(id),
         digest: Digest::of("anything"),

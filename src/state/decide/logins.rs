@@ -95,8 +95,8 @@ pub struct Login {
 impl<'s> Judged<'s> {
     fn account(&self, name: &PrincipalName) -> Result<&'s Principal, Refusal> {
         if name.kind() != PrincipalKind::Service {
-            let what = "is a service account: only they log in";
-            return Err(Refusal::invalid("account", what));
+            let what = "names a service account: only they log in";
+            return Err(Refusal::invalid("service_account", what));
         }
         let found = self.state.directory.named(name);
         found.ok_or(Refusal::NotFound(name.kind().name()))
@@ -125,14 +125,20 @@ impl<'s> Judged<'s> {
         self.require_seen("tokens:issue", account)?;
         let scopes = self.written_out(&create.scopes)?;
         let ceiling = self.hand_over_account(account, &scopes)?;
-        if LoginMethod::of(kind).is_none_or(|method| account.method(method).is_none()) {
-            let what = format!("no login method for a {kind} is set on {}", create.account);
+        if let Some(method) = LoginMethod::of(kind).filter(|one| account.method(*one).is_none()) {
+            let (name, word) = (create.account.name(), method.name().replace('_', "-"));
+            let what = format!(
+                "{method} is not set on {}: set it first (latchkey service login-method set \
+                 {name} {word})",
+                create.account
+            );
             return Err(Refusal::Precondition(what));
         }
+        unproven(create.workload.as_ref())?;
         let expires_ms = self.credential_end(kind, create)?;
         let tokens = &self.state.tokens;
         if tokens.knows_key(key) || self.state.token(create.id).is_some() {
-            return Err(Refusal::AlreadyExists("credential"));
+            return Err(Refusal::AlreadyExists("credential, perhaps revoked,"));
         }
         let record = TokenRecord {
             id: create.id,
@@ -179,7 +185,8 @@ impl<'s> Judged<'s> {
             self.hands_on(set.iter().cloned())?;
         }
         if account.record.disabled {
-            return Err(Refusal::Precondition("the account is disabled".to_owned()));
+            let what = "the account is disabled: enable it first";
+            return Err(Refusal::Precondition(what.to_owned()));
         }
         match scopes {
             Scopes::All => self.power.ceiling().map_err(too_large),
@@ -440,7 +447,10 @@ impl<'s> Judged<'s> {
                     ..*known
                 },
                 KeyPhase::Retired | KeyPhase::Revoked => {
-                    let what = format!("key {id} is {}: take another", known.phase.name());
+                    let what = format!(
+                        "key {id} is {}: generate another (latchkey seal-key generate)",
+                        known.phase.name()
+                    );
                     return Err(Refusal::Precondition(what));
                 }
             },
@@ -482,7 +492,10 @@ impl<'s> Judged<'s> {
                 let what = format!("key {id} seals new tokens: rotate to another first");
                 Err(Refusal::Precondition(what))
             }
-            KeyPhase::Revoked => Err(Refusal::Precondition(format!("key {id} is revoked"))),
+            KeyPhase::Revoked => {
+                let what = format!("key {id} is revoked: it need not be loaded any more");
+                Err(Refusal::Precondition(what))
+            }
         }
     }
 
@@ -499,6 +512,18 @@ impl<'s> Judged<'s> {
             ..known
         };
         Ok(Self::key_change(EntryKind::KeyRevoke, id, vec![record]))
+    }
+}
+
+/// A login does not prove who the peer is yet, so a credential that asks for it could not be used.
+pub(super) fn unproven(workload: Option<&Workload>) -> Result<(), Refusal> {
+    match workload {
+        None => Ok(()),
+        Some(_) => {
+            let what = "cannot be proven at a login here: bind access tokens instead, by an \
+                        exchange (latchkey token exchange --workload)";
+            Err(Refusal::invalid("workload", what))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! locks that have ended, and old request ids.
 //!
 //! The rule is that of `state::apply`: expired or revoked before the instant, or the subject is
-//! gone. Slices keep one change small however many tokens there are.
+//! gone; a public key that was revoked stays. Slices keep one change small however many tokens there are.
 
 use rusqlite::{Connection, params};
 
@@ -11,17 +11,18 @@ use super::used::delete_last_used;
 use crate::domain::change::Issuer;
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::REQUEST_KEPT_MS;
-use crate::domain::token::TokenId;
+use crate::domain::token::{TokenId, TokenKind};
 use crate::store::columns::unpack_issuers;
 
 const ENDED: &str = "-- forget_tokens: ended
     SELECT id, issuers FROM tokens
-    WHERE id IN (SELECT id FROM tokens WHERE slice = ?1 AND ended_ms < ?2)";
+    WHERE id IN (SELECT id FROM tokens WHERE slice = ?1 AND ended_ms < ?2
+      AND NOT (kind = ?3 AND revoked_ms IS NOT NULL))";
 
 const SUBJECT_GONE: &str = "-- forget_tokens: the subject is gone
     SELECT id, issuers FROM tokens
     WHERE subject IN (SELECT id FROM principals WHERE deleted_at IS NOT NULL) AND slice = ?1
-      AND (ended_ms IS NULL OR ended_ms >= ?2)";
+      AND (ended_ms IS NULL OR ended_ms >= ?2) AND NOT (kind = ?3 AND revoked_ms IS NOT NULL)";
 
 /// Deletes the tokens of a slice that ended before an instant, and those whose subject is gone.
 pub(super) fn forget_tokens(
@@ -32,7 +33,7 @@ pub(super) fn forget_tokens(
     let mut ended: Vec<(TokenId, Vec<Issuer>)> = Vec::new();
     for sql in [ENDED, SUBJECT_GONE] {
         let mut select = connection.prepare_cached(sql)?;
-        let mut rows = select.query(params![slice, before_ms])?;
+        let mut rows = select.query(params![slice, before_ms, TokenKind::PublicKey as u8])?;
         while let Some(row) = rows.next()? {
             let packed = row
                 .get_ref(1)?

@@ -88,6 +88,7 @@ macro_rules! conformance {
             locks_are_ended_one_by_one,
             a_compromised_session_cuts_off_what_it_issued,
             a_credential_keeps_its_public_key,
+            a_public_key_that_was_revoked_is_not_forgotten,
             a_login_spends_and_stores,
             a_credential_without_its_method_is_shown_as_revoked,
             stored_access_tokens_are_cut_off_with_the_sessions,

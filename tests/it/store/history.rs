@@ -427,6 +427,7 @@ impl History {
                     .revoked
                     .is_some_and(|revoked| revoked.at_ms < before_ms)
                 || gone;
+            let ended = ended && !(record.revoked.is_some() && record.public_key.is_some());
             !(ended && record.key.to_be_bytes()[0] == slice)
         });
     }

@@ -259,17 +259,22 @@ DECLARE
   cleared   bigint;
   newest    bigint;
   gone      bigint[];
+  -- A registered public key: one that was revoked stays, so that it does not come back.
+  registered_key CONSTANT smallint := 7;
 BEGIN
   SELECT s.deleted_at INTO cleared FROM latchkey.swept s WHERE s.slice = in_slice;
   -- No join: a plan that is made for any number of them reads every token there is.
   SELECT array_agg(p.id), max(p.deleted_at) INTO gone, newest FROM latchkey.principals p
   WHERE p.deleted_at > coalesce(cleared, 0);
   WITH ended AS (
-    DELETE FROM latchkey.tokens WHERE slice = in_slice AND ended_ms < before_ms RETURNING id),
+    DELETE FROM latchkey.tokens WHERE slice = in_slice AND ended_ms < before_ms
+      AND NOT (kind = registered_key AND revoked_ms IS NOT NULL)
+    RETURNING id),
   orphaned AS (
     DELETE FROM latchkey.tokens
     WHERE subject = ANY (gone) AND slice = in_slice
       AND (ended_ms IS NULL OR ended_ms >= before_ms)
+      AND NOT (kind = registered_key AND revoked_ms IS NOT NULL)
     RETURNING id)
   SELECT array_agg(id) INTO forgotten
   FROM (SELECT id FROM ended UNION ALL SELECT id FROM orphaned) gone;

@@ -419,6 +419,43 @@ pub(crate) async fn a_credential_keeps_its_public_key(store: &dyn Store) {
     assert_eq!(told(&rows[rows.len() - 2..]), told(&expected));
 }
 
+pub(crate) async fn a_public_key_that_was_revoked_is_not_forgotten(store: &dyn Store) {
+    let mut scribe = Scribe::new();
+    let expiring = |number, account| TokenRecord {
+        expires_ms: Some(BEFORE_MS - 1),
+        ..registered(number, account, 3)
+    };
+    let records = [
+        expiring(80, 1),
+        expiring(81, 1),
+        registered(82, 2, 4),
+        registered(83, 2, 4),
+    ];
+    let revoke = |number| Change::RevokeToken {
+        id: token_id(number),
+        compromised: false,
+    };
+    let changes = [account(1), account(2)].into_iter();
+    let changes = changes.chain(records.clone().map(issue));
+    let ends = [
+        revoke(80),
+        revoke(82),
+        Change::DeletePrincipal(PrincipalId(2)),
+    ];
+    scribe.append(store, changes.chain(ends)).await;
+    for slice in records.map(|record| record.key.to_be_bytes()[0]) {
+        let before_ms = u64::MAX >> 1;
+        let forget = Change::Forget { before_ms, slice };
+        scribe.append(store, [forget.clone(), forget]).await;
+    }
+    let (_, rows) = rows(store).await;
+    let left = rows.iter().filter_map(|row| match row {
+        Row::Token(record) => Some(record.id.as_u128()),
+        _ => None,
+    });
+    assert_eq!(left.collect::<Vec<_>>(), [80, 82]);
+}
+
 pub(crate) async fn a_login_spends_and_stores(store: &dyn Store) {
     let mut scribe = Scribe::new();
     let secret = TokenRecord {
