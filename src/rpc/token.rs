@@ -9,9 +9,10 @@ use tonic::Request;
 use crate::authority::Authority;
 use crate::authority::list::StoredToken;
 use crate::authority::tokens::Issued;
-use crate::authority::{Command, Written};
+use crate::authority::{About, Command, RevokeTarget, Written};
 use crate::domain::change::Change;
 use crate::domain::refusal::Refusal;
+use crate::domain::seal::claims::Sealed;
 use crate::domain::token::TokenId;
 use crate::proto::v1;
 use crate::proto::v1::token_service_server::TokenService;
@@ -245,10 +246,12 @@ impl TokenRpc {
         let credentials = incoming.credentials;
         // Asked before: a token that revoked itself is not told who it was afterwards.
         let calling = self.authority.calling_token(credentials).ok();
+        let target = token_request::revoke_target(request.get_ref(), |text| {
+            self.authority.revoke_target(text)
+        })?;
+        let asked = sealed_target(&target, calling);
         let command = Command::RevokeToken {
-            target: token_request::revoke_target(request.get_ref(), |text| {
-                self.authority.revoke_target(text)
-            })?,
+            target,
             compromised: request.get_ref().compromised,
         };
         let written = self.authority.write(incoming.call(), command).await?;
@@ -263,11 +266,13 @@ impl TokenRpc {
                 token_answer::brief(&self.authority, &stored)
             }
         });
+        let already_revoked = revoked_before(&written, shown.as_ref());
+        let sealed = asked.filter(|_| written.about == About::Nothing);
         Ok(v1::RevokeTokenResponse {
             enforcement,
             revision: Some(revision(written.revision)),
-            already_revoked: revoked_before(&written, shown.as_ref()),
-            token: shown,
+            already_revoked,
+            token: shown.or_else(|| sealed.map(token_answer::sealed)),
         })
     }
 
@@ -311,6 +316,16 @@ impl TokenRpc {
 
     async fn stored(&self, written: &Written) -> Option<StoredToken> {
         self.authority.written_token(written).await.ok().flatten()
+    }
+}
+
+/// The id that is revoked if it is a sealed token's, of which no row tells.
+fn sealed_target(target: &RevokeTarget, calling: Option<TokenId>) -> Option<TokenId> {
+    match target {
+        RevokeTarget::Itself => calling,
+        RevokeTarget::Id(id) | RevokeTarget::Session(id) => Some(*id),
+        RevokeTarget::Sealed(claims) => Sealed::read(claims).map(|sealed| sealed.id),
+        RevokeTarget::Secret(_) => None,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::domain::change::Subject;
 use crate::domain::key::PublicKey;
 use crate::domain::permission::Resource;
 use crate::domain::reason::Reason;
-use crate::domain::token::TokenKind;
+use crate::domain::token::{TokenId, TokenKind};
 use crate::proto::v1;
 
 use super::convert::{self, duration, timestamp};
@@ -37,6 +37,18 @@ pub(super) fn brief(authority: &Authority, stored: &StoredToken) -> v1::Token {
         prefix: whole.prefix,
         last_four: whole.last_four,
         revocation: whole.revocation,
+        ..v1::Token::default()
+    }
+}
+
+/// What is known of a sealed token that was revoked: no row tells more.
+pub(super) fn sealed(id: TokenId) -> v1::Token {
+    v1::Token {
+        token_id: id.to_string(),
+        kind: convert::kind_number(TokenKind::Access),
+        state: v1::TokenState::Revoked.into(),
+        prefix: TokenKind::Access.prefix().to_owned(),
+        sealed: true,
         ..v1::Token::default()
     }
 }

@@ -291,3 +291,31 @@ fn a_longest_life_bounds_a_period_of_stored_tokens_too() {
     let narrowed = logins.as_admin(Command::UpdateToken(Box::new(narrowing)));
     narrowed.expect("whatever else it has");
 }
+
+#[test]
+fn who_may_revoke_a_credential_may_end_what_it_gave_and_no_other() {
+    let mut logins = Logins::new();
+    let secret = logins.create(|_| {});
+    let id = logins.world.id_of(&secret);
+    let claims = logins.login(&secret).expect("good");
+    let end = |id| Command::RevokeAll(CutOffRequest::IssuedByCredential(id));
+    // Bob keeps tokens of `acme/web`, the account lies at `acme`: to him it is as unknown as one
+    // that is not there.
+    let bob = logins.world.user("user:bob");
+    for id in [id, TokenId::from_u128(7)] {
+        let refused = logins.world.as_bearer(&bob, end(id)).expect_err("bob");
+        assert_eq!(missing(&refused), ["tokens:revoke@**"]);
+    }
+    assert_eq!(logins.check(&claims), Reason::Allowed);
+    logins.world.grant("user:bob", "keeper", "acme");
+    let other = logins.world.user("user:carol");
+    let other = logins.world.id_of(&other);
+    let refused = logins
+        .world
+        .as_bearer(&bob, end(other))
+        .expect_err("no credential");
+    assert_eq!(missing(&refused), ["tokens:revoke@**"]);
+    logins.world.as_bearer(&bob, end(id)).expect("he keeps it");
+    assert_eq!(logins.check(&claims), Reason::Revoked);
+    assert!(logins.login(&secret).is_ok(), "the credential stays");
+}

@@ -134,11 +134,7 @@ impl Judged<'_> {
                 (CutOffTarget::IssuedByToken(*id), id.to_string())
             }
             CutOffRequest::IssuedByCredential(id) => {
-                self.may_cut_off_issued_by(*id)?;
-                let record = self.state.token(*id);
-                if !record.is_some_and(|record| record.kind.is_credential()) {
-                    return Err(Refusal::NotFound("credential"));
-                }
+                self.may_cut_off_given_by(*id)?;
                 (CutOffTarget::IssuedByToken(*id), id.to_string())
             }
             CutOffRequest::Sessions(name) => {
@@ -177,6 +173,22 @@ impl Judged<'_> {
             return Ok(());
         }
         self.require_on("tokens:revoke", ResourcePattern::everything())
+    }
+
+    /// Who may revoke a credential may end what it gave: revoking it as compromised ends all of
+    /// that, and what that has issued wherever it lies, and the credential as well.
+    fn may_cut_off_given_by(&self, id: TokenId) -> Result<(), Refusal> {
+        let record = self.state.token(id);
+        let credential = record.filter(|record| record.kind.is_credential());
+        let Some(record) = credential else {
+            self.may_cut_off_issued_by(id)?;
+            return Err(Refusal::NotFound("credential"));
+        };
+        if self.require_token("tokens:revoke", &record).is_ok() {
+            return Ok(());
+        }
+        // As of one that is not there.
+        self.may_cut_off_issued_by(id)
     }
 
     fn cut_off_principal(
