@@ -103,6 +103,18 @@ pub(crate) fn calling_token(file: Option<&Path>) -> Result<Option<TokenText>, Cl
 /// # Errors
 /// Usage when it cannot be read, is empty or too long.
 pub(crate) fn read_token(file: &Path) -> Result<TokenText, CliError> {
+    read_word(file, "token")
+}
+
+/// The same of a client secret.
+///
+/// # Errors
+/// As [`read_token`].
+pub(crate) fn read_secret(file: &Path) -> Result<TokenText, CliError> {
+    read_word(file, "secret")
+}
+
+fn read_word(file: &Path, what: &str) -> Result<TokenText, CliError> {
     let shown = file.display();
     let mut text = Zeroizing::new(String::new());
     let read = if file == Path::new("-") {
@@ -117,14 +129,14 @@ pub(crate) fn read_token(file: &Path) -> Result<TokenText, CliError> {
         })
     };
     // The error of a text that is no UTF-8 does not quote it.
-    read.map_err(|error| CliError::usage(format!("cannot read the token file {shown}: {error}")))?;
+    read.map_err(|error| CliError::usage(format!("cannot read the {what} file {shown}: {error}")))?;
     if text.len() as u64 > TOKEN_FILE_BYTES_MAX {
-        let most = format!("the token file {shown} has more than {TOKEN_FILE_BYTES_MAX} bytes");
+        let most = format!("the {what} file {shown} has more than {TOKEN_FILE_BYTES_MAX} bytes");
         return Err(CliError::usage(most));
     }
     let token = text.trim();
     if token.is_empty() {
-        return Err(CliError::usage(format!("the token file {shown} is empty")));
+        return Err(CliError::usage(format!("the {what} file {shown} is empty")));
     }
     Ok(Zeroizing::new(token.to_owned()))
 }

@@ -112,8 +112,10 @@ pub(crate) struct RegisterKeyArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// A client secret.
+    #[value(alias = "client_secret")]
     ClientSecret,
     /// A registered public key.
+    #[value(alias = "public_key")]
     PublicKey,
 }
 
@@ -232,7 +234,7 @@ async fn create(args: CreateArgs, output: Output) -> Result<(), CliError> {
         answer.secret_withheld,
         Made::new(answer.revision.as_ref(), answer.enforcement),
     );
-    created.show(secret_only, output)
+    created.called("credential").show(secret_only, output)
 }
 
 /// A public key that was registered.
@@ -367,8 +369,24 @@ struct Revoked {
     already_revoked: bool,
 }
 
+/// An id of the wrong kind ends nothing that was not meant.
+fn require_credential(found: &TokenView) -> Result<(), CliError> {
+    if found.is_credential() {
+        return Ok(());
+    }
+    let (id, kind) = (found.token_id(), found.kind());
+    Err(CliError::usage(format!(
+        "{id} is no credential but a token of kind {kind}: `latchkey token revoke` ends it"
+    )))
+}
+
 async fn revoke(args: RevokeArgs, output: Output) -> Result<(), CliError> {
     let mut tokens = args.caller.session().await?.tokens();
+    let asked = v1::GetTokenRequest {
+        token_id: args.credential_id.clone(),
+    };
+    let found = tokens.get_token(asked).await?.into_inner().token;
+    require_credential(&TokenView::from(found.unwrap_or_default()))?;
     let request = v1::RevokeTokenRequest {
         target: Some(Target::TokenId(args.credential_id)),
         compromised: args.compromised,

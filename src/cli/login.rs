@@ -15,11 +15,12 @@ use crate::domain::clock::{Clock as _, SystemClock};
 use crate::domain::entropy::OsEntropy;
 use crate::domain::key_pair::{KeyPair, Statement};
 use crate::domain::principal::PrincipalKind;
-use crate::domain::token::TokenId;
+use crate::domain::seal::text::is_sealed;
+use crate::domain::token::{TokenId, TokenKind, recognise};
 use crate::proto::v1;
 use crate::proto::v1::login_request::Proof;
 
-use super::connect::{ServerArgs, Session, TokenText, read_token};
+use super::connect::{ServerArgs, Session, TokenText, read_secret};
 use super::failure::CliError;
 use super::output::Output;
 use super::output::access::AccessView;
@@ -95,6 +96,7 @@ impl LoginArgs {
                 .map_err(CliError::unavailable);
         }
         let secret = client_secret(self.secret_file.as_deref())?;
+        require_client_secret(&secret)?;
         Ok(Proof::ClientSecret(secret.to_string()))
     }
 }
@@ -121,7 +123,7 @@ pub(crate) async fn login(args: LoginArgs, output: Output) -> Result<(), CliErro
 
 fn client_secret(file: Option<&Path>) -> Result<TokenText, CliError> {
     if let Some(file) = file {
-        return read_token(file);
+        return read_secret(file);
     }
     let secret = Zeroizing::new(std::env::var(SECRET_VARIABLE).unwrap_or_default());
     let secret = Zeroizing::new(secret.trim().to_owned());
@@ -132,6 +134,21 @@ fn client_secret(file: Option<&Path>) -> Result<TokenText, CliError> {
         ));
     }
     Ok(secret)
+}
+
+/// What can be no client secret is not sent: as a guess it would count towards a lockout.
+fn require_client_secret(text: &str) -> Result<(), CliError> {
+    let kind = match recognise(text) {
+        Some(TokenKind::ClientSecret) => return Ok(()),
+        _ if is_sealed(text) => Some(TokenKind::Access),
+        other => other,
+    };
+    Err(CliError::usage(match kind {
+        Some(kind) => format!("that is the secret of a token of kind {kind}, no client secret"),
+        None => "that is no client secret: one is 53 characters and begins with lkc_; is it cut \
+                 off or mistyped?"
+            .to_owned(),
+    }))
 }
 
 fn read_pair(file: &Path) -> Result<KeyPair, CliError> {

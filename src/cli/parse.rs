@@ -178,6 +178,14 @@ pub(crate) fn principal_of(kind: PrincipalKind, text: &str) -> String {
     }
 }
 
+/// The full name of a principal of any kind; a name by itself is a service account's.
+pub(crate) fn principal_or_service(text: &str) -> String {
+    match PrincipalName::parse(text) {
+        Some(_) => text.to_owned(),
+        None => principal_of(PrincipalKind::Service, text),
+    }
+}
+
 /// What a token speaks for, as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
@@ -229,8 +237,10 @@ pub(crate) enum AnyKind {
     /// What a login or an exchange gave.
     Access,
     /// A client secret, which can only log in.
+    #[value(alias = "client_secret")]
     ClientSecret,
     /// A registered public key, which can only log in.
+    #[value(alias = "public_key")]
     PublicKey,
 }
 
@@ -357,6 +367,10 @@ mod tests {
         check(PrincipalKind::User, "alice", "user:alice");
         check(PrincipalKind::User, "user:alice", "user:alice");
         check(PrincipalKind::Team, "platform", "team:platform");
+        let check = |text, expected| assert_eq!(principal_or_service(text), expected);
+        check("ci-runner", "service:ci-runner");
+        check("service:ci-runner", "service:ci-runner");
+        check("user:alice", "user:alice");
     }
 
     #[test]

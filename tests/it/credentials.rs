@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use latchkey::domain::entropy::OsEntropy;
+use latchkey::domain::token::{Secret, TokenKind};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -86,6 +88,12 @@ pub(crate) fn prepare(admin: &As<'_>) {
     ] {
         admin.run(line).ok();
     }
+}
+
+/// A client secret that nobody was given.
+pub(crate) fn guess() -> String {
+    let secret = Secret::generate(TokenKind::ClientSecret, &OsEntropy);
+    secret.reveal().to_owned()
 }
 
 /// One word and a line end.
@@ -241,6 +249,34 @@ fn a_login_without_a_usable_credential_is_a_mistake_embedded() {
     );
     let public = format!("ci --key-file {} --credential {id}", public.display());
     usage(&public, "this is a public key: the private one is wanted");
+    usage(
+        "ci --secret-file /no/such/file",
+        "cannot read the secret file /no/such/file",
+    );
+}
+
+#[test]
+fn what_can_be_no_client_secret_is_not_sent_as_a_guess_embedded() {
+    let world = World::start();
+    let (_, secret) = world.secret("");
+    let (_, service) = world
+        .admin()
+        .issue("--kind service --subject ci --ttl 1h --name n --reason r");
+    let access = world.token(&secret);
+    for (text, told) in [
+        ("lkc_wrong", "that is no client secret"),
+        (&secret[..52], "is it cut off or mistyped?"),
+        (&format!("{secret}x"), "that is no client secret"),
+        (&service, "of kind service, no client secret"),
+        (&access, "of kind access, no client secret"),
+    ] {
+        // Nothing listens there: it is refused before anything is sent.
+        let ran = world.login("ci --secret-file - --addr 127.0.0.1:1", text);
+        assert!(ran.code == 2 && ran.stderr.contains(told), "{}", ran.stderr);
+        assert!(!ran.stderr.contains(text), "{}", ran.stderr);
+    }
+    let sent = world.login("ci --secret-file - --addr 127.0.0.1:1", &secret);
+    assert_eq!(sent.code, 3, "{}", sent.stderr);
 }
 
 #[test]
@@ -251,17 +287,12 @@ fn refused_logins_look_the_same_embedded() {
         .run("service login-method set ci universal-auth --no-lockout --reason r")
         .ok();
     let (_, secret) = world.secret("");
-    let (_, other) = world
-        .server
-        .admin()
-        .issue("--kind user --ttl 1h --name n --reason r");
-    let wrong = format!("{}x", &secret[..52]);
+    let wrong = guess();
     let mut told = Vec::new();
     for (client, secret) in [
         ("ci", wrong.as_str()),
         ("nobody", &secret),
-        ("ci", &other),
-        ("nobody", "x"),
+        ("nobody", &wrong),
     ] {
         let ran = world.login(&format!("{client} --secret-file -"), secret);
         assert_eq!(
@@ -274,7 +305,7 @@ fn refused_logins_look_the_same_embedded() {
     }
     told.dedup();
     assert_eq!(told.len(), 1, "{told:?}");
-    let ran = world.login("nobody --secret-file - --output json", "x");
+    let ran = world.login("nobody --secret-file - --output json", &wrong);
     let said: Value = serde_json::from_str(&ran.stderr).expect("JSON");
     assert_eq!(said["error"]["reason"], "LOGIN_REFUSED");
     assert!(world.allows(&world.token(&secret)));
@@ -288,7 +319,7 @@ fn failures_lock_a_network_out_and_it_is_shown_embedded() {
     let (_, secret) = world.secret("");
     for _ in 0..2 {
         world
-            .login("ci --secret-file -", "lkc_wrong")
+            .login("ci --secret-file -", &guess())
             .refused("[LOGIN_REFUSED]");
     }
     // They are counted behind the answers.
@@ -309,6 +340,9 @@ fn failures_lock_a_network_out_and_it_is_shown_embedded() {
         shown.contains("127.0.0.1/32 is locked out until "),
         "{shown}"
     );
+    let told = world.admin().run("audit list --kind login.lock").ok();
+    let line = told.stdout.lines().last().expect("a line");
+    assert!(line.contains(" service:ci from 127.0.0.1/32"), "{line}");
 }
 
 #[test]
@@ -391,9 +425,18 @@ fn credentials_are_listed_and_revoked_with_what_they_gave_embedded() {
         ids.map(|one| one["token_id"].as_str().expect("an id").to_owned())
             .collect::<Vec<_>>()
     };
-    assert_eq!(listed("ci"), [first.clone(), second.clone()]);
+    let only = "credential create ci --name n --reason r --ttl 1h --secret-only";
+    let only = world.admin().run(only).ok();
+    let told = only.stderr.strip_prefix("credential ").expect(&only.stderr);
+    let (third, _) = told.split_once(',').expect("an id and more");
     assert_eq!(
-        listed("--kind client-secret"),
+        listed("ci"),
+        [first.clone(), second.clone(), third.to_owned()]
+    );
+    let revoke = format!("credential revoke {third} --reason r");
+    world.admin().run(&revoke).ok();
+    assert_eq!(
+        listed("--kind client_secret --state active"),
         [first.clone(), second.clone()]
     );
     assert_eq!(listed("--kind public-key"), Vec::<String>::new());
@@ -406,6 +449,19 @@ fn credentials_are_listed_and_revoked_with_what_they_gave_embedded() {
         .login("ci --secret-file -", &secret)
         .refused("[LOGIN_REFUSED]");
     assert_eq!(listed("ci --state active"), std::slice::from_ref(&second));
+    let (id, other_kind) = world
+        .admin()
+        .issue("--kind service --subject ci --ttl 1h --name n --reason r");
+    let ran = world
+        .admin()
+        .run(&format!("credential revoke {id} --reason r"));
+    let told = format!("{id} is no credential but a token of kind service");
+    assert!(
+        ran.code == 2 && ran.stderr.contains(&told),
+        "{}",
+        ran.stderr
+    );
+    assert!(world.allows(&other_kind), "nothing was revoked");
     let again = world.json(&format!("credential revoke {first} --reason leaked"));
     assert_eq!(again["already_revoked"], true);
     // Of two logins the second was the last.
@@ -423,7 +479,7 @@ fn logins_are_listed_with_what_and_from_where_embedded() {
     world.token(&secret);
     world.token(&other);
     world
-        .login("ci --secret-file -", "lkc_wrong")
+        .login("ci --secret-file -", &guess())
         .refused("[LOGIN_REFUSED]");
     let listed = |arguments: &str| {
         let list = world.json(&format!("credential logins {arguments}"));
@@ -472,17 +528,32 @@ fn sessions_are_revoked_by_id_and_by_account_embedded() {
         .as_bearer(&one)
         .run("token exchange --ttl 5m")
         .ok();
-    let line = format!(
-        "token revoke --access-token {} --reason r",
-        by_id(word(&renewed))
-    );
-    world.admin().run(&line).ok();
+    let id = by_id(word(&renewed));
+    let line = format!("token revoke --access-token {id} --reason r");
+    let says = |ran: Ran, id: &str, how: &str| {
+        let told = format!("{id} {how} at revision ");
+        assert!(ran.ok().stdout.starts_with(&told), "{id} {how}");
+    };
+    says(world.admin().run(&line), &id, "revoked");
+    says(world.admin().run(&line), &id, "was revoked before; seen");
     for token in [&one, word(&renewed), word(&handed_on)] {
         assert!(!world.allows(token));
     }
     assert!(world.allows(&two) && world.allows(&three));
-    world.server.as_bearer(&two).run("token revoke --self").ok();
+    let (second, found) = (by_id(&two), world.token(&secret));
+    let itself = world.server.as_bearer(&two).run("token revoke --self");
+    says(itself, &second, "revoked");
     assert!(!world.allows(&two) && world.allows(&three));
+    let (line, id) = ("token revoke --secret-file - --reason r", by_id(&found));
+    let by_text = world.admin().run_with_input(line, &found);
+    says(by_text, &id, "revoked");
+    let by_text = world
+        .admin()
+        .run_with_input(&format!("{line} --output json"), &found)
+        .json();
+    assert_eq!(by_text["token_id"], id.as_str());
+    assert_eq!(by_text["kind"], "access");
+    assert_eq!(by_text["already_revoked"], true);
     let (_, stored) = world
         .admin()
         .issue("--kind service --subject ci --ttl 1h --name n --reason r");
@@ -491,5 +562,9 @@ fn sessions_are_revoked_by_id_and_by_account_embedded() {
         .run("token revoke-all --sessions-of service:ci --reason r")
         .ok();
     assert!(!world.allows(&three) && world.allows(&stored));
-    assert!(world.allows(&world.token(&secret)), "the credential stays");
+    let four = world.token(&secret);
+    assert!(world.allows(&four), "the credential stays");
+    let by_name_alone = "token revoke-all --sessions-of ci --reason r";
+    world.admin().run(by_name_alone).ok();
+    assert!(!world.allows(&four) && world.allows(&stored));
 }

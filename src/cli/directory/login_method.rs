@@ -35,8 +35,10 @@ pub(crate) enum LoginMethodCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Method {
     /// The account's name and a client secret.
+    #[value(alias = "universal_auth")]
     UniversalAuth,
     /// An assertion that is signed with a registered key (RFC 7523).
+    #[value(alias = "key_pair")]
     KeyPair,
 }
 

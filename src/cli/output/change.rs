@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::domain::chain::Head;
+use crate::domain::entry::EntryKind;
 use crate::proto::v1;
 use crate::store::StoreError;
 
@@ -62,6 +63,16 @@ impl ChangeView {
     pub(crate) const HEADER: [&'static str; 6] =
         ["REVISION", "INSTANT", "ACTOR", "KIND", "TARGET", "REASON"];
 
+    /// Its target, and of a lockout who is locked out of it.
+    fn target_text(&self) -> String {
+        match self.details.get("network") {
+            Some(network) if self.kind == EntryKind::LoginLock.name() => {
+                format!("{} from {network}", self.target)
+            }
+            _ => self.target.clone(),
+        }
+    }
+
     /// One line of a list.
     #[must_use]
     pub(crate) fn row(&self) -> Vec<String> {
@@ -70,7 +81,7 @@ impl ChangeView {
             self.instant.clone().unwrap_or_default(),
             self.actor.clone(),
             self.kind.clone(),
-            self.target.clone(),
+            self.target_text(),
             self.reason.clone(),
         ]
     }

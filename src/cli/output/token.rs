@@ -252,6 +252,18 @@ impl TokenView {
         &self.token_id
     }
 
+    /// The word of its kind.
+    #[must_use]
+    pub(crate) fn kind(&self) -> &str {
+        self.kind
+    }
+
+    /// Whether a service account logs in with it.
+    #[must_use]
+    pub(crate) fn is_credential(&self) -> bool {
+        matches!(self.kind, "client_secret" | "public_key")
+    }
+
     /// When it expires, for a sentence.
     #[must_use]
     pub(crate) fn expiry(&self) -> &str {
@@ -346,6 +358,9 @@ pub(crate) struct Created {
     secret_withheld: bool,
     #[serde(flatten)]
     made: Made,
+    // What people are told that it is.
+    #[serde(skip)]
+    called: &'static str,
 }
 
 impl Created {
@@ -362,7 +377,15 @@ impl Created {
             secret: (!secret_withheld).then_some(secret),
             secret_withheld,
             made,
+            called: "token",
         }
+    }
+
+    /// The same under another word than "token".
+    #[must_use]
+    pub(crate) fn called(mut self, word: &'static str) -> Self {
+        self.called = word;
+        self
     }
 
     /// Prints it: the secret with what is known of it, or the secret alone.
@@ -374,12 +397,15 @@ impl Created {
             return output.show(self, |page| self.page(page));
         }
         let secret = self.secret.as_ref().ok_or_else(|| {
-            CliError::refused("an earlier answer had the secret; rotate the token if it was lost")
+            CliError::refused(format!(
+                "an earlier answer had the secret; rotate the {} if it was lost",
+                self.called
+            ))
         })?;
         let token_id = self.token.as_ref().map_or("", TokenView::token_id);
         notice(&format!(
-            "token {token_id}, revision {}",
-            self.made.revision
+            "{} {token_id}, revision {}",
+            self.called, self.made.revision
         ));
         if let Some(enforcement) = &self.made.enforcement {
             notice(&enforcement.text());
@@ -389,8 +415,12 @@ impl Created {
 
     fn page(&self, page: &mut Page) {
         let token = self.token.as_ref();
+        let id = format!("{} id", self.called);
         page.fields(&[
-            ("token id", token.map_or("", TokenView::token_id).to_owned()),
+            (
+                id.as_str(),
+                token.map_or("", TokenView::token_id).to_owned(),
+            ),
             ("expires", token.map_or("", TokenView::expiry).to_owned()),
             ("revision", self.made.revision.clone()),
             (
@@ -404,9 +434,12 @@ impl Created {
             ("secret", self.secret.clone().unwrap_or_default()),
         ]);
         page.line(if self.secret_withheld {
-            "This repeats an earlier answer, which had the secret. If that was lost, rotate the token."
+            format!(
+                "This repeats an earlier answer, which had the secret. If that was lost, rotate the {}.",
+                self.called
+            )
         } else {
-            "The secret is shown this once; only its digest is kept."
+            "The secret is shown this once; only its digest is kept.".to_owned()
         });
     }
 }

@@ -408,8 +408,8 @@ pub(crate) struct RevokeAllArgs {
     /// Every resource token for this resource or one below it.
     #[arg(long, value_name = "PATH", group = "target")]
     resource_under: Option<String>,
-    /// Every access token that speaks for this principal, as service:ci-runner; its other tokens
-    /// and its credentials stay.
+    /// Every access token that speaks for this service account, or for this principal, as
+    /// user:alice; its other tokens and its credentials stay.
     #[arg(long, value_name = "NAME", group = "target")]
     sessions_of: Option<String>,
     /// Every token that was issued with an access token of this credential.
@@ -425,13 +425,14 @@ pub(crate) struct RevokeAllArgs {
 }
 
 pub(super) async fn revoke_all(args: RevokeAllArgs, output: Output) -> Result<(), CliError> {
+    let sessions_of = args.sessions_of.as_deref().map(parse::principal_or_service);
     let target = args
         .subject
         .map(CutOff::Subject)
         .or(args.issued_by_principal.map(CutOff::IssuedByPrincipal))
         .or(args.issued_by_token.map(CutOff::IssuedByToken))
         .or(args.resource_under.map(CutOff::ResourceUnder))
-        .or(args.sessions_of.map(CutOff::SessionsOf))
+        .or(sessions_of.map(CutOff::SessionsOf))
         .or(args.issued_by_credential.map(CutOff::IssuedByCredential));
     let mut tokens = args.caller.session().await?.tokens();
     let request = v1::RevokeAllRequest {
