@@ -4,6 +4,7 @@
 //! store, by the API of a whole server in this process; the README's table says which scene shows
 //! what, and a test of `tidy` holds the two against each other.
 
+mod client_secrets;
 mod company;
 mod door;
 mod entrance;

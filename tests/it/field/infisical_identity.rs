@@ -3,6 +3,8 @@
 //! What such tokens may carry, how they are renewed and revoked, and the boundary of what may be
 //! handed on. Here identities are service accounts.
 
+use latchkey::domain::entropy::OsEntropy;
+use latchkey::domain::token::{Secret, TokenKind};
 use latchkey::proto::v1;
 use tonic::Code;
 
@@ -275,6 +277,8 @@ async fn each_refusal_has_one_reason(door: Door) {
     let network = with(|asked| asked.networks = vec!["192.0.2.0/24".to_owned()]).await;
     let audience = with(|asked| asked.audience = "billing".to_owned()).await;
     let workload = with(|asked| asked.workload = "spiffe://acme/bot".to_owned()).await;
+    let spent = with(|asked| asked.uses = Some(1)).await;
+    assert_eq!(door.state(&spent.secret).await, v1::Reason::Allowed);
     let plain = with(|_| {}).await;
     let reason = async |question: v1::CheckRequest| door.asked(question).await.reason();
     let read = [("secrets:read", "acme/web")];
@@ -285,6 +289,7 @@ async fn each_refusal_has_one_reason(door: Door) {
         (&network, v1::Reason::Network),
         (&audience, v1::Reason::Audience),
         (&workload, v1::Reason::Workload),
+        (&spent, v1::Reason::UsesExhausted),
         (&plain, v1::Reason::Allowed),
     ] {
         assert_eq!(reason(check(secret, &read)).await, expected);
@@ -297,6 +302,23 @@ async fn each_refusal_has_one_reason(door: Door) {
     };
     assert_eq!(reason(wrong_kind).await, v1::Reason::WrongKind);
     assert_eq!(reason(check("", &read)).await, v1::Reason::NoToken);
+    // One that nobody made, and what can be no token at all.
+    let unknown = Secret::generate(TokenKind::Service, &OsEntropy);
+    for text in [unknown.reveal(), "nonsense", &plain.secret[..52]] {
+        assert_eq!(reason(check(text, &read)).await, v1::Reason::Unknown);
+    }
+    let request = v1::DisableServiceAccountRequest {
+        name: BOT.to_owned(),
+        reason: REASON.to_owned(),
+        ..v1::DisableServiceAccountRequest::default()
+    };
+    let done = door
+        .directory()
+        .disable_service_account(bearer(&door.admin, request))
+        .await;
+    done.expect("paused");
+    let paused = reason(check(&plain.secret, &read)).await;
+    assert_eq!(paused, v1::Reason::SubjectDisabled);
 }
 
 /// Somebody who manages the tokens of acme's accounts, and reads secrets.

@@ -118,7 +118,25 @@ async fn an_account_makes_short_lived_tokens_of_its_own(door: Door) {
             .allows(&short, "secrets:write", "acme/web/staging/db")
             .await
     );
+    // Or exchanged, without a row and without a right to issue.
+    let asked = v1::ExchangeTokenRequest {
+        scopes: Some(only(&["secrets:write@acme/web/staging/db"])),
+        ttl: Some(seconds(30)),
+        ..v1::ExchangeTokenRequest::default()
+    };
+    let exchanged = door.exchanged(&ci, asked).await.expect("a child");
+    let other = exchanged.access_token;
+    assert!(
+        door.allows(&other, "secrets:write", "acme/web/staging/db")
+            .await
+    );
+    assert!(
+        !door
+            .allows(&other, "secrets:read", "acme/web/prod/db")
+            .await
+    );
     door.pass(31);
     assert_eq!(door.state(&short).await, v1::Reason::Expired);
+    assert_eq!(door.state(&other).await, v1::Reason::Expired);
     assert_eq!(door.state(&ci).await, v1::Reason::Allowed);
 }

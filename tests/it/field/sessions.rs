@@ -14,12 +14,15 @@ use crate::wire::{bearer, check};
 
 on_each_store! {
     a_session_is_renewed_and_clipped_at_its_maximum
+    a_session_without_a_maximum_is_not_renewed_and_none_has_less_than_it_lives
     a_periodic_session_is_renewed_for_ever
     settings_of_now_hold_for_tokens_that_are_there
     an_access_token_with_a_number_of_uses_counts_them
     an_access_token_that_lives_beyond_a_month_is_stored
     a_revocation_follows_the_session
     what_was_born_ends_with_its_secret_method_account_or_sessions
+    what_speaks_for_an_account_ends_in_one_change_its_secrets_too
+    a_membership_that_ends_takes_its_permissions_out_of_access_tokens
     a_method_that_is_removed_ends_its_tokens_for_good
     a_token_is_exchanged_for_a_narrower_and_shorter_one
     an_exchanged_token_ends_with_its_parent_and_its_parents_parent
@@ -65,6 +68,25 @@ async fn a_session_is_renewed_and_clipped_at_its_maximum(door: Door) {
         Code::Unauthenticated,
         "UNAUTHENTICATED",
     );
+}
+
+async fn a_session_without_a_maximum_is_not_renewed_and_none_has_less_than_it_lives(door: Door) {
+    let unset = v1::LoginSettings {
+        ttl: Some(seconds(60)),
+        ..v1::LoginSettings::default()
+    };
+    let (_, token) = entered(&door, unset).await;
+    assert!(!token.renewable && token.max_expires_at.is_none());
+    refused(
+        door.next(&token, None).await,
+        Code::FailedPrecondition,
+        "FAILED_PRECONDITION",
+    );
+    let kind = v1::LoginMethodKind::UniversalAuth;
+    for wrong in [settings(60, 59), settings(60, 0)] {
+        let set = door.method_by(&door.admin, kind, wrong).await;
+        refused(set, Code::InvalidArgument, "INVALID_ARGUMENT");
+    }
 }
 
 async fn a_periodic_session_is_renewed_for_ever(door: Door) {
@@ -200,6 +222,37 @@ async fn what_was_born_ends_with_its_secret_method_account_or_sessions(door: Doo
     done.expect("paused");
     assert_eq!(door.deploys(&mine).await, v1::Reason::SubjectDisabled);
     door.not_let_in(&secret).await;
+}
+
+async fn what_speaks_for_an_account_ends_in_one_change_its_secrets_too(door: Door) {
+    let (secret, token) = entered(&door, settings(100, 200)).await;
+    let stored = door.login(BOT).await;
+    door.end_all(Target::Subject(BOT.to_owned())).await;
+    assert_eq!(door.deploys(&token).await, v1::Reason::Revoked);
+    assert_eq!(door.state(&stored).await, v1::Reason::Revoked);
+    assert!(door.not_let_in(&secret).await.contains("revoked"));
+    // The account itself and its method stay.
+    let new = door.secret(wanted()).await;
+    let fresh = door.enter(&new.secret).await;
+    assert_eq!(door.deploys(&fresh).await, v1::Reason::Allowed);
+}
+
+async fn a_membership_that_ends_takes_its_permissions_out_of_access_tokens(door: Door) {
+    const TEAM: &str = "team:readers";
+    let (_, token) = entered(&door, settings(100, 200)).await;
+    let reads = async || {
+        let token = &token.access_token;
+        door.allows(token, "secrets:read", "acme/web/prod").await
+    };
+    door.principal(TEAM, "acme").await;
+    door.role("reader", "acme", &["secrets:read"]).await;
+    door.grant(TEAM, "reader", "acme/web/**").await;
+    assert!(!reads().await);
+    door.join(TEAM, BOT).await;
+    assert!(reads().await);
+    door.leave(TEAM, BOT, false).await;
+    assert!(!reads().await);
+    assert_eq!(door.deploys(&token).await, v1::Reason::Allowed, "its own");
 }
 
 async fn a_method_that_is_removed_ends_its_tokens_for_good(door: Door) {

@@ -1,0 +1,117 @@
+//! Client secrets over their life: described, rotated, used up, and who has logged in with them.
+//!
+//! Infisical's of universal auth. There a secret is replaced by another one beside it; here it can
+//! also be given another text under its id.
+
+use latchkey::proto::v1;
+use v1::revoke_all_request::Target;
+
+use super::company::{REASON, seconds};
+use super::door::{Door, on_each_store};
+use super::entrance::{BOT, settings, wanted};
+use crate::wire::bearer;
+
+on_each_store! {
+    a_secret_is_rotated_with_a_grace_and_its_sessions_go_on
+    a_secret_is_described_and_not_flagged_revoked_when_it_is_over
+    who_logged_in_with_what_and_from_where_is_recorded
+}
+
+async fn a_secret_is_rotated_with_a_grace_and_its_sessions_go_on(door: Door) {
+    door.furnish().await;
+    door.universal_auth(settings(600, 1_200)).await;
+    let old = door.secret(wanted()).await;
+    let before = door.enter(&old.secret).await;
+    let request = v1::RotateTokenRequest {
+        token_id: old.id.clone(),
+        grace: Some(seconds(30)),
+        reason: REASON.to_owned(),
+        ..v1::RotateTokenRequest::default()
+    };
+    let rotated = door
+        .tokens()
+        .rotate_token(bearer(&door.admin, request))
+        .await;
+    let rotated = rotated.expect("rotated").into_inner();
+    assert_eq!(rotated.token.expect("shown").token_id, old.id);
+    let new = rotated.secret;
+    assert_ne!(new, old.secret);
+    // While the grace lasts either logs in.
+    let within = door.enter(&old.secret).await;
+    let after = door.enter(&new).await;
+    door.pass(31);
+    assert!(door.not_let_in(&old.secret).await.contains("expired"));
+    door.enter(&new).await;
+    // What the old text gave is the credential's: it goes on, and is renewed.
+    for token in [&before, &within, &after] {
+        assert_eq!(door.deploys(token).await, v1::Reason::Allowed);
+        door.next(token, None).await.expect("renewed");
+    }
+    door.end_all(Target::IssuedByCredential(old.id)).await;
+    for token in [&before, &within, &after] {
+        assert_eq!(door.deploys(token).await, v1::Reason::Revoked);
+    }
+    let fresh = door.enter(&new).await;
+    assert_eq!(door.deploys(&fresh).await, v1::Reason::Allowed);
+}
+
+async fn a_secret_is_described_and_not_flagged_revoked_when_it_is_over(door: Door) {
+    door.furnish().await;
+    door.universal_auth(settings(600, 1_200)).await;
+    let short = v1::CreateClientSecretRequest {
+        ttl: Some(seconds(30)),
+        description: "the night's builds".to_owned(),
+        ..wanted()
+    };
+    let once = v1::CreateClientSecretRequest {
+        uses: Some(1),
+        ..wanted()
+    };
+    let (short, once) = (door.secret(short).await, door.secret(once).await);
+    door.enter(&once.secret).await;
+    door.pass(31);
+    for (secret, why, state) in [
+        (&short, "expired", v1::TokenState::Expired),
+        (&once, "uses_exhausted", v1::TokenState::UsesExhausted),
+    ] {
+        assert!(door.not_let_in(&secret.secret).await.contains(why));
+        let shown = door.shown(&door.admin, &secret.id).await.expect("shown");
+        assert_eq!((shown.state(), shown.revocation), (state, None));
+    }
+    let shown = door.shown(&door.admin, &short.id).await.expect("shown");
+    assert_eq!(shown.description, "the night's builds");
+}
+
+async fn who_logged_in_with_what_and_from_where_is_recorded(door: Door) {
+    door.furnish().await;
+    door.universal_auth(settings(600, 1_200)).await;
+    let (first, second) = (door.secret(wanted()).await, door.secret(wanted()).await);
+    let given = [
+        door.enter(&first.secret).await,
+        door.enter(&second.secret).await,
+    ];
+    let recorded = async |credential_id: &str| {
+        let request = v1::ListLoginsRequest {
+            service_account: BOT.to_owned(),
+            credential_id: credential_id.to_owned(),
+            ..v1::ListLoginsRequest::default()
+        };
+        let answer = door
+            .credentials()
+            .list_logins(bearer(&door.admin, request))
+            .await;
+        answer.expect("listed").into_inner().logins
+    };
+    // They are written in batches.
+    while recorded("").await.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    for (secret, token) in [&first, &second].into_iter().zip(&given) {
+        let logins = recorded(&secret.id).await;
+        assert_eq!(logins.len(), 1, "{logins:?}");
+        assert_eq!(logins[0].service_account, BOT);
+        assert_eq!(logins[0].token_id, token.token_id);
+        assert_eq!(logins[0].from, "127.0.0.1");
+        assert_eq!(logins[0].expires_at, token.expires_at);
+    }
+}
