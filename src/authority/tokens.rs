@@ -293,6 +293,12 @@ impl Authority {
             None if record.revoked.is_some() || stored.cut_off => Reason::Revoked,
             None => Reason::Expired,
         };
+        // The uses of a credential are its logins, of which a Check knows nothing.
+        let spent = record.kind.is_credential() && record.uses.is_some_and(|uses| uses.left == 0);
+        let reason = match reason {
+            Reason::Allowed if spent => Reason::UsesExhausted,
+            reason => reason,
+        };
         let parent = |record: &TokenRecord| record.parent.and_then(|id| state.token(id));
         let mut ancestors = std::iter::successors(parent(record), parent);
         let revoked = ancestors.find(|ancestor| ancestor.revoked.is_some());
