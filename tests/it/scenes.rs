@@ -275,6 +275,39 @@ fn applying_the_company_twice_changes_nothing_embedded() {
 }
 
 #[test]
+fn login_methods_are_applied_from_a_file_embedded() {
+    let company = Company::embedded();
+    let admin = company.server.admin();
+    let apply = |methods: &str, flags: &str| {
+        let file = format!(
+            "home: acme/ci\nreason: r\nservice_accounts: [{{name: builds, login_methods: {methods}}}]\n"
+        );
+        let line = format!("apply -f - --yes {flags}");
+        admin.run_with_input(line.trim(), &file).ok().stdout
+    };
+    let shown = || {
+        let shown = admin.run("service login-method show builds --output json");
+        shown.json()["methods"].clone()
+    };
+    let both = "{universal_auth: {max_ttl: 12h, networks: ['10.0.0.1']}, key_pair: {}}";
+    assert!(
+        apply(both, "").contains("3 steps done"),
+        "an account and two methods"
+    );
+    assert_eq!(shown()[0]["max_ttl_seconds"], 43_200);
+    assert_eq!(shown()[1]["method"], "key_pair");
+    assert!(apply(both, "--prune").contains("nothing to do"));
+    let shorter = both.replace("12h", "6h");
+    let told = apply(&shorter, "");
+    assert!(told.contains("~ login by universal_auth of service:builds\n    max_ttl: 6h\n"));
+    assert_eq!(shown()[0]["max_ttl_seconds"], 21_600);
+    let one = "{key_pair: {}}";
+    assert!(apply(one, "").contains("1 more are not in the file"));
+    assert!(apply(one, "--prune").contains("- login by universal_auth of service:builds"));
+    assert_eq!(shown().as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn what_a_deleted_user_issued_is_ended_by_the_number_in_the_log_embedded() {
     let company = Company::embedded();
     let alice = company.login("alice");

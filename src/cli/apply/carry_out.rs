@@ -12,7 +12,8 @@ use crate::cli::output::record::PrincipalView;
 use crate::domain::principal::PrincipalKind;
 use crate::proto::v1;
 
-use super::file::{Principal, Team, Wanted, full_name};
+use super::file::{Principal, ServiceAccount, Team, Wanted, full_name};
+use super::logins;
 use super::plan::{Action, Found};
 
 /// The most records of one kind that are read.
@@ -23,13 +24,8 @@ pub(super) async fn find(directory: &mut Directory, wanted: &Wanted) -> Result<F
     let teams: Vec<Principal> = wanted.teams.iter().map(Team::principal).collect();
     let mut found = Found {
         users: principals(directory, PrincipalKind::User, home, &wanted.users).await?,
-        service_accounts: principals(
-            directory,
-            PrincipalKind::Service,
-            home,
-            &wanted.service_accounts,
-        )
-        .await?,
+        service_accounts: principals(directory, PrincipalKind::Service, home, &wanted.accounts())
+            .await?,
         teams: principals(directory, PrincipalKind::Team, home, &teams).await?,
         ..Found::default()
     };
@@ -54,6 +50,19 @@ pub(super) async fn find(directory: &mut Directory, wanted: &Wanted) -> Result<F
         }
     }
     grants(directory, wanted, &mut found).await?;
+    for account in &wanted.service_accounts {
+        let name = account.full_name();
+        let exists = found
+            .service_accounts
+            .iter()
+            .any(|known| known.name == name);
+        if exists && account.login_methods.is_some() {
+            let methods = directory.login_methods(name.clone()).await?;
+            let methods = methods.iter().filter_map(logins::found);
+            let methods = methods.map(|(method, settings)| (name.clone(), method, settings));
+            found.methods.extend(methods);
+        }
+    }
     Ok(found)
 }
 
@@ -127,7 +136,7 @@ fn exists(found: &Found) -> BTreeSet<&str> {
 fn is_named(wanted: &Wanted, holder: &str) -> bool {
     let named = |kind: PrincipalKind, name: &str| full_name(kind, name) == holder;
     let user = |one: &Principal| named(PrincipalKind::User, &one.name);
-    let service = |one: &Principal| named(PrincipalKind::Service, &one.name);
+    let service = |one: &ServiceAccount| named(PrincipalKind::Service, &one.name);
     let team = |one: &Team| named(PrincipalKind::Team, &one.name);
     wanted.users.iter().any(user)
         || wanted.service_accounts.iter().any(service)
@@ -174,5 +183,14 @@ pub(super) async fn carry_out(
                 .1
         }
         Action::DeleteGrant(grant_id) => directory.delete_grant(grant_id, why).await?,
+        Action::SetMethod(account, method, settings) => {
+            let settings = logins::wire(&settings);
+            directory
+                .set_login_method(account, method, settings, why)
+                .await?
+        }
+        Action::RemoveMethod(account, method) => {
+            directory.remove_login_method(account, method, why).await?
+        }
     })
 }

@@ -14,6 +14,8 @@ use crate::cli::failure::CliError;
 use crate::domain::permission::{ActionPattern, Resource, ResourcePattern};
 use crate::domain::principal::{PrincipalKind, PrincipalName, RoleName};
 
+use super::logins::Methods;
+
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The whole file.
@@ -27,7 +29,7 @@ pub(super) struct Wanted {
     #[serde(default)]
     pub(super) users: Vec<Principal>,
     #[serde(default)]
-    pub(super) service_accounts: Vec<Principal>,
+    pub(super) service_accounts: Vec<ServiceAccount>,
     #[serde(default)]
     pub(super) roles: Vec<Role>,
     #[serde(default)]
@@ -36,7 +38,7 @@ pub(super) struct Wanted {
     pub(super) grants: Vec<Grant>,
 }
 
-/// A user or a service account.
+/// A user.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Principal {
@@ -48,8 +50,22 @@ pub(super) struct Principal {
     pub(super) disabled: Option<bool>,
 }
 
-/// A team: a principal with members.
+/// A service account: a principal with login methods.
 // Written out: `flatten` and the refusal of unknown keys exclude each other.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceAccount {
+    pub(super) name: String,
+    pub(super) home: Option<String>,
+    pub(super) display_name: Option<String>,
+    pub(super) description: Option<String>,
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    pub(super) disabled: Option<bool>,
+    /// All of them; where it is not given they stay as they are.
+    pub(super) login_methods: Option<Methods>,
+}
+
+/// A team: a principal with members.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Team {
@@ -83,6 +99,24 @@ pub(super) struct Grant {
     pub(super) resource: String,
 }
 
+impl ServiceAccount {
+    /// The account without its login methods.
+    pub(super) fn principal(&self) -> Principal {
+        Principal {
+            name: self.name.clone(),
+            home: self.home.clone(),
+            display_name: self.display_name.clone(),
+            description: self.description.clone(),
+            labels: self.labels.clone(),
+            disabled: self.disabled,
+        }
+    }
+
+    pub(super) fn full_name(&self) -> String {
+        full_name(PrincipalKind::Service, &self.name)
+    }
+}
+
 impl Team {
     /// The team without its members.
     pub(super) fn principal(&self) -> Principal {
@@ -98,6 +132,14 @@ impl Team {
 
     pub(super) fn full_name(&self) -> String {
         full_name(PrincipalKind::Team, &self.name)
+    }
+}
+
+impl Wanted {
+    /// The service accounts without their login methods.
+    pub(super) fn accounts(&self) -> Vec<Principal> {
+        let accounts = self.service_accounts.iter();
+        accounts.map(ServiceAccount::principal).collect()
     }
 }
 
@@ -142,7 +184,13 @@ fn check(wanted: &Wanted) -> Result<(), String> {
         Resource::parse(home).map_err(|error| format!("home: {error}"))?;
     }
     check_principals(wanted, PrincipalKind::User, &wanted.users)?;
-    check_principals(wanted, PrincipalKind::Service, &wanted.service_accounts)?;
+    check_principals(wanted, PrincipalKind::Service, &wanted.accounts())?;
+    for account in &wanted.service_accounts {
+        let methods = account.login_methods.iter();
+        for methods in methods.map(Methods::settings) {
+            methods.map_err(|error| format!("{}, {error}", account.full_name()))?;
+        }
+    }
     let teams: Vec<Principal> = wanted.teams.iter().map(Team::principal).collect();
     check_principals(wanted, PrincipalKind::Team, &teams)?;
     once("role", wanted.roles.iter().map(|role| role.name.clone()))?;
@@ -247,6 +295,14 @@ mod tests {
         check("home: acme\nusers: [{name: a}, {name: a}]\n", "twice");
         check("home: acme\nroles: [{name: r, actions: ['X']}]\n", "X");
         check("home: acme\nroles: [{name: r}]\n", "actions");
+        check(
+            "home: acme\nservice_accounts: [{name: ci, login_methods: {key_pair: {ttl: x}}}]\n",
+            "service:ci, key_pair, ttl",
+        );
+        check(
+            "home: acme\nusers: [{name: a, login_methods: {}}]\n",
+            "login_methods",
+        );
         check(
             "home: acme\nteams: [{name: t, members: ['team:x']}]\n",
             "team:x",

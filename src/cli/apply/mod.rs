@@ -11,6 +11,7 @@
 
 mod carry_out;
 mod file;
+mod logins;
 mod plan;
 #[cfg(test)]
 mod plan_tests;

@@ -1,8 +1,8 @@
 //! The difference between a file and the directory, as steps in the order they must be taken.
 //!
 //! Pure: what is wanted and what was found go in, a [`Plan`] comes out. Creations and changes go
-//! from what is named to what names it (users, service accounts, roles, teams, members, grants),
-//! deletions the other way round.
+//! from what is named to what names it (users, service accounts, roles, teams, members, grants,
+//! login methods), deletions the other way round.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,11 @@ use serde::Serialize;
 use crate::cli::directory::calls::Texts;
 use crate::cli::output::labels;
 use crate::cli::output::record::{GrantView, PrincipalView, RoleView};
+use crate::domain::login::{LoginMethod, LoginSettings};
 use crate::domain::principal::PrincipalKind;
 
-use super::file::{Principal, Role, Team, Wanted, full_name};
+use super::file::{Principal, Role, ServiceAccount, Team, Wanted, full_name};
+use super::logins;
 
 /// The directory, as far as the file and its home reach.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct Found {
     /// Team and member, of the teams that the file names.
     pub(super) members: Vec<(String, String)>,
     pub(super) grants: Vec<GrantView>,
+    /// Account and login method, of the accounts whose methods the file names.
+    pub(super) methods: Vec<(String, LoginMethod, LoginSettings)>,
 }
 
 /// What to do.
@@ -82,6 +86,8 @@ pub(super) enum Action {
     RemoveMember(String, String),
     CreateGrant(String, String, String),
     DeleteGrant(String),
+    SetMethod(String, LoginMethod, Box<LoginSettings>),
+    RemoveMethod(String, LoginMethod),
 }
 
 /// Compares; the error says what cannot be brought about.
@@ -96,7 +102,7 @@ pub(super) fn plan(wanted: &Wanted, found: &Found, prune: bool) -> Result<Plan, 
     side.principals(PrincipalKind::User, &wanted.users, &found.users)?;
     side.principals(
         PrincipalKind::Service,
-        &wanted.service_accounts,
+        &wanted.accounts(),
         &found.service_accounts,
     )?;
     side.roles(&wanted.roles, &found.roles)?;
@@ -104,6 +110,9 @@ pub(super) fn plan(wanted: &Wanted, found: &Found, prune: bool) -> Result<Plan, 
     side.principals(PrincipalKind::Team, &teams, &found.teams)?;
     side.members(&wanted.teams, &found.members);
     side.grants(wanted, &found.grants);
+    for account in &wanted.service_accounts {
+        side.methods(account, &found.methods)?;
+    }
 
     let left_alone = if prune { 0 } else { surplus.len() };
     if prune {
@@ -346,6 +355,45 @@ impl Side<'_> {
                 ));
             }
         }
+    }
+
+    /// Last, when the account holds what the file gives it.
+    fn methods(
+        &mut self,
+        account: &ServiceAccount,
+        found: &[(String, LoginMethod, LoginSettings)],
+    ) -> Result<(), String> {
+        let Some(methods) = &account.login_methods else {
+            return Ok(());
+        };
+        let (name, wanted) = (account.full_name(), methods.settings()?);
+        let target = |method| format!("login by {method} of {name}");
+        for (method, settings) in &wanted {
+            let same =
+                |one: &&(String, LoginMethod, LoginSettings)| one.0 == name && one.1 == *method;
+            let known = found.iter().find(same).map(|(.., settings)| settings);
+            if known == Some(settings) {
+                continue;
+            }
+            let usual = LoginSettings::default();
+            self.steps.push(Step {
+                operation: match known {
+                    Some(_) => Operation::Change,
+                    None => Operation::Create,
+                },
+                target: target(*method),
+                details: logins::differing(settings, known.unwrap_or(&usual)),
+                action: Action::SetMethod(name.clone(), *method, Box::new(settings.clone())),
+            });
+        }
+        for (known, method, _) in found {
+            let named = wanted.iter().any(|(wanted, _)| wanted == method);
+            if *known == name && !named {
+                let action = Action::RemoveMethod(name.clone(), *method);
+                self.surplus.push(deletion(target(*method), action));
+            }
+        }
+        Ok(())
     }
 
     /// Whether a home, or a grant's resource, is at or below the file's home.

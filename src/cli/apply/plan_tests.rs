@@ -5,6 +5,7 @@
 
 use crate::cli::directory::calls::Texts;
 use crate::cli::output::record::{GrantView, PrincipalView, RoleView};
+use crate::domain::login::{LoginMethod, LoginSettings};
 use crate::domain::principal::PrincipalKind;
 
 use super::file::parse;
@@ -64,6 +65,7 @@ fn complete() -> Found {
             ("team:web".to_owned(), "user:alice".to_owned()),
         ],
         grants: vec![grant("team:web", "reader", "acme/web/**")],
+        methods: Vec::new(),
     }
 }
 
@@ -164,6 +166,55 @@ fn a_member_that_is_not_named_is_removed_with_prune() {
     assert_eq!(
         lines(&file, &complete(), true),
         ["- service:ci in team:web"]
+    );
+}
+
+#[test]
+fn login_methods_are_set_where_they_are_named_and_removed_with_prune() {
+    let named = |methods: &str| {
+        FILE.replace(
+            "{name: ci}",
+            &format!("{{name: ci, login_methods: {methods}}}"),
+        )
+    };
+    let mut found = complete();
+    let (key_pair, secret) = (LoginMethod::KeyPair, LoginMethod::UniversalAuth);
+    let set = |method| ("service:ci".to_owned(), method, LoginSettings::default());
+    let check = |file: &str, found: &Found, prune: bool, expected: &[&str]| {
+        assert_eq!(lines(file, found, prune), expected, "{file}");
+    };
+    let both = named("{universal_auth: {max_ttl: 12h}, key_pair: {}}");
+    let creates = [
+        "+ login by universal_auth of service:ci",
+        "+ login by key_pair of service:ci",
+    ];
+    check(&both, &found, false, &creates);
+    assert!(lines(&both, &Found::default(), false).ends_with(&creates.map(str::to_owned)));
+    found.methods = vec![set(secret), set(key_pair)];
+    check(
+        &both,
+        &found,
+        true,
+        &["~ login by universal_auth of service:ci"],
+    );
+    // Where the file says nothing of them they stay, and where it names others, with `--prune` only.
+    check(FILE, &found, true, &[]);
+    let one = named("{key_pair: {}}");
+    check(&one, &found, false, &[]);
+    check(
+        &one,
+        &found,
+        true,
+        &["- login by universal_auth of service:ci"],
+    );
+    check(
+        &named("{}"),
+        &found,
+        true,
+        &[
+            "- login by key_pair of service:ci",
+            "- login by universal_auth of service:ci",
+        ],
     );
 }
 

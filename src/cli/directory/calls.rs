@@ -14,8 +14,10 @@ use crate::cli::failure::CliError;
 use crate::cli::output::made::Made;
 use crate::cli::output::record::{MemberView, PrincipalView};
 use crate::cli::output::token::TokenView;
+use crate::domain::login::LoginMethod;
 use crate::domain::principal::PrincipalKind;
 use crate::proto::v1;
+use crate::proto::v1::credential_service_client::CredentialServiceClient;
 use crate::proto::v1::directory_service_client::DirectoryServiceClient;
 
 /// The most that one call asks for.
@@ -60,6 +62,7 @@ impl Texts {
 /// One connection to the directory.
 pub(crate) struct Directory {
     pub(super) client: Client,
+    credentials: CredentialServiceClient<Wire>,
 }
 
 pub(super) type Client = DirectoryServiceClient<Wire>;
@@ -259,6 +262,7 @@ impl Directory {
     pub(crate) fn new(session: &Session) -> Self {
         Self {
             client: session.directory(),
+            credentials: session.credentials(),
         }
     }
 
@@ -423,6 +427,65 @@ impl Directory {
         let tokens = answer.tokens.into_iter().map(TokenView::from).collect();
         let made = Made::new(answer.revision.as_ref(), answer.enforcement);
         Ok((tokens, answer.truncated, made))
+    }
+}
+
+impl Directory {
+    /// How a service account logs in.
+    ///
+    /// # Errors
+    /// What the server refuses.
+    pub(crate) async fn login_methods(
+        &mut self,
+        service_account: String,
+    ) -> Result<Vec<v1::LoginMethod>, CliError> {
+        let request = v1::GetLoginMethodsRequest { service_account };
+        let answer = self.credentials.get_login_methods(request).await?;
+        Ok(answer.into_inner().methods)
+    }
+
+    /// Sets a login method with all its settings; answers the change.
+    ///
+    /// # Errors
+    /// What the server refuses.
+    pub(crate) async fn set_login_method(
+        &mut self,
+        service_account: String,
+        method: LoginMethod,
+        settings: v1::LoginSettings,
+        why: Why,
+    ) -> Result<Made, CliError> {
+        let request = v1::SetLoginMethodRequest {
+            service_account,
+            kind: method as i32,
+            settings: Some(settings),
+            reason: why.reason,
+            request_id: why.request_id,
+        };
+        let answer = self.credentials.set_login_method(request).await?;
+        let answer = answer.into_inner();
+        Ok(Made::new(answer.revision.as_ref(), answer.enforcement))
+    }
+
+    /// Removes a login method; answers the change.
+    ///
+    /// # Errors
+    /// What the server refuses.
+    pub(crate) async fn remove_login_method(
+        &mut self,
+        service_account: String,
+        method: LoginMethod,
+        why: Why,
+    ) -> Result<Made, CliError> {
+        let request = v1::RemoveLoginMethodRequest {
+            service_account,
+            kind: method as i32,
+            reason: why.reason,
+            request_id: why.request_id,
+        };
+        let answer = self.credentials.remove_login_method(request).await?;
+        let answer = answer.into_inner();
+        Ok(Made::new(answer.revision.as_ref(), answer.enforcement))
     }
 }
 
