@@ -343,6 +343,12 @@ fn failures_lock_a_network_out_and_it_is_shown_embedded() {
     let told = world.admin().run("audit list --kind login.lock").ok();
     let line = told.stdout.lines().last().expect("a line");
     assert!(line.contains(" service:ci from 127.0.0.1/32"), "{line}");
+    let unlock = "service login-method unlock ci --network 127.0.0.1 --reason r";
+    world.admin().run(unlock).ok();
+    let told = world.admin().run("audit list --kind login.unlock").ok();
+    let line = told.stdout.lines().last().expect("a line");
+    assert!(line.contains(" service:ci from 127.0.0.1/32"), "{line}");
+    assert!(world.allows(&world.token(&secret)));
 }
 
 #[test]

@@ -63,13 +63,16 @@ impl ChangeView {
     pub(crate) const HEADER: [&'static str; 6] =
         ["REVISION", "INSTANT", "ACTOR", "KIND", "TARGET", "REASON"];
 
-    /// Its target, and of a lockout who is locked out of it.
+    /// Its target, and of lockouts who is locked out of it, or is so no more.
     fn target_text(&self) -> String {
-        match self.details.get("network") {
-            Some(network) if self.kind == EntryKind::LoginLock.name() => {
-                format!("{} from {network}", self.target)
-            }
-            _ => self.target.clone(),
+        let fact = match EntryKind::from_name(&self.kind) {
+            Some(EntryKind::LoginLock) => "network",
+            Some(EntryKind::LoginUnlock) => "networks",
+            _ => return self.target.clone(),
+        };
+        match self.details.get(fact) {
+            Some(from) => format!("{} from {from}", self.target),
+            None => self.target.clone(),
         }
     }
 
