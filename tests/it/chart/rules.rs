@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Rendered, path, text};
+use super::{Rendered, path, sets, text};
 use crate::leaks::free_port;
 use crate::manifests;
 use crate::postgres::database;
@@ -109,6 +109,22 @@ fn the_chart_brings_rules_and_dashboard_as_they_are() {
     };
     let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
     assert_eq!(dashboard, self::dashboard());
+}
+
+#[test]
+fn every_release_is_scraped_under_a_name_that_the_alerts_know() {
+    let (rules, mut seen) = (text(RULES), 0);
+    assert!(rules.contains("up{job=~\".*latchkey.*\"}"));
+    for (name, values) in sets() {
+        for monitor in Rendered::of(&values).all("ServiceMonitor") {
+            let relabeled = &monitor["spec"]["endpoints"][0]["relabelings"][0];
+            assert_eq!(relabeled["targetLabel"], "job", "{name}");
+            let job = relabeled["replacement"].as_str().expect("a name");
+            assert!(job.contains("latchkey"), "{name}: {job}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 1, "{seen} ServiceMonitors");
 }
 
 #[test]
