@@ -217,12 +217,10 @@ impl State {
     }
 
     pub(super) fn put_cut_off(&mut self, target: CutOffTarget, revision: RevisionNumber) {
-        let target = match target {
-            CutOffTarget::IssuedByToken(id) => super::by_session(id),
-            other => other,
-        };
-        // Rows come in any order, and two of them may be one here.
-        let revision = revision.max(self.cut_off(&target));
+        if let CutOffTarget::IssuedByToken(id) = target {
+            let newest = revision.max(self.cut_off(&target));
+            self.issued_cut_offs.insert(id.session(), newest);
+        }
         if let Some(former) = self.cut_offs.get(&target) {
             self.digest.subtract(RecordHash::cut_off(&target, *former));
         }

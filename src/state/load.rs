@@ -136,7 +136,7 @@ impl<T: Send + 'static, R: Default + Send + 'static> Beside<T, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::change::{Grace, Subject, TokenRecord};
+    use crate::domain::change::{CutOffTarget, Grace, Subject, TokenRecord};
     use crate::domain::permission::Resource;
     use crate::domain::scopes::Scopes;
     use crate::domain::token::{TokenId, TokenKind};
@@ -199,6 +199,32 @@ mod tests {
         }
         assert_eq!(loaded.digest(), State::default().digest());
         assert_eq!(loaded.token_count(), 0);
+    }
+
+    #[test]
+    fn cut_offs_by_a_token_and_its_session_are_the_rows_that_were_written() {
+        let issued = |id: u128| CutOffTarget::IssuedByToken(TokenId::from_u128(id));
+        let (one, next, session) = (issued(1 << 100 | 7), issued(2 << 100 | 7), issued(7));
+        for rows in [
+            vec![(one.clone(), 3)],
+            vec![(one.clone(), 3), (next.clone(), 5), (session.clone(), 4)],
+            vec![(next.clone(), 5), (session.clone(), 4), (one.clone(), 3)],
+        ] {
+            let newest = rows.iter().map(|(_, revision)| *revision).max();
+            let rows: Vec<Row> = rows
+                .into_iter()
+                .map(|(target, revision)| Row::CutOff(target, revision))
+                .collect();
+            let (mut single, mut loader) = (State::default(), Loader::default());
+            rows.iter().for_each(|row| single.load(row));
+            loader.put(rows);
+            let vouched = Some(single.digest());
+            let loaded = loader.finish(Head::EMPTY, 0, vouched).expect("the same");
+            for target in [&one, &next, &session] {
+                assert_eq!(Some(loaded.cut_off(target)), newest);
+            }
+            assert_eq!(loaded.cut_off(&issued(8)), 0);
+        }
     }
 
     #[test]

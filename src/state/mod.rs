@@ -58,6 +58,10 @@ pub struct State {
     tokens: Tokens,
     directory: Directory,
     cut_offs: imbl::OrdMap<CutOffTarget, RevisionNumber>,
+    // Those by a token once more, by its session: a sealed token that has issued others is known by
+    // that alone, and of an id whose token is forgotten nobody can say whether it was sealed. The
+    // digest has them as the log does, or no row would agree with it.
+    issued_cut_offs: imbl::OrdMap<TokenId, RevisionNumber>,
     // How many of them are about more than one subject, which its principal remembers.
     wide_cut_offs: usize,
     requests: Requests,
@@ -205,17 +209,11 @@ impl State {
     // The revision below which a target is refused; 0 refuses nothing.
     pub(crate) fn cut_off(&self, target: &CutOffTarget) -> RevisionNumber {
         let found = match target {
-            CutOffTarget::IssuedByToken(id) => self.cut_offs.get(&by_session(*id)),
+            CutOffTarget::IssuedByToken(id) => self.issued_cut_offs.get(&id.session()),
             _ => self.cut_offs.get(target),
         };
         found.copied().unwrap_or(0)
     }
-}
-
-/// What a cut-off by a token is kept under. A sealed token that has issued others is known by its
-/// session alone, and of an id whose token is forgotten nobody can say whether it was sealed.
-fn by_session(id: TokenId) -> CutOffTarget {
-    CutOffTarget::IssuedByToken(id.session())
 }
 
 impl std::fmt::Debug for State {
