@@ -19,7 +19,7 @@ use crate::store::logins::StoredLogin;
 use super::tokens::Issued;
 use super::{About, Authority, Call, Credentials, Reader, Written};
 
-pub use crate::store::logins::LoginQuery;
+pub use crate::store::logins::{LoginKind, LoginQuery};
 
 /// How an account logs in.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ impl Authority {
         self.replica.state().method(account, method).cloned()
     }
 
-    /// A page of logins that succeeded, the newest first.
+    /// A page of logins, renewals and exchanges that succeeded, the newest first.
     ///
     /// # Errors
     /// [`Refusal::NotPermitted`] with what is missing.

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::assertion::{Assertion, Wrong};
 use crate::domain::chain::Revision;
-use crate::domain::change::{Change, SealKeyRecord};
+use crate::domain::change::{Change, SealKeyRecord, Subject};
 use crate::domain::clock::UnixMs;
 use crate::domain::limits::Audience;
 use crate::domain::login::{ClientNetwork, LoginMethod};
@@ -26,9 +26,10 @@ use crate::domain::scopes::Scopes;
 use crate::domain::seal::claims::Claims;
 use crate::domain::token::{Digest, Secret, TokenId, TokenKind, recognise};
 use crate::replica::unavailable;
+use crate::state::State;
 use crate::state::decide::{Caller, Command, Envelope, Login, Outcome};
 use crate::state::login::{Granted, LoginAsked, LoginRefused, Shown, exchange, grant, renew};
-use crate::store::logins::{LoginNoted, OneTime};
+use crate::store::logins::{LoginKind, LoginNoted, OneTime};
 
 use super::lockout::{Guess, failure_key};
 use super::outcome::LoginOutcome;
@@ -294,8 +295,10 @@ impl Authority {
         let from = call.credentials.client_ip;
         self.replica.note_login(LoginNoted {
             at_ms: claims.issued_ms,
-            account: granted.account,
+            kind: LoginKind::Login,
+            account: Some(granted.account),
             credential: claims.origin,
+            parent: None,
             token: id,
             from,
             expires_ms: claims.expires_ms,
@@ -345,7 +348,7 @@ impl Authority {
         let now = self.replica.clock().now();
         let (claims, clipped) = renew(&state, &caller, ttl_s, now, self.replica.lifetimes())?;
         let text = self.sealed(&claims, &self.minting_key().await?)?;
-        self.note_used(&state, &caller, now.latest);
+        self.note_given(&state, &caller, LoginKind::Renewal, &claims, now.latest);
         let mut given = Given::of(text, &claims, state.head().revision());
         given.renewable = true;
         given.clipped = clipped;
@@ -369,7 +372,7 @@ impl Authority {
         let mut claims = exchange(&state, &caller, asked, now, self.replica.lifetimes())?;
         claims.id = self.new_token_id();
         let text = self.sealed(&claims, &self.minting_key().await?)?;
-        self.note_used(&state, &caller, now.latest);
+        self.note_given(&state, &caller, LoginKind::Exchange, &claims, now.latest);
         let given = Given::of(text, &claims, state.head().revision());
         let wanted_ms = asked.ttl_s.map(|seconds| u64::from(seconds) * 1_000);
         Ok(Given {
@@ -377,6 +380,32 @@ impl Authority {
             clipped: wanted_ms.is_some_and(|wanted| claims.expires_ms < now.latest + wanted),
             ..given
         })
+    }
+
+    /// Notes a token that a caller was given for its own.
+    fn note_given(
+        &self,
+        state: &State,
+        caller: &Caller,
+        kind: LoginKind,
+        claims: &Claims,
+        now_ms: UnixMs,
+    ) {
+        let account = match state.subject_of(caller) {
+            Some(Subject::Principal(account)) => Some(account),
+            _ => None,
+        };
+        self.replica.note_login(LoginNoted {
+            at_ms: now_ms,
+            kind,
+            account,
+            credential: claims.origin,
+            parent: state.calling(caller),
+            token: claims.id,
+            from: caller.client_ip(),
+            expires_ms: claims.expires_ms,
+        });
+        self.note_used(state, caller, now_ms);
     }
 
     /// The text of claims that were decided on.

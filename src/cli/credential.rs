@@ -42,7 +42,7 @@ pub(crate) enum CredentialCommand {
     List(ListArgs),
     /// Revoke a credential for good, and refuse what it gave.
     Revoke(RevokeArgs),
-    /// List logins that succeeded, the newest first.
+    /// List logins, renewals and exchanges that succeeded, the newest first.
     Logins(LoginsArgs),
 }
 
@@ -409,13 +409,16 @@ async fn revoke(args: RevokeArgs, output: Output) -> Result<(), CliError> {
     })
 }
 
-/// A login that succeeded.
+/// A login, a renewal or an exchange that succeeded.
 #[derive(Serialize)]
 struct LoginView {
     at: Option<String>,
+    kind: &'static str,
     service_account: String,
     credential_id: String,
     token_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    parent_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     from: String,
     expires_at: Option<String>,
@@ -425,9 +428,15 @@ impl From<v1::LoginRecord> for LoginView {
     fn from(login: v1::LoginRecord) -> Self {
         Self {
             at: instant(login.at.as_ref()),
+            kind: match login.kind() {
+                v1::LoginKind::Unspecified | v1::LoginKind::Login => "login",
+                v1::LoginKind::Renewal => "renewal",
+                v1::LoginKind::Exchange => "exchange",
+            },
             service_account: login.service_account,
             credential_id: login.credential_id,
             token_id: login.token_id,
+            parent_id: login.parent_id,
             from: login.from,
             expires_at: instant(login.expires_at.as_ref()),
         }
@@ -435,14 +444,24 @@ impl From<v1::LoginRecord> for LoginView {
 }
 
 impl LoginView {
-    const HEADER: [&'static str; 5] = ["AT", "SERVICE ACCOUNT", "CREDENTIAL", "TOKEN ID", "FROM"];
+    const HEADER: [&'static str; 7] = [
+        "AT",
+        "KIND",
+        "SPEAKS FOR",
+        "CREDENTIAL",
+        "TOKEN ID",
+        "PARENT",
+        "FROM",
+    ];
 
     fn row(&self) -> Vec<String> {
         vec![
             self.at.clone().unwrap_or_default(),
+            self.kind.to_owned(),
             self.service_account.clone(),
             self.credential_id.clone(),
             self.token_id.clone(),
+            self.parent_id.clone(),
             self.from.clone(),
         ]
     }

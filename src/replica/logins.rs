@@ -1,11 +1,11 @@
-//! The login record: who logged in, with what and from where. Gathered in memory, written in
-//! batches.
+//! The login record: who was given an access token, for what and from where. Gathered in memory,
+//! written in batches.
 //!
 //! ```text
-//! login ─► queue ─► flusher, every second ─► store.note_logins
+//! login, renewal, exchange ─► queue ─► flusher, every second ─► store.note_logins
 //! ```
 //!
-//! A login waits for nothing; one for which there is no room is not recorded, and counted. No part
+//! None of them waits for it; one for which there is no room is not recorded, and counted. No part
 //! of State, no entry of the log, and nothing is decided by it.
 
 use std::collections::VecDeque;
@@ -40,7 +40,7 @@ pub(super) fn record(
 }
 
 impl Replica {
-    /// Notes a login, and waits for nothing.
+    /// Notes an access token that was given, and waits for nothing.
     pub fn note_login(&self, login: LoginNoted) {
         if self.logins.try_send(login).is_err() {
             let dropped = &self.shared.counters.logins_dropped;

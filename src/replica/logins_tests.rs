@@ -16,7 +16,9 @@ use crate::domain::entropy::SeededEntropy;
 use crate::domain::principal::PrincipalId;
 use crate::domain::token::TokenId;
 use crate::store::list::Page;
-use crate::store::logins::{Failure, FailureKey, LoginQuery, Logins, OneTime, StoredLogin};
+use crate::store::logins::{
+    Failure, FailureKey, LoginKind, LoginQuery, Logins, OneTime, StoredLogin,
+};
 
 fn unused<T>() -> Result<T, StoreError> {
     Err(StoreError::Unavailable("not asked here".to_owned()))
@@ -50,7 +52,9 @@ impl Logins for ScriptedStore {
 fn login(number: usize) -> LoginNoted {
     LoginNoted {
         at_ms: 1_000 + number as u64,
-        account: PrincipalId(7),
+        kind: LoginKind::Login,
+        account: Some(PrincipalId(7)),
+        parent: None,
         credential: TokenId::from_u128(9),
         token: TokenId::from_u128(number as u128),
         from: Some(IpAddr::from([192, 0, 2, 1])),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use prost_types::{Duration, Timestamp};
 use tonic::Request;
 
-use crate::authority::credentials::{LoginQuery, Methods};
+use crate::authority::credentials::{LoginKind, LoginQuery, Methods};
 use crate::authority::list::StoredToken;
 use crate::authority::tokens::Issued;
 use crate::authority::{
@@ -243,14 +243,12 @@ impl CredentialRpc {
         let page = self.authority.logins(credentials, account, query).await?;
         let logins = page.rows.into_iter().map(|login| v1::LoginRecord {
             at: Some(timestamp(login.noted.at_ms)),
-            service_account: login.account_name.to_string(),
+            kind: kind(login.noted.kind).into(),
+            service_account: text(login.account_name),
             credential_id: login.noted.credential.to_string(),
+            parent_id: text(login.noted.parent),
             token_id: login.noted.token.to_string(),
-            from: login
-                .noted
-                .from
-                .map(|from| from.to_string())
-                .unwrap_or_default(),
+            from: text(login.noted.from),
             expires_at: Some(timestamp(login.noted.expires_ms)),
         });
         Ok(v1::ListLoginsResponse {
@@ -263,6 +261,18 @@ impl CredentialRpc {
     async fn after(&self, written: &Written) -> Option<v1::Token> {
         let stored: Option<StoredToken> = self.authority.written_token(written).await.ok()?;
         stored.map(|stored| token_answer::whole(&self.authority, &stored))
+    }
+}
+
+fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn kind(kind: LoginKind) -> v1::LoginKind {
+    match kind {
+        LoginKind::Login => v1::LoginKind::Login,
+        LoginKind::Renewal => v1::LoginKind::Renewal,
+        LoginKind::Exchange => v1::LoginKind::Exchange,
     }
 }
 

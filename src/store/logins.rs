@@ -1,5 +1,5 @@
-//! What logins leave behind: failures that are counted, assertions that were used, and who has
-//! logged in.
+//! What logins leave behind: failures that are counted, assertions that were used, and which access
+//! tokens were given to whom.
 //!
 //! A trait beside the log's: nothing of it is a change, is part of State or stands in a snapshot.
 //! What it means (when an account is locked, what an assertion is) is decided elsewhere. Used by
@@ -52,16 +52,40 @@ pub struct OneTime {
     pub until_ms: UnixMs,
 }
 
-/// A login that was granted.
+/// What an access token was given for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LoginKind {
+    /// A credential.
+    Login = 1,
+    /// The former token of the session.
+    Renewal = 2,
+    /// A token that is handed on, narrowed.
+    Exchange = 3,
+}
+
+impl LoginKind {
+    /// The kind with this number, as the record stores it.
+    pub(super) fn from_number(number: u8) -> Option<Self> {
+        let all = [Self::Login, Self::Renewal, Self::Exchange];
+        all.into_iter().find(|one| *one as u8 == number)
+    }
+}
+
+/// A login, a renewal or an exchange that was granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginNoted {
     /// When.
     pub at_ms: UnixMs,
-    /// Who logged in.
-    pub account: PrincipalId,
-    /// With what.
+    /// What it was.
+    pub kind: LoginKind,
+    /// Whom the token speaks for; none where that is a resource.
+    pub account: Option<PrincipalId>,
+    /// What it was born from: the credential, or the stored token.
     pub credential: TokenId,
-    /// The access token that was given; no other login has it.
+    /// The token that was renewed or exchanged; none of a login.
+    pub parent: Option<TokenId>,
+    /// The access token that was given; no other row has it.
     pub token: TokenId,
     /// The client's address, if it was known.
     pub from: Option<IpAddr>,
@@ -74,7 +98,7 @@ pub struct LoginNoted {
 pub struct LoginQuery {
     /// Those of this account.
     pub account: Option<PrincipalId>,
-    /// Those with this credential.
+    /// Those that were born from this credential, or stored token.
     pub credential: Option<TokenId>,
     /// Those after this row of the list.
     pub after: Option<u64>,
@@ -87,8 +111,8 @@ pub struct LoginQuery {
 pub struct StoredLogin {
     /// What was noted.
     pub noted: LoginNoted,
-    /// Who logged in, also one that is gone.
-    pub account_name: PrincipalName,
+    /// Whom the token speaks for, also one that is gone.
+    pub account_name: Option<PrincipalName>,
 }
 
 /// What logins leave behind.

@@ -218,6 +218,8 @@ pub const TABLES: &[Table] = &[
             ("token", Id),
             ("address", Text),
             ("expires_ms", Number),
+            ("kind", Number),
+            ("parent", Id),
         ],
     },
     Table {

@@ -3,6 +3,8 @@
 //! Through the program, as a script in a pipeline has it. What the service answers to other clients,
 //! and what must never be allowed, is tested beside.
 
+mod record;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -476,39 +478,6 @@ fn credentials_are_listed_and_revoked_with_what_they_gave_embedded() {
         .login("ci --secret-file -", &other)
         .refused("[LOGIN_REFUSED]");
     assert!(world.allows(&last));
-}
-
-#[test]
-fn logins_are_listed_with_what_and_from_where_embedded() {
-    let world = World::start();
-    let ((first, secret), (second, other)) = (world.secret(""), world.secret(""));
-    world.token(&secret);
-    world.token(&other);
-    world
-        .login("ci --secret-file -", &guess())
-        .refused("[LOGIN_REFUSED]");
-    let listed = |arguments: &str| {
-        let list = world.json(&format!("credential logins {arguments}"));
-        let logins = list["logins"].as_array().expect("a list").clone();
-        let text = |login: &Value, name: &str| login[name].as_str().expect(name).to_owned();
-        let shown = logins.iter().map(|login| {
-            assert_eq!(text(login, "from"), "127.0.0.1");
-            assert_eq!(text(login, "service_account"), "service:ci");
-            text(login, "credential_id")
-        });
-        shown.collect::<Vec<_>>()
-    };
-    // They are written in batches.
-    while listed("ci").len() < 2 {
-        std::thread::yield_now();
-    }
-    assert_eq!(
-        listed(""),
-        [second.clone(), first.clone()],
-        "the newest first"
-    );
-    assert_eq!(listed(&format!("--credential {first}")), [first]);
-    assert_eq!(listed("ci --limit 1"), [second]);
 }
 
 #[test]

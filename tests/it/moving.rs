@@ -23,7 +23,7 @@ use latchkey::state::explain::{Target, explain};
 use latchkey::state::{Loader, State};
 use latchkey::store::embedded::{EmbeddedStore, OpenOptions};
 use latchkey::store::list::{LastUsed, TokenQuery};
-use latchkey::store::logins::{LoginNoted, Logins as _, OneTime};
+use latchkey::store::logins::{LoginKind, LoginNoted, Logins as _, OneTime};
 use latchkey::store::postgres::{self, PostgresStore, Settings};
 use latchkey::store::transfer::{Last, TABLES};
 use latchkey::store::{Store, StoreError, Trim};
@@ -46,7 +46,12 @@ const USED: OneTime = OneTime {
 fn login(((token, account), from): ((TokenId, PrincipalId), Option<IpAddr>)) -> LoginNoted {
     LoginNoted {
         at_ms: 1,
-        account,
+        kind: match from {
+            Some(_) => LoginKind::Login,
+            None => LoginKind::Exchange,
+        },
+        account: from.map(|_| account),
+        parent: from.is_none().then_some(TokenId::from_u128(8)),
         credential: TokenId::from_u128(9),
         token,
         from,

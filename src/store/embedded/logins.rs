@@ -16,7 +16,8 @@ use crate::domain::token::TokenId;
 use crate::store::columns::page_rows;
 use crate::store::list::Page;
 use crate::store::logins::{
-    LOGINS_KEPT_MS, LOGINS_MAX, LoginNoted, LoginQuery, OneTime, StoredLogin, USED_KEPT_MS,
+    LOGINS_KEPT_MS, LOGINS_MAX, LoginKind, LoginNoted, LoginQuery, OneTime, StoredLogin,
+    USED_KEPT_MS,
 };
 use crate::store::query::Query;
 
@@ -52,17 +53,19 @@ pub(super) fn note_logins(connection: &mut Connection, logins: &[LoginNoted]) ->
     };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let note = "-- note_logins
-        INSERT INTO logins (instant_ms, account, credential, token, address, expires_ms)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (token) DO NOTHING";
+        INSERT INTO logins (instant_ms, account, credential, token, address, expires_ms, kind, parent)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (token) DO NOTHING";
     let mut insert = transaction.prepare_cached(note)?;
     for login in logins {
         insert.execute(params![
             login.at_ms,
-            login.account.0,
+            login.account.map_or(0, |account| account.0),
             login.credential.to_bytes(),
             login.token.to_bytes(),
             login.from.map(|address| address.to_string()),
-            login.expires_ms
+            login.expires_ms,
+            login.kind as u8,
+            login.parent.map(TokenId::to_bytes)
         ])?;
     }
     drop(insert);
@@ -86,8 +89,8 @@ pub(super) fn logins(
     let mut select = Query::select(
         "-- logins
         SELECT l.number, l.instant_ms, l.account, l.credential, l.token, l.address, l.expires_ms,
-          p.name
-        FROM logins l JOIN principals p ON p.id = l.account",
+          p.name, l.kind, l.parent
+        FROM logins l LEFT JOIN principals p ON p.id = l.account",
     );
     let id = |id: TokenId| Value::Blob(id.to_bytes().to_vec());
     let after = query
@@ -121,15 +124,21 @@ fn stored(row: &Row<'_>) -> Result<StoredLogin, Fault> {
     let id = |index| Ok::<_, Fault>(TokenId::from_bytes(row.get(index)?));
     let address: Option<String> = row.get(5)?;
     let from = address.map(|text| text.parse()).transpose();
+    let account = Some(row.get::<_, u32>(2)?).filter(|account| *account != 0);
+    let name: Option<String> = row.get(7)?;
+    let kind = LoginKind::from_number(row.get(8)?);
+    let parent: Option<[u8; 16]> = row.get(9)?;
     Ok(StoredLogin {
         noted: LoginNoted {
             at_ms: row.get(1)?,
-            account: PrincipalId(row.get(2)?),
+            kind: kind.ok_or(Fault::Row("kind of login"))?,
+            account: account.map(PrincipalId),
             credential: id(3)?,
+            parent: parent.map(TokenId::from_bytes),
             token: id(4)?,
             from: from.map_err(|_| Fault::Row("address"))?,
             expires_ms: row.get(6)?,
         },
-        account_name: principal_name(&row.get::<_, String>(7)?)?,
+        account_name: name.as_deref().map(principal_name).transpose()?,
     })
 }

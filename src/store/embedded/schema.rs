@@ -18,7 +18,7 @@ use crate::store::StoreError;
 /// `LtKy`: tells our files from those of other programs.
 const APPLICATION_ID: i32 = 0x4c74_4b79;
 /// The version of the tables that [`STEPS`] lead to.
-const SCHEMA_VERSION: i32 = 6;
+const SCHEMA_VERSION: i32 = 7;
 const STATEMENTS_CACHED: usize = 64;
 /// Other processes only read (a backup, a verification), and readers do not block in WAL mode.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
@@ -26,8 +26,15 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
 /// What makes each version of the tables from the one before it, the first from nothing.
-const STEPS: [&str; SCHEMA_VERSION as usize] =
-    [TABLES, FORMAT, TOKEN_USED, CUT, LOGINS, CREDENTIALS];
+const STEPS: [&str; SCHEMA_VERSION as usize] = [
+    TABLES,
+    FORMAT,
+    TOKEN_USED,
+    CUT,
+    LOGINS,
+    CREDENTIALS,
+    RENEWALS,
+];
 
 /// The log's format level.
 const FORMAT: &str = "-- add_format
@@ -124,6 +131,14 @@ CREATE TABLE login_locks (
   PRIMARY KEY (principal, network)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX login_locks_by_end ON login_locks (until_ms);
+";
+
+/// The login record has renewals and exchanges as well.
+const RENEWALS: &str = "-- add_renewals
+-- kind: 1 login, 2 renewal, 3 exchange. parent: the token that was renewed or exchanged. account: 0
+-- where the token speaks for a resource.
+ALTER TABLE logins ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE logins ADD COLUMN parent BLOB;
 ";
 
 const TABLES: &str = "-- create_tables

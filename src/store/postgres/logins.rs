@@ -17,12 +17,13 @@ use super::query::{Query, Value, rows};
 use super::row::{number, token_id, value};
 use super::{literal, records};
 use crate::domain::principal::PrincipalId;
+use crate::domain::token::TokenId;
 use crate::store::StoreError;
 use crate::store::columns::page_rows;
 use crate::store::list::Page;
 use crate::store::logins::{
-    FAILURES_MAX, Failure, FailureKey, LOGINS_KEPT_MS, LOGINS_MAX, LoginNoted, LoginQuery, OneTime,
-    StoredLogin, USED_KEPT_MS,
+    FAILURES_MAX, Failure, FailureKey, LOGINS_KEPT_MS, LOGINS_MAX, LoginKind, LoginNoted,
+    LoginQuery, OneTime, StoredLogin, USED_KEPT_MS,
 };
 
 /// Failures after which those of long ago are looked for.
@@ -102,7 +103,8 @@ pub(super) async fn note_logins(pool: &Pool, logins: &[LoginNoted]) -> Result<()
     };
     let rows: Result<Vec<String>, StoreError> = logins.iter().map(row).collect();
     let note = format!(
-        "INSERT INTO latchkey.logins (instant_ms, account, credential, token, address, expires_ms)
+        "INSERT INTO latchkey.logins (instant_ms, account, credential, token, address, expires_ms,
+          kind, parent)
         VALUES {rows} ON CONFLICT (token) DO NOTHING;
         WITH newest AS (SELECT max(number) AS number FROM latchkey.logins),
         former AS (
@@ -124,13 +126,18 @@ fn row(login: &LoginNoted) -> Result<String, StoreError> {
         Some(address) => literal::text(&address.to_string()),
         None => "NULL".to_owned(),
     };
+    let parent = match login.parent {
+        Some(parent) => format!("'{}'", records::uuid(parent)),
+        None => "NULL".to_owned(),
+    };
     Ok(format!(
-        "({}, {}, '{}'::uuid, '{}'::uuid, {address}::inet, {})",
+        "({}, {}, '{}'::uuid, '{}'::uuid, {address}::inet, {}, {}, {parent}::uuid)",
         records::stored(login.at_ms)?,
-        login.account.0,
+        login.account.map_or(0, |account| account.0),
         records::uuid(login.credential),
         records::uuid(login.token),
         records::stored(login.expires_ms)?,
+        login.kind as u8,
     ))
 }
 
@@ -142,8 +149,8 @@ pub(super) async fn logins(
     let mut select = Query::select(
         "-- logins
         SELECT l.number, l.instant_ms, l.account, l.credential, l.token, host(l.address),
-          l.expires_ms, p.name
-        FROM latchkey.logins l JOIN latchkey.principals p ON p.id = l.account",
+          l.expires_ms, p.name, l.kind, l.parent
+        FROM latchkey.logins l LEFT JOIN latchkey.principals p ON p.id = l.account",
     );
     let after = query
         .after
@@ -168,15 +175,21 @@ pub(super) async fn logins(
 fn stored(row: &Row) -> Result<StoredLogin, Fault> {
     let address: Option<&str> = value(row, 5)?;
     let from = address.map(str::parse).transpose();
+    let account = Some(number::<u32>(row, 2)?).filter(|account| *account != 0);
+    let name: Option<&str> = value(row, 7)?;
+    let kind = LoginKind::from_number(number(row, 8)?);
+    let parent: Option<uuid::Uuid> = value(row, 9)?;
     Ok(StoredLogin {
         noted: LoginNoted {
             at_ms: number(row, 1)?,
-            account: PrincipalId(number(row, 2)?),
+            kind: kind.ok_or(Fault::Row("kind of login"))?,
+            account: account.map(PrincipalId),
             credential: token_id(row, 3)?,
+            parent: parent.map(|id| TokenId::from_bytes(id.into_bytes())),
             token: token_id(row, 4)?,
             from: from.map_err(|_| Fault::Row("address"))?,
             expires_ms: number(row, 6)?,
         },
-        account_name: principal_name(row, 7)?,
+        account_name: name.map(|_| principal_name(row, 7)).transpose()?,
     })
 }

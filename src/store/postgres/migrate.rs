@@ -43,6 +43,7 @@ const MIGRATIONS: &[Migration] = &[
         3,
         include_str!("migrations/0005_credentials.sql"),
     ),
+    migration("renewals", 3, include_str!("migrations/0006_renewals.sql")),
 ];
 
 const VERSIONS: &str = include_str!("migrations/0000_versions.sql");

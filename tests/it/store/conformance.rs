@@ -105,6 +105,7 @@ macro_rules! conformance {
             used_assertions_go_after_their_time,
             logins_are_listed_newest_first,
             logins_are_filtered,
+            renewals_and_exchanges_are_listed_with_their_parents,
             logins_are_paged,
             a_login_noted_twice_stands_once,
             old_logins_go_with_those_that_come,

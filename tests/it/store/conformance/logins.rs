@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use futures_util::future::join_all;
 use latchkey::domain::principal::PrincipalId;
 use latchkey::store::logins::{
-    Failure, LOGINS_KEPT_MS, LoginNoted, LoginQuery, OneTime, StoredLogin,
+    Failure, LOGINS_KEPT_MS, LoginKind, LoginNoted, LoginQuery, OneTime, StoredLogin,
 };
 use latchkey::store::{Store, StoreError};
 
@@ -158,7 +158,9 @@ fn login(number: u128, account: u32, credential: u128) -> LoginNoted {
     let at_ms = START_MS + number as u64;
     LoginNoted {
         at_ms,
-        account: PrincipalId(account),
+        kind: LoginKind::Login,
+        account: Some(PrincipalId(account)),
+        parent: None,
         credential: token_id(credential),
         token: token_id(number),
         from: from.map(|text| text.parse::<IpAddr>().expect("an address")),
@@ -207,7 +209,8 @@ pub(crate) async fn logins_are_listed_newest_first(store: &dyn Store) {
     assert_eq!(listed.len(), 3);
     for (stored, (noted, name)) in listed.iter().rev().zip(logins.iter().zip(names)) {
         assert_eq!(stored.noted, *noted);
-        assert_eq!(stored.account_name.to_string(), name);
+        let account = stored.account_name.as_ref().map(ToString::to_string);
+        assert_eq!(account.as_deref(), Some(name));
     }
 }
 
@@ -232,6 +235,46 @@ pub(crate) async fn logins_are_filtered(store: &dyn Store) {
     check(None, Some(99), &[]).await;
     check(Some(1), Some(92), &[12]).await;
     check(Some(2), Some(92), &[]).await;
+}
+
+pub(crate) async fn renewals_and_exchanges_are_listed_with_their_parents(store: &dyn Store) {
+    put_accounts(&mut Scribe::new(), store).await;
+    let of_resource = LoginNoted {
+        kind: LoginKind::Exchange,
+        account: None,
+        parent: Some(token_id(91)),
+        ..login(12, 0, 91)
+    };
+    let renewal = LoginNoted {
+        kind: LoginKind::Renewal,
+        parent: Some(token_id(10)),
+        ..login(11, 2, 90)
+    };
+    let exchange = LoginNoted {
+        kind: LoginKind::Exchange,
+        parent: Some(token_id(11)),
+        ..login(13, 2, 90)
+    };
+    let noted = [login(10, 2, 90), renewal, of_resource, exchange];
+    note(store, &noted).await;
+    let stored = listed(store, LoginQuery::default()).await;
+    let found: Vec<LoginNoted> = stored.iter().map(|one| one.noted.clone()).rev().collect();
+    assert_eq!(found, noted);
+    let names = stored.iter().map(|one| one.account_name.as_ref());
+    let names: Vec<_> = names.map(|name| name.map(ToString::to_string)).collect();
+    let web = || Some("service:web".to_owned());
+    assert_eq!(names, [web(), None, web(), web()]);
+    let born_from = |credential| LoginQuery {
+        credential: Some(token_id(credential)),
+        ..LoginQuery::default()
+    };
+    assert_eq!(numbers(store, born_from(90)).await, [13, 11, 10]);
+    assert_eq!(numbers(store, born_from(91)).await, [12]);
+    let account = LoginQuery {
+        account: Some(PrincipalId(2)),
+        ..LoginQuery::default()
+    };
+    assert_eq!(numbers(store, account).await, [13, 11, 10]);
 }
 
 pub(crate) async fn logins_are_paged(store: &dyn Store) {

@@ -4,7 +4,9 @@
 
 use latchkey::domain::principal::PrincipalId;
 use latchkey::store::Store as _;
-use latchkey::store::logins::{LOGINS_MAX, LoginNoted, LoginQuery, Logins as _, OneTime};
+use latchkey::store::logins::{
+    LOGINS_MAX, LoginKind, LoginNoted, LoginQuery, Logins as _, OneTime,
+};
 
 use super::{EmbeddedStore, copy_folder, fresh, open, tamper};
 use crate::store::scribe::{START_MS, Scribe, put_principal, token_id};
@@ -20,7 +22,9 @@ fn once(id: u8) -> OneTime {
 fn login(number: u128) -> LoginNoted {
     LoginNoted {
         at_ms: START_MS,
-        account: PrincipalId(1),
+        kind: LoginKind::Login,
+        account: Some(PrincipalId(1)),
+        parent: None,
         credential: token_id(9),
         token: token_id(number),
         from: None,
@@ -86,4 +90,32 @@ async fn embedded_oldest_logins_are_forgotten_when_there_are_too_many() {
     assert_eq!(numbers(&store).await, [4, 3, 2]);
     store.note_logins(&[login(5)]).await.expect("noted");
     assert_eq!(numbers(&store).await, [5, 4, 3]);
+}
+
+#[tokio::test]
+async fn embedded_logins_of_before_are_logins_in_tables_that_know_renewals() {
+    let fresh = fresh();
+    let account = put_principal(1, "service:ci");
+    Scribe::new().append(&fresh.store, [account]).await;
+    let noted = fresh.store.note_logins(&[login(1)]).await;
+    noted.expect("noted");
+    fresh.store.close().await.expect("closed");
+    let before = "ALTER TABLE logins DROP COLUMN kind; ALTER TABLE logins DROP COLUMN parent;
+        PRAGMA user_version = 6";
+    tamper(fresh.folder.path(), before);
+    let again = open(fresh.folder.path()).expect("opened");
+    let renewal = LoginNoted {
+        kind: LoginKind::Renewal,
+        parent: Some(token_id(1)),
+        ..login(2)
+    };
+    let noted = again.note_logins(std::slice::from_ref(&renewal)).await;
+    noted.expect("noted");
+    let query = LoginQuery {
+        limit: 100,
+        ..LoginQuery::default()
+    };
+    let page = again.logins(query).await.expect("a page");
+    let noted: Vec<_> = page.rows.into_iter().map(|one| one.noted).collect();
+    assert_eq!(noted, [renewal, login(1)]);
 }

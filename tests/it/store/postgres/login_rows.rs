@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use latchkey::domain::principal::PrincipalId;
 use latchkey::store::list::TokenQuery;
 use latchkey::store::logins::{
-    FAILURES_MAX, Failure, LOGINS_MAX, LoginNoted, LoginQuery, Logins as _, OneTime,
+    FAILURES_MAX, Failure, LOGINS_MAX, LoginKind, LoginNoted, LoginQuery, Logins as _, OneTime,
 };
 use latchkey::store::postgres::{PostgresStore, Settings};
 use latchkey::store::{Store as _, StoreError};
@@ -41,7 +41,9 @@ fn once(id: u8) -> OneTime {
 fn login(number: u128) -> LoginNoted {
     LoginNoted {
         at_ms: START_MS,
-        account: PrincipalId(1),
+        kind: LoginKind::Login,
+        account: Some(PrincipalId(1)),
+        parent: None,
         credential: token_id(9),
         token: token_id(number),
         from: None,
@@ -315,4 +317,24 @@ async fn servers_that_forget_the_same_logins_do_not_lock_each_other_out() {
     }
     let left = count(&fresh, "logins").await;
     assert!((40..=440 - 40).contains(&left), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_of_the_version_before_notes_is_a_login() {
+    let fresh = with_account().await;
+    let owner = server().client("postgres", &fresh.database.name).await;
+    let noted = login(1);
+    let sql = format!(
+        "INSERT INTO latchkey.logins (instant_ms, account, credential, token, address, expires_ms)
+        VALUES ({}, 1, '{}', '{}', NULL, {})",
+        noted.at_ms, noted.credential, noted.token, noted.expires_ms
+    );
+    owner.batch_execute(&sql).await.expect("noted");
+    let query = LoginQuery {
+        limit: 100,
+        ..LoginQuery::default()
+    };
+    let page = fresh.store.logins(query).await.expect("a page");
+    assert_eq!(page.rows.len(), 1);
+    assert_eq!(page.rows[0].noted, noted);
 }
