@@ -4,6 +4,7 @@
 //! this server has loaded and the salts that State holds; what could not be opened is nobody, and
 //! what this server cannot know is said so, for another one may.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::domain::change::{SealKeyRecord, Subject};
@@ -30,7 +31,7 @@ impl Authority {
         credentials: Credentials<'_>,
     ) -> Result<Caller, Refusal> {
         let token = credentials.token.ok_or(Refusal::Unauthenticated)?;
-        let client_ip = credentials.client_ip;
+        let client_ip = self.client_ip(credentials);
         if is_sealed(token) {
             let claims = self.claims(state, token)?;
             return Ok(Caller::Sealed { claims, client_ip });
@@ -40,6 +41,13 @@ impl Authority {
             key: Digest::of(token).key(),
             client_ip,
         })
+    }
+
+    /// Where a call comes from; not known of one that comes through a proxy of many clients, whose
+    /// own address says nothing of them.
+    pub(super) fn client_ip(&self, credentials: Credentials<'_>) -> Option<IpAddr> {
+        let is_proxy = |address| !self.proxies.is_empty() && self.proxies.allow(Some(address));
+        credentials.client_ip.filter(|address| !is_proxy(*address))
     }
 
     /// The claims of a sealed token, to be kept.

@@ -145,7 +145,7 @@ impl Authority {
     async fn attempt(&self, call: &LoginCall<'_>) -> Result<Given, Failed> {
         self.require_answering()?;
         let accepted = self.granted(call).await?;
-        self.give(call, accepted).await
+        self.give(accepted).await
     }
 
     /// What the client is told of it; guesses are counted.
@@ -154,7 +154,10 @@ impl Authority {
         call: &LoginCall<'_>,
         given: Result<Given, Failed>,
     ) -> Result<Given, Refusal> {
-        let network = ClientNetwork::of(call.credentials.client_ip);
+        let client_ip = self.client_ip(call.credentials);
+        // Behind a proxy of many clients nobody is locked out for another.
+        let is_proxy = client_ip != call.credentials.client_ip;
+        let network = ClientNetwork::of(client_ip);
         let key = failure_key(call.client_id, network);
         match given {
             Ok(given) => {
@@ -162,9 +165,6 @@ impl Authority {
                 Ok(given)
             }
             Err(Failed::Refused(LoginRefused::Wrong)) => {
-                // Behind a proxy of many clients nobody is locked out for another.
-                let is_proxy =
-                    !self.proxies.is_empty() && self.proxies.allow(call.credentials.client_ip);
                 if !is_proxy {
                     self.count_failure(Guess {
                         account: PrincipalName::parse(call.client_id),
@@ -211,7 +211,7 @@ impl Authority {
         let asked = LoginAsked {
             account,
             shown,
-            client_ip: call.credentials.client_ip,
+            client_ip: self.client_ip(call.credentials),
             workload: None,
             ttl_s: call.ttl_s,
             scopes: call.scopes.clone(),
@@ -251,12 +251,13 @@ impl Authority {
     }
 
     /// Makes the token, and then spends what it costs, durably, before it is given.
-    async fn give(&self, call: &LoginCall<'_>, shown: Accepted) -> Result<Given, Failed> {
+    async fn give(&self, shown: Accepted) -> Result<Given, Failed> {
         let Accepted {
             asked,
             granted,
             once,
         } = shown;
+        let from = asked.client_ip;
         let id = self.new_token_id();
         let secret = Secret::generate(TokenKind::Access, &*self.entropy);
         let claims = Claims {
@@ -292,7 +293,6 @@ impl Authority {
             (false, None) => self.sealed(&claims, &self.minting_key().await?)?,
         };
         self.require_answering()?;
-        let from = call.credentials.client_ip;
         self.replica.note_login(LoginNoted {
             at_ms: claims.issued_ms,
             kind: LoginKind::Login,

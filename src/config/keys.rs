@@ -168,7 +168,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "login.proxies",
-        "networks of proxies that many clients come through, with commas between them: failing logins lock no address in them out; the same on every server",
+        "networks of proxies that many clients come through, with commas between them: failing logins lock no address in them out, and for limits to networks the address of whoever comes through them is not known, so that these refuse; the same on every server",
     ),
     key(
         "seal.keys",

@@ -249,12 +249,14 @@ fn set_token(response: &mut v1::CheckResponse, seen: &Seen<'_>) {
     }
     response.scopes = Some(match seen.scopes.count() {
         None => v1::ScopesSummary {
-            all: true,
+            all: !seen.narrowed,
             permission_count: 0,
+            narrowed: seen.narrowed,
         },
         Some(count) => v1::ScopesSummary {
             all: false,
             permission_count: u32::try_from(count).unwrap_or(u32::MAX),
+            narrowed: seen.narrowed,
         },
     });
     response.expires_at = seen.expires_ms.map(timestamp);
@@ -411,7 +413,8 @@ mod tests {
             response.scopes,
             Some(v1::ScopesSummary {
                 all: true,
-                permission_count: 0
+                permission_count: 0,
+                narrowed: false,
             })
         );
         let expires = Timestamp {

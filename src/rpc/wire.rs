@@ -139,9 +139,12 @@ pub(super) fn written(told: &Told<'_>) -> Vec<u8> {
         put_number(&mut out, 5, kind_number(seen.kind) as u64);
         let number = if seen.is_resource { 7 } else { 6 };
         put_text(&mut out, number, seen.subject);
-        put_message(&mut out, 8, |out| match seen.scopes.count() {
-            None => put_number(out, 1, 1),
-            Some(count) => put_number(out, 2, count as u64),
+        put_message(&mut out, 8, |out| {
+            match seen.scopes.count() {
+                None => put_number(out, 1, u64::from(!seen.narrowed)),
+                Some(count) => put_number(out, 2, count as u64),
+            }
+            put_number(out, 3, u64::from(seen.narrowed));
         });
         put_time(&mut out, 9, seen.expires_ms);
     }
@@ -293,7 +296,7 @@ mod tests {
             expires_ms in proptest::option::of(any::<u64>()),
             times in (proptest::option::of(0..100_000_u64), proptest::option::of(0..100_000_u64)),
             (number, chain) in (any::<u64>(), any::<[u8; 8]>()),
-            shown in any::<bool>(),
+            (shown, narrowed) in any::<(bool, bool)>(),
         ) {
             let seen = Seen {
                 id: TokenId::from_u128(u128::from(number) << 40 | 7),
@@ -302,7 +305,7 @@ mod tests {
                 stored: TokenId::from_u128(7),
                 is_resource: TokenKind::ALL[kind] == TokenKind::Resource,
                 scopes: SeenScopes::All,
-                narrowed: false,
+                narrowed,
                 expires_ms,
                 counts_uses: false,
             };

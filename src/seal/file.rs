@@ -56,6 +56,9 @@ pub enum FileError {
     /// A directory, or a device.
     #[error("{0}: is no file")]
     NoFile(String),
+    /// No directory of keys has as many.
+    #[error("{0}: has more than 64 entries")]
+    TooMany(String),
     /// No keys are as long.
     #[error("{0}: has more than 16384 bytes")]
     TooLong(String),

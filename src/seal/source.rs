@@ -21,7 +21,7 @@ use super::file::{self, FileError};
 
 /// Keys that may be loaded at once.
 pub const KEYS_MAX: usize = 16;
-/// Entries of a directory that are looked at.
+/// Entries that a directory may have, also those that are no keys.
 const ENTRIES_MAX: usize = 64;
 /// What names begin with that Kubernetes keeps beside the entries of a Secret.
 const SWAPPED: &str = "..";
@@ -194,7 +194,10 @@ fn piece(path: &Path) -> Result<Piece, FileError> {
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     let failed = |error: io::Error| FileError::unreadable(dir, &error);
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)?.take(ENTRIES_MAX) {
+    for (index, entry) in fs::read_dir(dir).map_err(failed)?.enumerate() {
+        if index == ENTRIES_MAX {
+            return Err(FileError::TooMany(dir.display().to_string()));
+        }
         let entry = entry.map_err(failed)?;
         if !entry
             .file_name()
@@ -293,6 +296,20 @@ mod tests {
         world.write("dir/a", text(&[5]));
         world.source.dir = Some(world.at("dir"));
         assert_eq!(world.open(), Ok(keys(&[1, 2, 3, 4, 5, 6])));
+    }
+
+    #[test]
+    fn a_directory_is_read_whole_or_refused() {
+        let mut world = World::new();
+        fs::create_dir(world.at("dir")).expect("made");
+        world.source.dir = Some(world.at("dir"));
+        world.write("dir/key", text(&[1]));
+        for number in 1..ENTRIES_MAX {
+            world.write(&format!("dir/..{number}"), "no key");
+        }
+        assert_eq!(world.open(), Ok(keys(&[1])));
+        world.write("dir/..more", "no key");
+        assert_eq!(world.refusal(), "dir: has more than 64 entries");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! On a server of its own for each; what holds for State alone is tested beside it.
 
+mod callers;
 mod counted;
 mod explained;
 pub(crate) mod fleet;

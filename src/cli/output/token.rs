@@ -473,10 +473,10 @@ pub(crate) struct Decision {
 impl From<v1::CheckResponse> for Decision {
     fn from(answer: v1::CheckResponse) -> Self {
         let narrowed = answer.scopes.map_or_else(String::new, |scopes| {
-            if scopes.all {
-                "all".to_owned()
-            } else {
-                format!("{} permissions", scopes.permission_count)
+            match (scopes.all, scopes.narrowed, scopes.permission_count) {
+                (true, ..) => "all".to_owned(),
+                (false, true, 0) => "those of what it came from".to_owned(),
+                (false, _, count) => format!("{count} permissions"),
             }
         });
         Self {
