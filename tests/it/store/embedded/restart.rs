@@ -230,7 +230,7 @@ async fn embedded_foreign_and_newer_files_are_refused() {
         newer,
         Err(OpenError::SchemaVersion {
             found: 99,
-            known: 6
+            known: 7
         })
     ));
 }
