@@ -23,6 +23,9 @@ name, so none can stand twice.
 {{- $listen := include "latchkey.listen" . -}}
 listen.addr = "{{ $listen }}:7421"
 admin.addr = "{{ $listen }}:7422"
+# Who may reach the pods says the network policy; what encrypts is a mesh.
+listen.plain_text = true
+admin.plain_text = true
 limits.drain_time_max = "{{ .Values.drain.seconds }}s"
 {{- if eq .Values.store "embedded" }}
 store.data_dir = "/var/lib/latchkey/data"

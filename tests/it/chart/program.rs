@@ -13,9 +13,11 @@ use super::{Rendered, ours, schema_paths, sets, text};
 use crate::program::{Ran, Server, fresh, latchkey, run};
 
 /// Settings that the chart makes from values of its own, so that `config` has none of them.
-const OWN: [&str; 15] = [
+const OWN: [&str; 25] = [
     "admin.addr",
+    "admin.client_auth",
     "admin.enabled",
+    "admin.plain_text",
     "database.ca_file",
     "database.listen_url",
     "database.password_file",
@@ -23,12 +25,20 @@ const OWN: [&str; 15] = [
     "envoy.routes_file",
     "limits.drain_time_max",
     "listen.addr",
+    "listen.plain_text",
     "replica.address",
+    "replica.ca_file",
     "replica.name",
     "seal.keys",
     "seal.keys_dir",
     "seal.keys_file",
     "store.data_dir",
+    "tls.cert_file",
+    "tls.client_auth",
+    "tls.client_ca_file",
+    "tls.key_file",
+    "tls.min_version",
+    "tls.poll",
 ];
 
 fn program(arguments: &[&str]) -> Ran {
