@@ -17,6 +17,7 @@ mod optional_duration;
 mod seal;
 mod sources;
 mod text_duration;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub use keys::{KEYS, Key};
 pub use login::{AUDIENCES_MAX, Login};
 pub use seal::{Seal, SealKeys};
 pub use sources::{ConfigError, Sources};
+pub use tls::{AccessLists, ClientAuth, Tls, TlsVersion};
 
 /// All settings of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -44,6 +46,10 @@ pub struct Config {
     pub listen: Listen,
     /// Where it tells about itself.
     pub admin: Admin,
+    /// What both of these speak.
+    pub tls: Tls,
+    /// Who may call what.
+    pub access: AccessLists,
     /// Where it keeps what must last.
     pub store: Store,
     /// The database that replicas share.
@@ -84,6 +90,8 @@ pub struct Config {
 pub struct Listen {
     /// The address of the API.
     pub addr: SocketAddr,
+    /// Whether it speaks plain text where that is not loopback.
+    pub plain_text: bool,
 }
 
 /// Where it tells about itself: `/metrics`, `/healthz` and `/readyz`.
@@ -94,6 +102,10 @@ pub struct Admin {
     pub addr: SocketAddr,
     /// Whether it is served at all.
     pub enabled: bool,
+    /// Whether it speaks plain text, also where that is not loopback or the API speaks TLS.
+    pub plain_text: bool,
+    /// Whether who asks must show a certificate.
+    pub client_auth: ClientAuth,
 }
 
 /// Where it keeps what must last.
@@ -114,6 +126,8 @@ pub enum Open {
     True,
     /// Nobody.
     False,
+    /// Whoever shows a certificate that `access.check` names, or any if that is empty.
+    Mtls,
 }
 
 /// How it answers checks.
@@ -303,6 +317,7 @@ impl Default for Listen {
     fn default() -> Self {
         Self {
             addr: SocketAddr::from(([127, 0, 0, 1], 7421)),
+            plain_text: false,
         }
     }
 }
@@ -312,6 +327,8 @@ impl Default for Admin {
         Self {
             addr: SocketAddr::from(([127, 0, 0, 1], 7422)),
             enabled: true,
+            plain_text: false,
+            client_auth: ClientAuth::None,
         }
     }
 }
@@ -403,7 +420,7 @@ impl Config {
         match self.check.open {
             Open::Auto => self.listen.addr.ip().is_loopback(),
             Open::True => true,
-            Open::False => false,
+            Open::False | Open::Mtls => false,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! main ─► cli ─► config, telemetry
 //!          ├──► rpc ─► authority ─► replica ─► state, store (trait)
-//!          │     └──► routes
+//!          │     └──► routes, tls
 //!          └──► store::embedded                 all of them ─► domain
 //! ```
 //!
@@ -24,3 +24,4 @@ pub mod seal;
 pub mod state;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

@@ -90,7 +90,6 @@ async fn database(server: &Server, name: &str) -> Database {
 
 async fn administrator(replica: &Replica) -> Secret {
     let settings = Settings {
-        check_open: true,
         valid_for_ms: 5_000,
         confirm_time_max: MOST,
     };
@@ -107,6 +106,7 @@ fn envelope(admin: &Secret, command: Command) -> Envelope {
         caller: Caller::Bearer {
             key: admin.digest().key(),
             client_ip: None,
+            peer: None,
         },
         reason: "benchmark".to_owned(),
         request: None,

@@ -65,7 +65,6 @@ async fn issue_round(batch_commands_max: usize, issues: usize) -> (f64, f64) {
         replica.clone(),
         Arc::new(OsEntropy),
         Settings {
-            check_open: true,
             valid_for_ms: 5_000,
             confirm_time_max: Duration::from_secs(5),
         },
@@ -85,6 +84,7 @@ async fn issue_round(batch_commands_max: usize, issues: usize) -> (f64, f64) {
                     caller: Caller::Bearer {
                         key,
                         client_ip: None,
+                        peer: None,
                     },
                     reason: "benchmark".to_owned(),
                     request: None,

@@ -32,14 +32,20 @@ impl Authority {
     ) -> Result<Caller, Refusal> {
         let token = credentials.token.ok_or(Refusal::Unauthenticated)?;
         let client_ip = self.client_ip(credentials);
+        let peer = credentials.peer.cloned();
         if is_sealed(token) {
             let claims = self.claims(state, token)?;
-            return Ok(Caller::Sealed { claims, client_ip });
+            return Ok(Caller::Sealed {
+                claims,
+                client_ip,
+                peer,
+            });
         }
         recognise(token).ok_or(Refusal::Unauthenticated)?;
         Ok(Caller::Bearer {
             key: Digest::of(token).key(),
             client_ip,
+            peer,
         })
     }
 

@@ -146,7 +146,7 @@ impl View<'_> {
         credentials: Credentials<'_>,
         needs: &[Need<'_>],
     ) -> Result<(), Refusal> {
-        if self.authority.settings.check_open || self.is_stale() {
+        if credentials.asks_freely || self.is_stale() {
             return Ok(());
         }
         let caller = self.authority.caller_on(&self.state, credentials)?;
@@ -168,7 +168,7 @@ impl View<'_> {
     /// be permitted at the token's home.
     #[must_use]
     pub fn may_see(&self, credentials: Credentials<'_>, decision: &Decision<'_>) -> bool {
-        if self.authority.settings.check_open {
+        if credentials.asks_freely {
             return true;
         }
         let Some(seen) = &decision.token else {
@@ -202,12 +202,6 @@ impl View<'_> {
 }
 
 impl Authority {
-    /// Whether anybody may ask.
-    #[must_use]
-    pub fn check_is_open(&self) -> bool {
-        self.settings.check_open
-    }
-
     /// The published State, to ask Checks of that have arrived already. Short-lived: it keeps a
     /// revision in memory, and what arrives later is not answered by it.
     #[inline]

@@ -212,7 +212,7 @@ impl Authority {
             account,
             shown,
             client_ip: self.client_ip(call.credentials),
-            workload: None,
+            peer: call.credentials.peer.cloned(),
             ttl_s: call.ttl_s,
             scopes: call.scopes.clone(),
             audience: call.audience.clone(),

@@ -32,6 +32,7 @@ use crate::domain::clock::{Now, UnixMs};
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{EntryKind, LogEntry, Request};
 use crate::domain::limits::Networks;
+use crate::domain::peer::Proven;
 use crate::domain::permission::{Permission, Resource, ResourcePattern};
 use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::refusal::Refusal;
@@ -67,8 +68,6 @@ const STRANGERS_MAX: usize = 64;
 /// What of the authority can be set.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Whether Check answers callers that present no token of their own.
-    pub check_open: bool,
     /// How long after it was asked an allow may be acted on, at the most.
     pub valid_for_ms: u64,
     /// How long a change waits, at the most, until every server enforces it.
@@ -101,6 +100,10 @@ pub struct Credentials<'a> {
     pub token: Option<&'a str>,
     /// Where the call came from.
     pub client_ip: Option<IpAddr>,
+    /// Who the peer has proven to be by its certificate.
+    pub peer: Option<&'a Arc<Proven>>,
+    /// Whether it may ask Checks without a token: everybody on an open server.
+    pub asks_freely: bool,
 }
 
 /// What comes with every write.

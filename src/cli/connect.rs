@@ -4,6 +4,7 @@
 //! environment, never from an argument, and is sent as `authorization: Bearer`. Absent: retries;
 //! who runs the program decides whether to ask again.
 
+use std::error::Error;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,9 +26,12 @@ use crate::proto::v1::key_service_client::KeyServiceClient;
 use crate::proto::v1::login_service_client::LoginServiceClient;
 use crate::proto::v1::token_service_client::TokenServiceClient;
 
+use crate::tls::trouble;
+
 use super::failure::CliError;
 use super::output::notice;
 use super::parse;
+use super::secure::TlsArgs;
 
 /// The longest token file that is read.
 const TOKEN_FILE_BYTES_MAX: u64 = 8 * 1024;
@@ -37,7 +41,7 @@ const TOKEN_VARIABLE: &str = "LATCHKEY_TOKEN";
 /// Which server, and how long to wait for it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServerArgs {
-    /// Address of the server, as a URL or as HOST:PORT.
+    /// Address of the server, as a URL or as HOST:PORT; `https://` is TLS.
     #[arg(
         long,
         env = "LATCHKEY_ADDR",
@@ -48,6 +52,8 @@ pub(crate) struct ServerArgs {
     /// How long a call may take.
     #[arg(long, default_value = "10s", value_parser = parse::duration, value_name = "DURATION")]
     pub timeout: Duration,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// Which server, and as whom.
@@ -180,12 +186,13 @@ impl Session {
         server: &ServerArgs,
         token: Option<TokenText>,
     ) -> Result<Self, CliError> {
-        let url = url_of(&server.addr)?;
+        let url = server.tls.url_of(&server.addr)?;
         let token = token
             .as_ref()
             .map(|token| bearer_value(token))
             .transpose()?;
-        if token.is_some() && !is_local(&url) {
+        let tls = server.tls.config_for(&url)?;
+        if token.is_some() && tls.is_none() && !is_local(&url) {
             notice("warning: the token is sent to another machine without encryption");
         }
         let endpoint = Endpoint::from_shared(url.clone())
@@ -193,14 +200,17 @@ impl Session {
             .connect_timeout(server.timeout)
             .user_agent(concat!("latchkey-cli/", env!("CARGO_PKG_VERSION")))
             .map_err(|_| CliError::usage("not a user agent"))?;
+        let endpoint = match tls {
+            None => endpoint,
+            Some(tls) => endpoint.tls_config(tls).map_err(|error| {
+                CliError::usage(format!("TLS cannot be set up: {}", bottom_of(&error)))
+            })?,
+        };
         let channel = tokio::time::timeout(server.timeout, endpoint.connect())
             .await
             .map_err(|_| CliError::unavailable(format!("no answer from {url} in time")))?
             .map_err(|error| {
-                let mut cause: &dyn std::error::Error = &error;
-                while let Some(source) = cause.source() {
-                    cause = source;
-                }
+                let cause = trouble(&error).unwrap_or_else(|| bottom_of(&error));
                 CliError::unavailable(format!("cannot reach {url}: {cause}"))
             })?;
         let deadline = Some(server.timeout);
@@ -290,21 +300,18 @@ fn bearer_value(token: &str) -> Result<MetadataValue<Ascii>, CliError> {
     Ok(value)
 }
 
-/// The URL of an address: a bare `HOST:PORT` is plain HTTP/2.
-fn url_of(addr: &str) -> Result<String, CliError> {
-    match addr.split_once("://") {
-        None if addr.is_empty() => Err(CliError::usage("the address is empty")),
-        None => Ok(format!("http://{addr}")),
-        Some(("http", _)) => Ok(addr.to_owned()),
-        Some((scheme, _)) => Err(CliError::usage(format!(
-            "cannot speak {scheme}; give http://HOST:PORT"
-        ))),
+/// What an error is about in the end.
+fn bottom_of(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
+    cause.to_string()
 }
 
 /// Whether the URL names this machine; when in doubt, it does not.
 fn is_local(url: &str) -> bool {
-    let rest = url.trim_start_matches("http://");
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);
     let host = authority
         .rsplit_once(':')
@@ -317,17 +324,6 @@ fn is_local(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_bare_address_is_plain_http() {
-        let check = |addr, expected: &str| assert_eq!(url_of(addr), Ok(expected.to_owned()));
-        check("127.0.0.1:7421", "http://127.0.0.1:7421");
-        check("localhost:1", "http://localhost:1");
-        check("http://[::1]:7421", "http://[::1]:7421");
-        for addr in ["", "https://a:1", "unix:///run/x"] {
-            assert!(url_of(addr).is_err(), "{addr:?}");
-        }
-    }
 
     #[test]
     fn only_loopback_is_local() {

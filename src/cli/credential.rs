@@ -67,6 +67,10 @@ pub(crate) struct CommonArgs {
     /// Client network, as CIDR, that it may log in from; may be repeated.
     #[arg(long = "network", value_name = "CIDR")]
     networks: Vec<String>,
+    /// The workload that may log in with it, by its client certificate: a SPIFFE ID or
+    /// x5t#S256:THUMBPRINT.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    workload: String,
     /// Its name, for people.
     #[arg(long)]
     name: String,
@@ -216,7 +220,7 @@ async fn create(args: CreateArgs, output: Output) -> Result<(), CliError> {
         not_before: common.not_before.map(wire_instant),
         uses: common.uses,
         networks: common.networks,
-        workload: String::new(),
+        workload: common.workload,
         wait_for_replicas: common.wait,
         reason: common.reason,
         request_id: common.request.request_id,
@@ -261,7 +265,7 @@ async fn register_key(args: RegisterKeyArgs, output: Output) -> Result<(), CliEr
         not_before: common.not_before.map(wire_instant),
         uses: common.uses,
         networks: common.networks,
-        workload: String::new(),
+        workload: common.workload,
         public_key: public_key.to_pem(),
         wait_for_replicas: common.wait,
         reason: common.reason,

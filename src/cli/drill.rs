@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::proto::v1;
 use crate::proto::v1::enforcement::State;
 use crate::proto::v1::revoke_token_request::Target as Revoked;
-use crate::rpc::drill::{Drill, Question, Seen, Target};
+use crate::rpc::drill::{Dial, Drill, Question, Seen, Target};
 
 use super::connect::{CallerArgs, Session, calling_token};
 use super::failure::CliError;
@@ -77,7 +77,11 @@ pub(crate) async fn drill(args: DrillArgs, output: Output) -> Result<(), CliErro
         CliError::usage("no calling token: set LATCHKEY_TOKEN or give --token-file FILE")
     })?;
     let session = Session::open(&args.caller.server, Some(caller.clone())).await?;
-    let targets = targets(&session, &args.replicas).await?;
+    let tls = &args.caller.server.tls;
+    let dial = Dial::with(tls.config()?);
+    let given = args.replicas.iter().map(|address| tls.url_of(address));
+    let given = given.collect::<Result<Vec<_>, _>>()?;
+    let targets = targets(&session, args.replicas.into_iter().zip(given).collect()).await?;
     let meter = Meter::start("waiting for the servers to allow");
     let token = issue(&session, &args.resource).await?;
     let question = Question {
@@ -86,7 +90,7 @@ pub(crate) async fn drill(args: DrillArgs, output: Output) -> Result<(), CliErro
         action: ACTION.to_owned(),
         resource: args.resource,
     };
-    let mut drill = Drill::begin(targets, &question, args.wait);
+    let mut drill = Drill::begin(targets, &question, &dial, args.wait);
     drill.works(args.wait / WORKS_PART).await;
     meter.goes_on("waiting for the servers to deny");
     let begun = Instant::now();
@@ -105,14 +109,15 @@ pub(crate) async fn drill(args: DrillArgs, output: Output) -> Result<(), CliErro
     show(answered, enforcement, seen, output)
 }
 
-async fn targets(session: &Session, given: &[String]) -> Result<Vec<Target>, CliError> {
+/// Those that are given, by what they are called and their URLs, or those that the server lists.
+async fn targets(session: &Session, given: Vec<(String, String)>) -> Result<Vec<Target>, CliError> {
     if !given.is_empty() {
-        let named = |address: &String| Target {
-            name: address.clone(),
-            address: address.clone(),
+        let named = |(name, address)| Target {
+            name,
+            address,
             is_live: true,
         };
-        return Ok(given.iter().map(named).collect());
+        return Ok(given.into_iter().map(named).collect());
     }
     let request = v1::ListReplicasRequest {};
     let answer = session.cluster().list_replicas(request).await?.into_inner();

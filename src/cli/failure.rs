@@ -4,6 +4,7 @@
 //! status is read here, with its details: the stable reason decides the exit code, and missing
 //! permissions and bad fields follow one a line. Absent: debug dumps, and secrets.
 
+use std::error::Error as _;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -11,10 +12,15 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::tls::trouble;
+
 use super::output::clean;
 
 /// The reason of whatever could not be decided, ours and the server's alike.
 const UNAVAILABLE: &str = "UNAVAILABLE";
+
+/// What tonic says of answers that are none; a record of TLS is such a one.
+const NO_HTTP2: &str = "h2 protocol error";
 
 /// What a script can tell from the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +170,16 @@ impl CliError {
     /// What a gRPC status says, with its details.
     #[must_use]
     pub(crate) fn of_status(status: &Status) -> Self {
+        // What the server said of our certificate comes with the first call.
+        if let Some(what) = status.source().and_then(trouble) {
+            return Self::unavailable(what);
+        }
+        if status.code() == Code::Internal && status.message().starts_with(NO_HTTP2) {
+            return Self::unavailable(
+                "no gRPC is spoken there; if the server speaks TLS, give https://HOST:PORT and \
+                 --ca-file FILE",
+            );
+        }
         let details = status.get_error_details();
         let info = details.error_info();
         let reason = info.map_or("", |info| info.reason.as_str());

@@ -1,7 +1,7 @@
-//! What a server reads again while it runs: its route table and its seal keys.
+//! What a server reads again while it runs: its route table, its seal keys and its certificates.
 //!
-//! Both are read before the store is opened, for what is wrong with a file is soon mended and a
-//! store may take long to load. SIGHUP has both read at once where a setting names a file; where
+//! All are read before the store is opened, for what is wrong with a file is soon mended and a
+//! store may take long to load. SIGHUP has all read at once where a setting names a file; where
 //! none does it ends the server, as it does where a terminal is closed. Seal keys that the log knows
 //! and nobody has brought here are told, at the start and whenever they are others.
 
@@ -9,20 +9,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use crate::authority::Authority;
-use crate::config::{Config, Seal};
+use crate::config::{ClientAuth, Config, Seal, TlsVersion};
 use crate::domain::change::SealKeyRecord;
 use crate::domain::entropy::Entropy;
 use crate::domain::seal::key::SealKey;
 use crate::followed::{Follower, Live, Source};
 use crate::routes;
-use crate::rpc::Files;
+use crate::rpc::{Files, Listening};
 use crate::seal::{self, KeySource};
+use crate::tls::{self, Door, Port};
 
 use super::failure::CliError;
 use super::run::cannot_wait;
@@ -68,7 +70,15 @@ impl Followed {
             tasks.push(followed(&live, follower, config.seal.poll, told)?);
             live
         };
-        let files = Files { routes, seals };
+        let tls = match tls_files(config) {
+            None => None,
+            Some(files) => {
+                let (live, follower) = tls::Live::open(files).map_err(CliError::usage)?;
+                tasks.push(followed(&live, follower, config.tls.poll, true)?);
+                Some(live)
+            }
+        };
+        let files = Files { routes, seals, tls };
         Ok(Self { files, tasks })
     }
 
@@ -84,12 +94,59 @@ impl Followed {
         }));
     }
 
+    /// A port, and what is spoken there.
+    pub(crate) fn listening(
+        &self,
+        config: &Config,
+        port: Port,
+        listener: TcpListener,
+    ) -> Listening {
+        let door = self.door(config, port);
+        Listening { listener, door }
+    }
+
+    fn door(&self, config: &Config, port: Port) -> Door {
+        let is_secured = port == Port::Api || config.admin_is_secured();
+        let Some(live) = self.files.tls.as_ref().filter(|_| is_secured) else {
+            return Door::plain();
+        };
+        // The configuration refuses lists that cannot be read.
+        let access = config.access.access().unwrap_or_default();
+        Door::secured(Arc::clone(live), port, access)
+    }
+
     /// Ends who follows.
     pub(crate) async fn close(self) {
         for task in self.tasks {
             task.abort();
             let _ = task.await;
         }
+    }
+}
+
+/// The files of TLS, where it is spoken.
+fn tls_files(config: &Config) -> Option<tls::Files> {
+    let settings = &config.tls;
+    let named = |path: &Path| (!path.as_os_str().is_empty()).then(|| path.to_owned());
+    settings.is_set().then(|| tls::Files {
+        cert: settings.cert_file.clone(),
+        key: settings.key_file.clone(),
+        client_ca: named(&settings.client_ca_file),
+        replica_ca: named(&config.replica.ca_file),
+        api_auth: client_auth(settings.client_auth()),
+        admin_auth: client_auth(config.admin.client_auth),
+        version: match settings.min_version {
+            TlsVersion::Tls12 => tls::Version::Tls12,
+            TlsVersion::Tls13 => tls::Version::Tls13,
+        },
+    })
+}
+
+fn client_auth(set: ClientAuth) -> tls::ClientAuth {
+    match set {
+        ClientAuth::Auto | ClientAuth::None => tls::ClientAuth::None,
+        ClientAuth::Request => tls::ClientAuth::Request,
+        ClientAuth::Require => tls::ClientAuth::Require,
     }
 }
 

@@ -31,6 +31,7 @@ mod ready;
 mod routes;
 mod run;
 mod seal_key;
+mod secure;
 mod server;
 mod status;
 mod store;

@@ -30,6 +30,7 @@ use crate::rpc::{self, Metrics};
 use crate::state::decide::Lifetimes;
 use crate::store::StoreError;
 use crate::store::embedded::OpenError;
+use crate::tls::Port;
 
 use super::failure::CliError;
 use super::followed::Followed;
@@ -89,7 +90,6 @@ pub(crate) async fn assemble(
     meter.end();
     let (replica, writer) = started.map_err(CliError::unavailable)?;
     let settings = authority::Settings {
-        check_open: config.check_is_open(),
         valid_for_ms: millis(config.check.valid_for),
         confirm_time_max: config.write.confirm_time_max,
     };
@@ -143,6 +143,10 @@ fn identity(config: &Config) -> replica::Identity {
     } else {
         listen.to_string()
     };
+    let address = match config.tls.is_set() {
+        true => format!("https://{address}"),
+        false => address,
+    };
     replica::Identity {
         name: or(&config.replica.name, host.into_owned()),
         address: or(&config.replica.address, address),
@@ -165,6 +169,12 @@ pub(crate) async fn run(
     first: First,
     ready: impl FnOnce(Ready) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
+    if let Some((key, addr)) = config.exposed() {
+        return Err(CliError::usage(format!(
+            "{addr} is not loopback, and without TLS tokens would go there in plain text: set \
+             tls.cert_file and tls.key_file, or {key} = true if something in front of it encrypts"
+        )));
+    }
     // A free port is known once it is taken, and the other replicas are told of it. A port that is
     // named is taken last: until then nobody should wait behind it.
     let mut config = config.clone();
@@ -227,6 +237,7 @@ async fn serve(
     let over = CancellationToken::new();
     let admin_addr = admin.as_ref().map(|(_, addr)| *addr);
     let admin_task = admin.map(|(listener, _)| {
+        let listener = followed.listening(config, Port::Admin, listener);
         let shutdown = over.clone().cancelled_owned();
         tokio::spawn(rpc::serve_admin(
             authority.clone(),
@@ -241,9 +252,9 @@ async fn serve(
         admin: admin_addr,
         admin_token,
     })?;
-    let canary_stop = stop.child_token();
-    let canary = start_canary(config, &authority, &metrics, &canary_stop);
+    let (canary, canary_stop) = start_canary(config, &authority, &metrics, followed, &stop);
     tracing::info!(%listen, "serving");
+    let listener = followed.listening(config, Port::Api, listener);
     let served = rpc::serve(
         authority,
         metrics,
@@ -287,16 +298,21 @@ fn warn_of(config: &Config, authority: &Authority, first: First) {
     }
 }
 
-/// The canary, if one is wanted.
+/// The canary, if one is wanted, and what ends it.
 fn start_canary(
     config: &Config,
     authority: &Authority,
     metrics: &Metrics,
+    followed: &Followed,
     stop: &CancellationToken,
-) -> Option<JoinHandle<()>> {
-    let every = config.canary.interval?;
-    let (authority, metrics, stop) = (authority.clone(), metrics.clone(), stop.clone());
-    Some(tokio::spawn(rpc::canary(authority, metrics, every, stop)))
+) -> (Option<JoinHandle<()>>, CancellationToken) {
+    let stop = stop.child_token();
+    let canary = config.canary.interval.map(|every| {
+        let (authority, metrics, stop) = (authority.clone(), metrics.clone(), stop.clone());
+        let certificates = followed.files.tls.clone();
+        tokio::spawn(rpc::canary(authority, metrics, certificates, every, stop))
+    });
+    (canary, stop)
 }
 
 async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), CliError> {

@@ -21,6 +21,7 @@ use super::output::{Output, json, write};
 use super::parse::label;
 use super::ready;
 use super::run::{First, OpenArgs, run};
+use super::secure::VARIABLES as TLS_VARIABLES;
 use super::store::{Place, database, database_failed};
 
 /// The longest configuration file.
@@ -203,6 +204,7 @@ pub(super) fn start_logs(config: &Config, output: Output) -> Result<(), CliError
 fn warn_of_unknown_variables() {
     let known = |name: &str| {
         OTHER_VARIABLES.contains(&name)
+            || TLS_VARIABLES.contains(&name)
             || KEYS.iter().any(|key| key.variable() == name)
             || name.starts_with("LATCHKEY_PORT")
             || name.starts_with("LATCHKEY_SERVICE_")

@@ -6,8 +6,8 @@
 //! the request was sent, on a clock that runs in suspend; every call has a deadline. Whatever
 //! is not a fresh allow is a denial or an error, never an allow.
 //!
-//! Absent on purpose: a cache of allows (it would outlive a revocation), retries (the caller
-//! knows its own deadline) and TLS settings (build a `Channel` and hand it over).
+//! Absent on purpose: a cache of allows (it would outlive a revocation) and retries (the caller
+//! knows its own deadline).
 
 mod bearer;
 mod calls;
@@ -17,6 +17,7 @@ mod layer;
 mod login;
 mod policy;
 mod refusal;
+mod secured;
 
 #[cfg(test)]
 mod check_tests;
@@ -40,6 +41,7 @@ pub use self::enforced::Enforced;
 pub use self::layer::{CheckLayer, Checked};
 pub use self::login::{LoggedIn, Login, LoginError};
 pub use self::policy::{Needs, Policy};
+pub use self::secured::Tls;
 pub use crate::proto::v1;
 
 use self::calls::within;
@@ -104,7 +106,25 @@ impl Client {
         ))
     }
 
-    /// A client over a channel that the caller built, with TLS or several addresses.
+    /// Connects over TLS, for example to `https://latchkey.example:7421`.
+    ///
+    /// # Errors
+    /// As [`Client::connect`], and for certificates that cannot be used.
+    pub async fn connect_secured(endpoint: impl Into<String>, tls: Tls) -> Result<Self, Error> {
+        let endpoint = configured(endpoint.into())?.tls_config(tls.0)?;
+        Ok(Self::from_channel(endpoint.connect().await?))
+    }
+
+    /// As [`Client::connect_lazy`], over TLS.
+    ///
+    /// # Errors
+    /// The transport's, when the address does not parse or the certificates cannot be used.
+    pub fn connect_secured_lazy(endpoint: impl Into<String>, tls: Tls) -> Result<Self, Error> {
+        let endpoint = configured(endpoint.into())?.tls_config(tls.0)?;
+        Ok(Self::from_channel(endpoint.connect_lazy()))
+    }
+
+    /// A client over a channel that the caller built, with several addresses or its own TLS.
     #[must_use]
     pub fn from_channel(channel: Channel) -> Self {
         Self {

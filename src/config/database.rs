@@ -136,6 +136,8 @@ pub struct Replica {
     pub name: String,
     /// Where the others reach it; empty is the address it listens on.
     pub address: String,
+    /// The authorities of the others' certificates; empty is those of clients.
+    pub ca_file: PathBuf,
 }
 
 /// How writes are answered.

@@ -25,10 +25,52 @@ impl Key {
 pub const KEYS: &[Key] = &[
     key("listen.addr", "address of the API; port 0 takes a free one"),
     key(
+        "listen.plain_text",
+        "whether it speaks plain text on an address that is not loopback: only where a mesh or a proxy does TLS in front of it",
+    ),
+    key(
         "admin.addr",
         "address of `/metrics`, `/healthz` and `/readyz`, which ask for no token",
     ),
     key("admin.enabled", "whether they are served"),
+    key(
+        "admin.plain_text",
+        "whether they are served without TLS although `tls.cert_file` is set, or on an address that is not loopback",
+    ),
+    key(
+        "admin.client_auth",
+        "whether who asks for them must show a certificate: `none`, `request` or `require`",
+    ),
+    key(
+        "tls.cert_file",
+        "PEM file with the certificate of both listeners and what is between it and its authority; empty is plain text",
+    ),
+    key("tls.key_file", "PEM file with its key"),
+    key(
+        "tls.client_ca_file",
+        "PEM file with the authorities of clients' certificates",
+    ),
+    key(
+        "tls.client_auth",
+        "whether clients of the API must show one: `none`, `request`, `require`, or `auto`, which requires it where `tls.client_ca_file` is set",
+    ),
+    key(
+        "tls.min_version",
+        "oldest version that is spoken: `1.2`, which is the newest that Envoy's upstreams speak unless told, or `1.3`",
+    ),
+    key(
+        "tls.poll",
+        "how often the files are read again; SIGHUP reads them at once",
+    ),
+    key(
+        "access.check",
+        "who may ask Checks, Envoy included, by the certificate that a client shows: SPIFFE IDs, all below one (`spiffe://acme/*`), DNS names or thumbprints, with commas between them; empty is everybody, here and below",
+    ),
+    key("access.login", "and who may log in, renew and exchange"),
+    key(
+        "access.manage",
+        "and who may call everything else but health and reflection",
+    ),
     key(
         "store.data_dir",
         "data directory of the embedded store, which is used where `database.url` is empty",
@@ -84,7 +126,11 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "replica.address",
-        "where the other replicas reach it; empty is the address it listens on",
+        "where the other replicas reach it, `https://` in front where it speaks TLS; empty is the address it listens on",
+    ),
+    key(
+        "replica.ca_file",
+        "PEM file with the authorities of the other replicas' certificates, for the canary; empty is `tls.client_ca_file`",
     ),
     key(
         "write.confirm_time_max",
@@ -92,7 +138,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "check.open",
-        "whether Check asks its callers for no token: `true`, `false`, or `auto`, which is open on loopback only",
+        "whether Check asks its callers for no token: `true`, `false`, `mtls` (not those who show a certificate that `access.check` lets in), or `auto`, which is open on loopback only",
     ),
     key(
         "check.valid_for",

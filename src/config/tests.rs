@@ -318,3 +318,64 @@ fn audiences_are_few_and_none_is_empty() {
     check("a,", Some("each is 1 to 256 printable characters"));
     check("a\u{7}", Some("each is 1 to 256 printable characters"));
 }
+
+#[test]
+fn plain_text_off_loopback_is_told_unless_it_is_asked_for() {
+    let check = |flags: &[(&str, &str)], expected: Option<&str>| {
+        let found = built("", &[], flags).exposed();
+        assert_eq!(found.map(|(key, _)| key), expected, "{flags:?}");
+    };
+    let (listen, admin) = (("listen.addr", "10.0.0.1:1"), ("admin.addr", "10.0.0.1:2"));
+    let tls = [("tls.cert_file", "a"), ("tls.key_file", "b")];
+    check(&[], None);
+    check(&[("listen.addr", "[::1]:1")], None);
+    check(&[("listen.addr", "[::ffff:127.0.0.1]:1")], None);
+    check(&[listen], Some("listen.plain_text"));
+    check(&[listen, ("listen.plain_text", "true")], None);
+    check(&[admin], Some("admin.plain_text"));
+    check(&[admin, ("admin.plain_text", "true")], None);
+    check(&[admin, ("admin.enabled", "false")], None);
+    check(&[listen, admin, tls[0], tls[1]], None);
+}
+
+#[test]
+fn what_contradicts_itself_about_tls_is_refused() {
+    let check = |flags: &[(&str, &str)], expected: Option<&str>| {
+        let mut sources = Sources::default();
+        for (name, value) in flags {
+            sources.flag(name, value, "--set").expect("a valid flag");
+        }
+        let wrong = sources.build().err().map(|error| error.to_string());
+        let named = wrong.as_deref().and_then(|text| text.split(':').next());
+        assert_eq!(named, expected, "{flags:?}: {wrong:?}");
+    };
+    let (cert, key) = (("tls.cert_file", "a"), ("tls.key_file", "b"));
+    let (ca, asked) = (("tls.client_ca_file", "c"), ("tls.client_auth", "request"));
+    let list = ("access.manage", "spiffe://acme/admin");
+    check(&[cert, key, ca, asked, list], None);
+    check(&[cert], Some("tls.key_file"));
+    check(&[key], Some("tls.key_file"));
+    check(&[ca], Some("tls.client_ca_file"));
+    check(&[cert, key, asked], Some("tls.client_auth"));
+    check(
+        &[cert, key, ("admin.client_auth", "request")],
+        Some("admin.client_auth"),
+    );
+    check(
+        &[cert, key, ("listen.plain_text", "true")],
+        Some("listen.plain_text"),
+    );
+    check(&[cert, key, ("admin.plain_text", "true")], None);
+    check(&[cert, key, ("check.open", "mtls")], Some("check.open"));
+    check(&[cert, key, ca, ("check.open", "mtls")], None);
+    check(&[cert, key, list], Some("access.manage"));
+    check(
+        &[cert, key, ca, ("tls.client_auth", "none"), list],
+        Some("access.manage"),
+    );
+    check(
+        &[cert, key, ca, ("access.check", "*")],
+        Some("access.check"),
+    );
+    check(&[cert, key, ("tls.poll", "1ms")], Some("tls.poll"));
+}

@@ -16,6 +16,7 @@ pub mod key;
 pub mod key_pair;
 pub mod limits;
 pub mod login;
+pub mod peer;
 mod pem;
 pub mod permission;
 pub mod principal;

@@ -29,6 +29,9 @@ pub enum Refusal {
     /// The calling token does not permit this.
     #[error("the calling token does not permit this; missing: {}", join(.0))]
     NotPermitted(Vec<Permission>),
+    /// The certificate of the connection does not let it call this, whatever the token.
+    #[error("the client certificate of this connection does not permit this call")]
+    PeerNotAllowed,
     /// What is handed on is not held: exactly what is missing.
     #[error("the calling token does not hold what it hands on; missing: {}", join(.0))]
     Boundary(Vec<Permission>),

@@ -44,6 +44,7 @@ async fn what_is_refused_raises_no_format_and_what_changes_something_does() {
     let stranger = Caller::Bearer {
         key: Digest::of("a guess").key(),
         client_ip: None,
+        peer: None,
     };
     for (caller, command, expected) in [
         (stranger, mint(1), Refusal::Unauthenticated),

@@ -1,4 +1,4 @@
-//! The admin port: `/metrics`, `/healthz` and `/readyz` over plain HTTP.
+//! The admin port: `/metrics`, `/healthz` and `/readyz` over HTTP, with or without TLS.
 //!
 //! Used by `cli`, which binds it to loopback unless told otherwise: it asks nobody who they are.
 //! Metrics are OpenMetrics text. Connections are few and have deadlines, so that whoever reaches
@@ -22,14 +22,15 @@ use axum::serve::Listener;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::authority::Authority;
-use crate::{routes, seal};
+use crate::tls::Stream;
+use crate::{routes, seal, tls};
 
 use super::metrics::Metrics;
+use super::server::Listening;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -64,6 +65,8 @@ pub struct Files {
     pub routes: Arc<routes::Live>,
     /// The seal keys.
     pub seals: Arc<seal::Live>,
+    /// The certificates, where TLS is spoken.
+    pub tls: Option<Arc<tls::Live>>,
 }
 
 /// Serves the admin port until `shutdown`.
@@ -74,7 +77,7 @@ pub async fn serve_admin(
     authority: Authority,
     metrics: Metrics,
     files: Files,
-    listener: TcpListener,
+    listener: Listening,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let admin = Admin {
@@ -109,13 +112,13 @@ async fn readiness(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 
 /// A listener that accepts only so many connections.
 struct Places {
-    listener: TcpListener,
+    listener: Listening,
     limits: AdminLimits,
     free: Arc<Semaphore>,
 }
 
 impl Places {
-    fn new(listener: TcpListener, limits: AdminLimits) -> Self {
+    fn new(listener: Listening, limits: AdminLimits) -> Self {
         Self {
             listener,
             limits,
@@ -130,12 +133,13 @@ impl Listener for Places {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
-            let (io, peer) = Listener::accept(&mut self.listener).await;
+            let (io, peer) = Listener::accept(&mut self.listener.listener).await;
             // Without a place the connection is dropped: to wait for one would be to hold it.
             let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
                 tracing::debug!(%peer, "the admin port has no place left");
                 continue;
             };
+            let (io, _) = self.listener.door.accept(io);
             let connection = Connection {
                 io,
                 limits: self.limits,
@@ -148,13 +152,13 @@ impl Listener for Places {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listener.listener.local_addr()
     }
 }
 
 /// A connection under its deadline.
 struct Connection {
-    io: TcpStream,
+    io: Stream,
     limits: AdminLimits,
     deadline: Pin<Box<Sleep>>,
     /// Between an answer's first byte and the next request's.
@@ -230,6 +234,7 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinHandle;
     use tokio::time::timeout;
 
@@ -246,7 +251,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/healthz", get(|| async { "alive\n" }));
-        let serving = axum::serve(Places::new(listener, limits), router);
+        let serving = axum::serve(Places::new(Listening::plainly(listener), limits), router);
         (address, tokio::spawn(serving.into_future()))
     }
 
@@ -318,7 +323,7 @@ mod tests {
             rest_time_max: 2 * PATIENT.request_time_max,
             ..PATIENT
         };
-        let mut places = Places::new(listener, limits);
+        let mut places = Places::new(Listening::plainly(listener), limits);
         let (client, accepted) =
             tokio::join!(TcpStream::connect(address), Listener::accept(&mut places));
         let (mut client, mut connection) = (client.unwrap(), accepted.0);

@@ -26,7 +26,7 @@ use super::page::Asked;
 use super::question::Needs;
 use super::stream::Drain;
 use super::verify::verify;
-use super::watch::{StreamCaller, watch};
+use super::watch::watch;
 use super::{auth, errors, explain};
 
 /// Entries that one page looks at, whatever fits.
@@ -147,7 +147,7 @@ impl AuditRpc {
     {
         let asked = request.get_ref();
         let filter = Filter::of(asked.filter.as_ref())?;
-        let caller = StreamCaller::of(auth::credentials(request)?);
+        let caller = auth::Kept::of(auth::credentials(request)?);
         caller.may_audit(&self.authority)?;
         let named = self.head_after(asked.after.as_ref()).await?;
         let after = named.unwrap_or_else(|| self.authority.head());
@@ -159,7 +159,7 @@ impl AuditRpc {
         request: &Request<v1::VerifyChainRequest>,
     ) -> Result<impl Stream<Item = Result<v1::VerifyChainResponse, Refusal>> + use<>, Refusal> {
         let asked = request.get_ref();
-        let caller = StreamCaller::of(auth::credentials(request)?);
+        let caller = auth::Kept::of(auth::credentials(request)?);
         caller.may_audit(&self.authority)?;
         let head = self.authority.head().revision;
         let until = match asked.until {

@@ -10,18 +10,94 @@ use std::time::Duration;
 
 use tonic::Request;
 use tonic::codegen::http::{Extensions, HeaderMap};
+use zeroize::Zeroizing;
 
-use crate::authority::Credentials;
+use crate::authority::{Authority, Credentials};
+use crate::domain::peer::{Group, Proven};
 use crate::domain::refusal::Refusal;
 use crate::domain::token::TokenId;
+use crate::tls::Shown;
 
 const SCHEME: &str = "bearer ";
 
 /// The peer of a connection; every request on it carries one as an extension.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Peer {
     /// Its address, an IPv4 one also where it arrived as an IPv6 one.
     pub(super) address: IpAddr,
+    // Filled before the first request; none on a connection of plain text.
+    shown: Option<Shown>,
+}
+
+impl Peer {
+    pub(super) fn new(address: IpAddr, shown: Option<Shown>) -> Self {
+        Self { address, shown }
+    }
+
+    /// Who it has proven to be.
+    #[inline]
+    pub(super) fn proven(&self) -> Option<&Arc<Proven>> {
+        self.shown.as_ref()?.get()?.peer.as_ref()
+    }
+
+    /// Whether it may call this; who has not shown anything where something is asked may not.
+    #[inline]
+    pub(super) fn may(&self, group: Group) -> bool {
+        match &self.shown {
+            None => true,
+            Some(shown) => shown.get().is_some_and(|seen| seen.allowed.may(group)),
+        }
+    }
+}
+
+/// Whether the peer of a call may make it.
+///
+/// # Errors
+/// [`Refusal::PeerNotAllowed`] if the access lists leave it out.
+#[inline]
+pub(super) fn admit(extensions: &Extensions, group: Group) -> Result<(), Refusal> {
+    match extensions.get::<Peer>() {
+        Some(peer) if !peer.may(group) => Err(Refusal::PeerNotAllowed),
+        _ => Ok(()),
+    }
+}
+
+/// Who calls, as it is kept for the life of a stream.
+pub(super) struct Kept {
+    token: Option<Zeroizing<String>>,
+    client_ip: Option<IpAddr>,
+    peer: Option<Arc<Proven>>,
+    asks_freely: bool,
+}
+
+impl Kept {
+    pub(super) fn of(credentials: Credentials<'_>) -> Self {
+        let token = credentials.token.map(str::to_owned);
+        Self {
+            token: token.map(Zeroizing::new),
+            client_ip: credentials.client_ip,
+            peer: credentials.peer.cloned(),
+            asks_freely: credentials.asks_freely,
+        }
+    }
+
+    /// Requires that the caller may still read the log.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] or [`Refusal::NotPermitted`] once it may not.
+    pub(super) fn may_audit(&self, authority: &Authority) -> Result<(), Refusal> {
+        authority.may_audit(self.credentials())
+    }
+
+    /// The same as they came.
+    pub(super) fn credentials(&self) -> Credentials<'_> {
+        Credentials {
+            token: self.token.as_ref().map(|token| token.as_str()),
+            client_ip: self.client_ip,
+            peer: self.peer.as_ref(),
+            asks_freely: self.asks_freely,
+        }
+    }
 }
 
 /// The calling token of a write, for the log: empty when the call comes in, filled by whoever
@@ -64,11 +140,14 @@ pub(super) fn credentials<T>(request: &Request<T>) -> Result<Credentials<'_>, Re
 /// As [`credentials`].
 pub(super) fn credentials_in<'a>(
     headers: &'a HeaderMap,
-    extensions: &Extensions,
+    extensions: &'a Extensions,
 ) -> Result<Credentials<'a>, Refusal> {
+    let peer = extensions.get::<Peer>();
     Ok(Credentials {
         token: bearer(headers)?,
-        client_ip: extensions.get::<Peer>().map(|peer| peer.address),
+        client_ip: peer.map(|peer| peer.address),
+        peer: peer.and_then(Peer::proven),
+        asks_freely: false,
     })
 }
 
@@ -167,7 +246,7 @@ mod tests {
             .insert("x-forwarded-for", "203.0.113.9".parse().unwrap());
         assert_eq!(credentials(&request).unwrap().client_ip, None);
         let address: IpAddr = "192.0.2.1".parse().unwrap();
-        request.extensions_mut().insert(Peer { address });
+        request.extensions_mut().insert(Peer::new(address, None));
         assert_eq!(credentials(&request).unwrap().client_ip, Some(address));
     }
 

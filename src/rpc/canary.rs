@@ -9,8 +9,7 @@
 //! may ask about it and nothing else. An operator's token would have to be kept somewhere and
 //! could do more. Both are revoked when the drill ends, and end by themselves if that fails.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -22,8 +21,9 @@ use crate::authority::canary::{CANARY_RESOURCE, CanaryToken};
 use crate::authority::cluster::{Enforced, ReplicaSeen, Replicas};
 use crate::domain::refusal::Refusal;
 use crate::domain::token::TokenId;
+use crate::tls::Live;
 
-use super::drill::{Drill, Question, Seen, Target};
+use super::drill::{Dial, Drill, Question, Seen, Target};
 use super::metrics::{CanaryRun, Metrics};
 
 /// What the revoked token may do, and nobody else asks for.
@@ -52,6 +52,7 @@ enum Ended {
 pub async fn canary(
     authority: Authority,
     metrics: Metrics,
+    certificates: Option<Arc<Live>>,
     every: Duration,
     stop: CancellationToken,
 ) {
@@ -62,6 +63,11 @@ pub async fn canary(
         }
         let drill = Running {
             authority: &authority,
+            // Those of the moment: they change while the server runs.
+            dial: certificates
+                .as_ref()
+                .map(|live| Dial::of(&live.current().dialing()))
+                .unwrap_or_default(),
             tokens: Mutex::default(),
         };
         let ended = tokio::select! {
@@ -82,6 +88,7 @@ pub async fn canary(
 /// One drill, and the tokens that it has made so far.
 struct Running<'a> {
     authority: &'a Authority,
+    dial: Dial,
     // Written as they are made, read when they are revoked; held for no await.
     tokens: Mutex<Vec<TokenId>>,
 }
@@ -101,7 +108,7 @@ impl Running<'_> {
             resource: CANARY_RESOURCE.to_owned(),
         };
         let targets = replicas.replicas.into_iter().map(target).collect();
-        let mut drill = Drill::begin(targets, &question, DRILL_TIME_MAX);
+        let mut drill = Drill::begin(targets, &question, &self.dial, DRILL_TIME_MAX);
         drill.works(WORKS_TIME_MAX).await;
         let begun = Instant::now();
         drill.revoking();

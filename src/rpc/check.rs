@@ -16,12 +16,13 @@ use crate::authority::audit::RevisionAsked;
 use crate::authority::check::{CheckRequest, Seen, View};
 use crate::authority::{Authority, Credentials, RequestId};
 use crate::domain::chain::Revision;
+use crate::domain::peer::Group;
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 use crate::proto::v1::check_service_server::CheckService;
 
-use super::auth::{budget, credentials_in};
+use super::auth::{Peer, admit, budget, credentials_in};
 use super::errors::{invalid, reason, status};
 use super::metrics::Metrics;
 use super::question::{Needs, Told, answered, asked, counted, parse_revision};
@@ -38,8 +39,19 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
 pub(super) struct CheckRpc {
     authority: Authority,
     metrics: Metrics,
-    // Whether anybody may ask: a setting that does not change, so it is asked for once.
-    open: bool,
+    // Settings that do not change, so they are asked for once.
+    guard: Guard,
+}
+
+/// Who may ask without a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Guard {
+    /// Everybody.
+    pub(super) open: bool,
+    /// Whoever has proven who it is, and is let in.
+    pub(super) by_certificate: bool,
+    /// Some are not let in at all.
+    pub(super) listed: bool,
 }
 
 /// A decision as it would be sent, as a message or as its bytes.
@@ -51,29 +63,47 @@ pub(super) struct Verdict<R> {
 }
 
 impl CheckRpc {
-    pub(super) fn new(authority: Authority, metrics: Metrics) -> Self {
+    pub(super) fn new(authority: Authority, metrics: Metrics, guard: Guard) -> Self {
         Self {
-            open: authority.check_is_open(),
             authority,
             metrics,
+            guard,
         }
     }
 
     /// Who asks, as far as it matters: nobody does on an open server.
     ///
     /// # Errors
+    /// [`Refusal::PeerNotAllowed`] before anything else is looked at, and
     /// [`Refusal::Unauthenticated`] for more than one token or another scheme.
     #[inline]
     pub(super) fn caller<'a>(
         &self,
         headers: &'a HeaderMap,
-        extensions: &Extensions,
+        extensions: &'a Extensions,
     ) -> Result<Credentials<'a>, Refusal> {
-        if self.open {
-            Ok(Credentials::default())
+        const FREELY: Credentials<'static> = Credentials {
+            token: None,
+            client_ip: None,
+            peer: None,
+            asks_freely: true,
+        };
+        if self.guard.listed {
+            self.admit(extensions)?;
+        }
+        if self.guard.open || (self.guard.by_certificate && is_proven(extensions)) {
+            Ok(FREELY)
         } else {
             credentials_in(headers, extensions)
         }
+    }
+
+    fn admit(&self, extensions: &Extensions) -> Result<(), Refusal> {
+        let admitted = admit(extensions, Group::Check);
+        if admitted.is_err() {
+            self.metrics.kept_out(Group::Check);
+        }
+        admitted
     }
 
     /// As [`CheckRpc::caller`], of a decoded request.
@@ -116,12 +146,13 @@ impl CheckRpc {
         request: &CheckRequest<'_>,
         write: impl FnOnce(&Told<'_>) -> R,
     ) -> Result<Verdict<R>, Refusal> {
-        if !self.open {
+        if !caller.asks_freely {
             view.may_check(caller, request.needs)?;
         }
         Ok(view.check(request, |answer| {
             let decision = &answer.decision;
-            let hidden = !self.open && request.needs.is_empty() && !view.may_see(caller, decision);
+            let hidden =
+                !caller.asks_freely && request.needs.is_empty() && !view.may_see(caller, decision);
             let counts = |seen: &Seen<'_>| seen.counts_uses;
             Verdict {
                 reason: if hidden {
@@ -298,6 +329,13 @@ impl CheckRpc {
             .collect();
         Ok(v1::BatchCheckResponse { results })
     }
+}
+
+/// Whether the peer has shown a certificate.
+fn is_proven(extensions: &Extensions) -> bool {
+    extensions
+        .get::<Peer>()
+        .is_some_and(|peer| peer.proven().is_some())
 }
 
 /// How long a call may wait, by its deadline.

@@ -9,6 +9,7 @@
 //! question that was *sent* after the revocation was confirmed breaks the promise, whatever comes
 //! after it. Every task ends at the drill's deadline; no error names a secret.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -16,11 +17,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use zeroize::Zeroizing;
 
 use crate::proto::v1;
 use crate::proto::v1::check_service_client::CheckServiceClient;
+use crate::tls::{Dialing, trouble};
 
 /// Between two questions to a server.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -102,15 +104,17 @@ pub struct Drill {
 impl Drill {
     /// Begins to ask; it ends after `most`, whatever comes.
     #[must_use]
-    pub fn begin(targets: Vec<Target>, question: &Question, most: Duration) -> Self {
+    pub fn begin(targets: Vec<Target>, question: &Question, dial: &Dial, most: Duration) -> Self {
         let until = Instant::now() + most;
         let (stage, followed) = watch::channel(Stage::default());
         let (worked, works) = mpsc::channel(targets.len().max(1));
         let servers = targets.iter().filter(|target| target.is_live).count();
         let mut asking = JoinSet::new();
         for target in targets {
+            let asker = Asker::new(&target.address, question, dial);
             let (question, worked) = (question.clone(), worked.clone());
-            asking.spawn(ask_until(target, question, followed.clone(), worked, until));
+            let stage = followed.clone();
+            asking.spawn(ask_until(target, asker, question, stage, worked, until));
         }
         Self {
             stage,
@@ -168,6 +172,7 @@ enum Answer {
 
 async fn ask_until(
     target: Target,
+    asker: Result<Asker, &'static str>,
     question: Question,
     stage: watch::Receiver<Stage>,
     worked: mpsc::Sender<()>,
@@ -180,7 +185,7 @@ async fn ask_until(
         violations: 0,
         trouble: Some("it was not asked".to_owned()),
     };
-    let mut asker = match Asker::new(&seen.target.address, &question) {
+    let mut asker = match asker {
         Ok(asker) => asker,
         Err(what) => {
             seen.trouble = Some(what.to_owned());
@@ -242,6 +247,29 @@ async fn ask_until(
     seen
 }
 
+/// How servers are reached that speak TLS; unset, they are not.
+#[derive(Clone, Default)]
+pub struct Dial(Option<ClientTlsConfig>);
+
+impl Dial {
+    /// With these certificates.
+    #[must_use]
+    pub fn with(tls: Option<ClientTlsConfig>) -> Self {
+        Self(tls)
+    }
+
+    /// With a server's own, where it has any and knows whom to believe.
+    #[must_use]
+    pub(super) fn of(dialing: &Dialing) -> Self {
+        let tls = dialing.authorities.as_ref().map(|authorities| {
+            let identity = Identity::from_pem(&*dialing.cert, &*dialing.key);
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&**authorities));
+            tls.identity(identity)
+        });
+        Self(tls)
+    }
+}
+
 /// A way to one server.
 struct Asker {
     client: CheckServiceClient<Channel>,
@@ -249,12 +277,19 @@ struct Asker {
 }
 
 impl Asker {
-    fn new(address: &str, question: &Question) -> Result<Self, &'static str> {
+    fn new(address: &str, question: &Question, dial: &Dial) -> Result<Self, &'static str> {
         let url = match address.contains("://") {
             true => address.to_owned(),
             false => format!("http://{address}"),
         };
-        let endpoint = Endpoint::from_shared(url).map_err(|_| "its address is none")?;
+        let is_secured = url.starts_with("https://");
+        let mut endpoint = Endpoint::from_shared(url).map_err(|_| "its address is none")?;
+        if is_secured {
+            let tls = dial.0.clone();
+            let tls = tls.ok_or("it speaks TLS, and no authorities are set to believe it by")?;
+            let set = endpoint.tls_config(tls);
+            endpoint = set.map_err(|_| "its address is no name for TLS")?;
+        }
         let bearer = Zeroizing::new(format!("Bearer {}", *question.caller));
         let caller = MetadataValue::try_from(bearer.as_str());
         let mut caller = caller.map_err(|_| "the calling token cannot be sent")?;
@@ -283,7 +318,10 @@ impl Asker {
             Err(_) => Err("it does not answer".to_owned()),
             Ok(Ok(answer)) => Ok(read(&answer.into_inner())),
             // Also while the caller's token has not arrived there yet.
-            Ok(Err(status)) => Err(format!("it cannot be asked: {:?}", status.code())),
+            Ok(Err(status)) => Err(match status.source().and_then(trouble) {
+                Some(what) => format!("it cannot be asked: {what}"),
+                None => format!("it cannot be asked: {:?}", status.code()),
+            }),
         }
     }
 }
@@ -337,7 +375,7 @@ mod tests {
         };
         let addresses = ["127.0.0.1:1", "127.0.0.1:2", "no address at all"];
         let targets = addresses.map(target).to_vec();
-        let mut drill = Drill::begin(targets, &question, Duration::from_secs(5));
+        let mut drill = Drill::begin(targets, &question, &Dial::default(), Duration::from_secs(5));
         assert_eq!(drill.works(Duration::from_secs(1)).await, 0);
         drill.revoking();
         drill.enforced(Duration::ZERO);

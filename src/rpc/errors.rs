@@ -35,6 +35,7 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Unauthenticated => (Code::Unauthenticated, "UNAUTHENTICATED"),
         Refusal::LoginRefused(_) => (Code::Unauthenticated, "LOGIN_REFUSED"),
         Refusal::NotPermitted(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
+        Refusal::PeerNotAllowed => (Code::PermissionDenied, "PEER_NOT_ALLOWED"),
         Refusal::Boundary(_) => (Code::PermissionDenied, "BOUNDARY"),
         Refusal::NotAMember => (Code::PermissionDenied, "NOT_A_MEMBER"),
         Refusal::NotFound(_) => (Code::NotFound, "NOT_FOUND"),

@@ -26,10 +26,12 @@ use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{BoxFuture, Service};
 use tonic::service::Routes;
 
+use crate::domain::peer::Group;
 use crate::domain::refusal::Refusal;
 use crate::proto::DESCRIPTOR;
+use crate::proto::v1::login_service_server::SERVICE_NAME as LOGIN;
 
-use super::auth::{Calling, Peer, budget};
+use super::auth::{Calling, Peer, admit, budget};
 use super::enforce::Patience;
 use super::errors::{ended, response};
 use super::half::Watched;
@@ -38,6 +40,9 @@ use super::places::{Held, Place, Places};
 use super::stream::Drain;
 
 type Answer = BoxFuture<Response<Body>, Infallible>;
+
+/// What is free to every peer that is let in.
+const FREE: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
 
 /// The methods whose client streams, of every version of their services.
 const STREAM_CHECK: &str = "/StreamCheck";
@@ -191,6 +196,12 @@ where
 
 impl<D> Front<D> {
     fn managed(&self, mut request: Request<Body>, peer: Option<IpAddr>) -> Answer {
+        if let Some(group) = group_of(request.uri().path())
+            && let Err(refusal) = admit(request.extensions(), group)
+        {
+            self.shared.metrics.kept_out(group);
+            return Box::pin(ready(Ok(response(refusal))));
+        }
         // Taken before the service is reached: who is turned away has written nothing.
         let Some(place) = self.shared.places.take(peer) else {
             return Box::pin(ready(Ok(response(busy(CROWDED)))));
@@ -206,6 +217,16 @@ impl<D> Front<D> {
         let places = Arc::clone(&self.shared.places);
         request.map(|body| Body::new(Watched::new(body, places, peer)))
     }
+}
+
+/// What a path of the router is for, as far as a peer may be kept from it.
+fn group_of(path: &str) -> Option<Group> {
+    if is_of(path, LOGIN) {
+        return Some(Group::Login);
+    }
+    // Of no use to anybody but whoever looks after the server, and they tell nothing else.
+    let is_free = FREE.iter().any(|head| path.starts_with(head));
+    (!is_free).then_some(Group::Manage)
 }
 
 /// Whether a path is `/NAME/…`.

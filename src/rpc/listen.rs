@@ -19,6 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::transport::server::Connected;
 
+use crate::tls::{Door, Shown, Stream as Io};
+
 use super::auth::Peer;
 use super::metrics::{Metrics, Refused};
 
@@ -36,7 +38,7 @@ pub(super) struct ConnectionLimits {
     pub(super) total_max: usize,
     /// Connections of one address; of one /64 for IPv6, which one host has whole.
     pub(super) per_peer_max: usize,
-    /// Until the first bytes are there.
+    /// Until the first bytes are there, the handshake of TLS included.
     pub(super) hello_time_max: Duration,
     /// Until a connection is cut whatever it does.
     pub(super) life_time_max: Duration,
@@ -45,16 +47,23 @@ pub(super) struct ConnectionLimits {
 /// The connections of a listener, as they come.
 pub(super) struct Incoming {
     listener: TcpListener,
+    door: Door,
     limits: ConnectionLimits,
     places: Arc<Places>,
     rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
-    pub(super) fn new(listener: TcpListener, limits: ConnectionLimits, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        listener: TcpListener,
+        door: Door,
+        limits: ConnectionLimits,
+        metrics: Metrics,
+    ) -> Self {
         let taken = Mutex::new(Taken::default());
         Self {
             listener,
+            door,
             limits,
             places: Arc::new(Places { taken, metrics }),
             rest: None,
@@ -73,12 +82,15 @@ impl Incoming {
         if let Err(error) = io.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
+        let (io, shown) = self.door.accept(io);
         Some(Connection {
             io,
+            shown,
             received: 0,
             deadline: Box::pin(sleep(self.limits.hello_time_max)),
             cut_at: Instant::now() + self.limits.life_time_max,
             place,
+            turned_away: false,
         })
     }
 }
@@ -192,12 +204,16 @@ impl Drop for Place {
 
 /// An accepted connection under its deadlines.
 pub(super) struct Connection {
-    io: TcpStream,
+    io: Io,
+    // Who the peer is, once TLS has shown it.
+    shown: Option<Shown>,
     // Counted only until the hello is whole.
     received: usize,
     deadline: Pin<Box<Sleep>>,
     cut_at: Instant,
     place: Place,
+    // Counted as refused.
+    turned_away: bool,
 }
 
 impl Connection {
@@ -209,15 +225,38 @@ impl Connection {
             }
         }
     }
+
+    /// For whoever has to wait: until the deadline.
+    fn waits<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        ready!(self.deadline.as_mut().poll(cx));
+        if self.received < HELLO_BYTES {
+            self.turn_away(Refused::Silent);
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Counts a handshake that has failed.
+    #[cold]
+    fn shakes(&mut self) {
+        if let Some(error) = self.io.failure() {
+            let peer = self.place.address;
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
+            self.turn_away(Refused::Handshake);
+        }
+    }
+
+    fn turn_away(&mut self, why: Refused) {
+        if !std::mem::replace(&mut self.turned_away, true) {
+            self.place.places.metrics.refused(why);
+        }
+    }
 }
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        Peer {
-            address: self.place.address,
-        }
+        Peer::new(self.place.address, self.shown.clone())
     }
 }
 
@@ -228,16 +267,16 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if !self.io.is_open() {
+            self.shakes();
+        }
+        if let Poll::Ready(read) = read {
             self.heard(buf.filled().len() - before);
             return Poll::Ready(read);
         }
         // Only who waits looks at the clock.
-        ready!(self.deadline.as_mut().poll(cx));
-        if self.received < HELLO_BYTES {
-            self.place.places.metrics.refused(Refused::Silent);
-        }
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        self.waits(cx)
     }
 }
 
@@ -247,7 +286,17 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        match Pin::new(&mut self.io).poll_write(cx, buf) {
+            written if self.io.is_open() => written,
+            // The server speaks first: until the handshake is over nobody reads.
+            written => {
+                self.shakes();
+                match written {
+                    Poll::Pending => self.waits(cx),
+                    written => written,
+                }
+            }
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -263,7 +312,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        if self.io.is_open() {
+            return Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        }
+        // The first that is not empty: what an unshaken stream is asked for is small.
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        self.poll_write(cx, first.map_or(&[], |buf| &**buf))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -319,7 +373,7 @@ mod tests {
     async fn connected(limits: ConnectionLimits) -> (TcpStream, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = Incoming::new(listener, limits, Metrics::default());
+        let mut incoming = Incoming::new(listener, Door::plain(), limits, Metrics::default());
         let (client, connection) = tokio::join!(TcpStream::connect(address), incoming.next());
         (client.unwrap(), connection.unwrap().unwrap())
     }
@@ -363,7 +417,8 @@ mod tests {
         client.write_all(&[0; HELLO_BYTES]).await.unwrap();
         let mut buf = [0; 64];
         // Readable, so that the read finds the bytes and not the deadline that has passed.
-        connection.io.readable().await.unwrap();
+        let socket = connection.io.socket().unwrap();
+        socket.readable().await.unwrap();
         assert_eq!(connection.read(&mut buf).await.unwrap(), HELLO_BYTES);
         let begun = Instant::now();
         let error = connection.read(&mut buf).await.unwrap_err();
@@ -375,7 +430,7 @@ mod tests {
     async fn more_connections_than_places_are_closed_at_once() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = Incoming::new(listener, LIMITS, Metrics::default());
+        let mut incoming = Incoming::new(listener, Door::plain(), LIMITS, Metrics::default());
         let mut held = Vec::new();
         for _ in 0..LIMITS.per_peer_max {
             let (client, connection) = tokio::join!(TcpStream::connect(address), incoming.next());

@@ -114,7 +114,6 @@ impl LoginRpc {
             networks: limits.networks,
             audience: limits.audience,
             workload: limits.workload,
-            presenter: None,
         };
         let given = self.authority.exchange(credentials, &asked).await?;
         Ok(v1::ExchangeTokenResponse {

@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 
 use crate::authority::Authority;
 use crate::domain::login::LoginMethod;
+use crate::domain::peer::Group;
 use crate::domain::reason::Reason;
 
 use super::admin::Files;
@@ -27,6 +28,7 @@ use super::canary_metrics::CanaryMetrics;
 pub(super) use super::canary_metrics::CanaryRun;
 use super::route_metrics::RouteMetrics;
 use super::seal_metrics::SealMetrics;
+use super::tls_metrics::TlsMetrics;
 
 /// Every reason, in the order of its number.
 const REASONS: [Reason; 15] = [
@@ -61,16 +63,19 @@ pub(super) enum Refused {
     Peer,
     /// Its first bytes did not come in time.
     Silent,
+    /// The handshake of TLS failed.
+    Handshake,
 }
 
 impl Refused {
-    const ALL: [Self; 3] = [Self::Total, Self::Peer, Self::Silent];
+    const ALL: [Self; 4] = [Self::Total, Self::Peer, Self::Silent, Self::Handshake];
 
     fn name(self) -> &'static str {
         match self {
             Self::Total => "total",
             Self::Peer => "peer",
             Self::Silent => "silent",
+            Self::Handshake => "handshake",
         }
     }
 }
@@ -119,6 +124,7 @@ struct Counted {
     connections: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     shed: AtomicU64,
+    kept_out: [AtomicU64; Group::ALL.len()],
     envoy: [AtomicU64; Passed::ALL.len()],
     checks_refused: Family<Labels<1>, Counter>,
     calls: Family<Labels<2>, Counter>,
@@ -135,6 +141,7 @@ impl Default for Counted {
             connections: AtomicU64::new(0),
             refused: Default::default(),
             shed: AtomicU64::new(0),
+            kept_out: Default::default(),
             envoy: Default::default(),
             checks_refused: Family::default(),
             calls: Family::default(),
@@ -239,6 +246,12 @@ impl Metrics {
         self.0.shed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a call that the access lists keep its peer from.
+    #[cold]
+    pub(super) fn kept_out(&self, group: Group) {
+        self.0.kept_out[group as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything that `/metrics` shows.
     pub(super) fn registry(&self, authority: Authority, files: Files) -> Registry {
         let mut registry = Registry::with_prefix("latchkey");
@@ -269,6 +282,9 @@ impl Metrics {
             live: files.seals,
             authority: authority.clone(),
         }));
+        if let Some(tls) = files.tls {
+            registry.register_collector(Box::new(TlsMetrics(tls)));
+        }
         registry.register_collector(Box::new(Scrape {
             metrics: self.clone(),
             authority,
@@ -316,6 +332,14 @@ impl Collector for Scrape {
             "Connections closed unasked",
             "why",
             refused,
+        )?;
+        let by_group = Group::ALL.iter().map(|group| group.name());
+        family(
+            out,
+            "access_refused",
+            "Calls that the access lists keep their peer from",
+            "group",
+            by_group.zip(&counted.kept_out),
         )?;
         counter(
             out,

@@ -21,7 +21,8 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::authority::Authority;
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, Open};
+use crate::domain::peer::Group;
 use crate::proto::DESCRIPTOR;
 use crate::proto::v1::audit_service_server::AuditServiceServer;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
@@ -31,9 +32,10 @@ use crate::proto::v1::key_service_server::KeyServiceServer;
 use crate::proto::v1::login_service_server::LoginServiceServer;
 use crate::proto::v1::token_service_server::TokenServiceServer;
 use crate::routes::Live;
+use crate::tls::Door;
 
 use super::audit::AuditRpc;
-use super::check::CheckRpc;
+use super::check::{CheckRpc, Guard};
 use super::cluster::ClusterRpc;
 use super::credentials::CredentialRpc;
 use super::directory::DirectoryRpc;
@@ -68,6 +70,24 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// A port, and what is spoken there.
+#[derive(Debug)]
+pub struct Listening {
+    /// The port.
+    pub listener: TcpListener,
+    /// Plain text or TLS.
+    pub door: Door,
+}
+
+impl Listening {
+    /// A port where plain text is spoken.
+    #[must_use]
+    pub fn plainly(listener: TcpListener) -> Self {
+        let door = Door::plain();
+        Self { listener, door }
+    }
+}
+
 /// CheckService and Envoy's Authorization, to be served as the direct service.
 pub fn direct(
     authority: &Authority,
@@ -84,7 +104,13 @@ pub fn direct(
 + 'static
 + use<> {
     let most = config.limits.message_bytes_max;
-    let check = CheckRpc::new(authority.clone(), metrics.clone());
+    let access = config.access.access().unwrap_or_default();
+    let guard = Guard {
+        open: config.check_is_open(),
+        by_certificate: config.check.open == Open::Mtls,
+        listed: access.limits(Group::Check),
+    };
+    let check = CheckRpc::new(authority.clone(), metrics.clone(), guard);
     let envoy = EnvoyFront::new(check.clone(), metrics.clone(), routes, &config.envoy, most);
     Straight::new(CheckFront::new(check, most), envoy)
 }
@@ -138,7 +164,7 @@ pub fn routes(
 pub async fn serve(
     authority: Authority,
     metrics: Metrics,
-    listener: TcpListener,
+    listener: Listening,
     config: &Config,
     envoy_routes: Arc<Live>,
     shutdown: impl Future<Output = ()>,
@@ -167,7 +193,7 @@ pub async fn serve_routes<D>(
     direct: D,
     routes: Routes,
     metrics: Metrics,
-    listener: TcpListener,
+    listener: Listening,
     limits: &Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
@@ -187,7 +213,8 @@ where
     };
     let shared = Shared::new(metrics.clone(), drain.clone(), places(), places());
     let front = Front::new(direct, routes, shared);
-    let incoming = Incoming::new(listener, of_connections(limits), metrics);
+    let Listening { listener, door } = listener;
+    let incoming = Incoming::new(listener, door, of_connections(limits), metrics);
     let served = server(limits).serve_with_incoming_shutdown(front, incoming, drain.begun());
     let mut served = pin!(served);
     tokio::select! {

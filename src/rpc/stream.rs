@@ -6,19 +6,17 @@
 
 use std::fmt;
 use std::future::ready;
-use std::net::IpAddr;
 use std::pin::Pin;
 
 use futures_util::stream::{Stream, StreamExt as _, once, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, Streaming};
-use zeroize::Zeroizing;
 
-use crate::authority::Credentials;
 use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 use crate::proto::v1::stream_check_response::Outcome;
 
+use super::auth::Kept;
 use super::check::{CheckRpc, WAIT_MAX};
 use super::errors::{invalid, status, told};
 
@@ -77,8 +75,7 @@ fn stopping() -> Refusal {
 /// One client's questions, and what its calling token is judged by at each of them.
 struct Asking {
     rpc: CheckRpc,
-    token: Option<Zeroizing<String>>,
-    client_ip: Option<IpAddr>,
+    caller: Kept,
     questions: Streaming<v1::StreamCheckRequest>,
     drain: Drain,
 }
@@ -93,12 +90,11 @@ pub(super) fn answers(
 ) -> Result<Answers, Refusal> {
     let caller = rpc.caller_of(&request)?;
     rpc.view().may_check(caller, &[])?;
-    let (token, client_ip) = (caller.token.map(str::to_owned), caller.client_ip);
+    let caller = Kept::of(caller);
     let drain = Drain::of(&request);
     let asking = Asking {
         drain,
-        token: token.map(Zeroizing::new),
-        client_ip,
+        caller,
         rpc,
         questions: request.into_inner(),
     };
@@ -125,10 +121,7 @@ impl Asking {
             return Ok(None);
         };
         let v1::StreamCheckRequest { id, check } = question;
-        let caller = Credentials {
-            token: self.token.as_ref().map(|token| token.as_str()),
-            client_ip: self.client_ip,
-        };
+        let caller = self.caller.credentials();
         let answer = match &check {
             Some(check) => self.rpc.answer(caller, check, WAIT_MAX).await,
             None => Err(invalid("check", "is required")),

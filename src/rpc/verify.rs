@@ -13,15 +13,15 @@ use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 use crate::proto::v1::verify_chain_response::Event;
 
+use super::auth::Kept;
 use super::convert::revision;
-use super::watch::StreamCaller;
 
 /// Entries between two messages of progress.
 const PROGRESS_EVERY: u64 = 1_000;
 
 struct Verification {
     authority: Authority,
-    caller: StreamCaller,
+    caller: Kept,
     after: Head,
     head: Head,
     until: RevisionNumber,
@@ -32,7 +32,7 @@ struct Verification {
 /// Verifies what follows a head, up to a revision.
 pub(super) fn verify(
     authority: Authority,
-    caller: StreamCaller,
+    caller: Kept,
     after: Head,
     until: RevisionNumber,
 ) -> impl Stream<Item = Result<v1::VerifyChainResponse, Refusal>> {

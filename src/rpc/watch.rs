@@ -10,21 +10,20 @@
 //! before every read and every checkpoint. A log that does not follow what was sent ends it.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use zeroize::Zeroizing;
 
-use crate::authority::{Authority, Credentials};
+use crate::authority::Authority;
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 use crate::proto::v1::watch_changes_response::Event;
 
+use super::auth::Kept;
 use super::changes::{Filter, change};
 use super::convert::{revision, timestamp};
 
@@ -33,38 +32,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Entries that are read, and held for one watcher, at a time.
 const WATCH_ENTRIES: usize = 64;
 
-/// A caller as it is kept for the life of a stream.
-pub(super) struct StreamCaller {
-    token: Option<Zeroizing<String>>,
-    client_ip: Option<IpAddr>,
-}
-
-impl StreamCaller {
-    /// Keeps the credentials of a request.
-    pub(super) fn of(credentials: Credentials<'_>) -> Self {
-        Self {
-            token: credentials
-                .token
-                .map(|token| Zeroizing::new(token.to_owned())),
-            client_ip: credentials.client_ip,
-        }
-    }
-
-    /// Requires that the caller may still read the log.
-    ///
-    /// # Errors
-    /// [`Refusal::Unauthenticated`] or [`Refusal::NotPermitted`] once it may not.
-    pub(super) fn may_audit(&self, authority: &Authority) -> Result<(), Refusal> {
-        authority.may_audit(Credentials {
-            token: self.token.as_ref().map(|token| token.as_str()),
-            client_ip: self.client_ip,
-        })
-    }
-}
-
 struct Watch {
     authority: Authority,
-    caller: StreamCaller,
+    caller: Kept,
     filter: Filter,
     // Everything up to here was sent, or did not fit, or waits in the queue.
     seen: Head,
@@ -76,7 +46,7 @@ struct Watch {
 /// The changes behind a head that fit, for as long as the caller may read them.
 pub(super) fn watch(
     authority: Authority,
-    caller: StreamCaller,
+    caller: Kept,
     filter: Filter,
     after: Head,
 ) -> impl Stream<Item = Result<v1::WatchChangesResponse, Refusal>> {

@@ -12,11 +12,13 @@
 //! here is more than what was shown. Deliberately absent: who failed how often, keys and texts.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::domain::change::{Issuer, Subject, TokenRecord};
 use crate::domain::clock::{Now, UnixMs};
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
 use crate::domain::login::{ClientNetwork, LoginMethod, LoginSettings, MethodRecord};
+use crate::domain::peer::Proven;
 use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
@@ -62,8 +64,8 @@ pub struct LoginAsked {
     pub shown: Shown,
     /// Where it comes from.
     pub client_ip: Option<IpAddr>,
-    /// The mTLS peer that it comes from.
-    pub workload: Option<String>,
+    /// Who the mTLS peer is that it comes from.
+    pub peer: Option<Arc<Proven>>,
     /// How long the token shall live, in seconds; none is as long as the account's settings say.
     pub ttl_s: Option<u32>,
     /// What the token shall be narrowed to.
@@ -270,7 +272,13 @@ fn good<'s>(
         return ended(Reason::Network);
     }
     let workload = limits.and_then(|limits| limits.workload.as_ref());
-    if workload.is_some_and(|one| asked.workload.as_deref() != Some(one.as_str())) {
+    let is_it = |one: &Workload| {
+        asked
+            .peer
+            .as_ref()
+            .is_some_and(|peer| peer.is(one.as_str()))
+    };
+    if workload.is_some_and(|one| !is_it(one)) {
         return ended(Reason::Workload);
     }
     let uses = state.tokens.ext(hot).and_then(|ext| ext.uses);
@@ -292,7 +300,7 @@ pub fn renew(
     lifetimes: Lifetimes,
 ) -> Result<(Claims, bool), Refusal> {
     let now = now.not_before(state.instant_ms());
-    let lineage = presented(state, caller, now, None)?;
+    let lineage = presented(state, caller, now)?;
     let Some(sealed) = &lineage.sealed else {
         return Err(Refusal::invalid(
             "token",
@@ -359,8 +367,6 @@ pub struct ExchangeAsked {
     pub audience: Option<Audience>,
     /// Who must present it.
     pub workload: Option<Workload>,
-    /// The mTLS peer that shows the token which is exchanged.
-    pub presenter: Option<String>,
 }
 
 /// The token that a good one is exchanged for; its id is still to be made.
@@ -375,7 +381,7 @@ pub fn exchange(
     lifetimes: Lifetimes,
 ) -> Result<Claims, Refusal> {
     let now = now.not_before(state.instant_ms());
-    let lineage = presented(state, caller, now, asked.presenter.as_deref())?;
+    let lineage = presented(state, caller, now)?;
     if lineage.counts_uses() {
         let what = "a token with a number of uses has no children";
         return Err(Refusal::Precondition(what.to_owned()));
@@ -421,12 +427,7 @@ pub fn exchange(
 
 /// A token that is shown to be renewed or exchanged, if it is good. For whom it was made does not
 /// matter yet: what comes of it is for nobody else.
-fn presented<'s>(
-    state: &'s State,
-    caller: &'s Caller,
-    now: Now,
-    presenter: Option<&str>,
-) -> Result<Lineage<'s>, Refusal> {
+fn presented<'s>(state: &'s State, caller: &'s Caller, now: Now) -> Result<Lineage<'s>, Refusal> {
     let lineage = caller.lineage(state).ok_or(Refusal::Unauthenticated)?;
     let audience = lineage.audience(state);
     let request = CheckRequest {
@@ -435,7 +436,7 @@ fn presented<'s>(
         context: Context {
             client_ip: caller.client_ip(),
             audience,
-            workload: presenter,
+            workload: caller.workload(lineage.workload(state)),
         },
         kinds: KindSet::ALL,
     };

@@ -65,7 +65,6 @@ async fn start_on(line: Line, number: u64, poll: Duration) -> Node {
     let started = Replica::start(store, clock, Arc::clone(&entropy) as _, settings).await;
     let (replica, task) = started.expect("started");
     let settings = Settings {
-        check_open: true,
         valid_for_ms: 1_000,
         confirm_time_max: Duration::from_secs(10),
     };
@@ -124,7 +123,7 @@ impl Pair {
 fn credentials(token: &str) -> Credentials<'_> {
     Credentials {
         token: Some(token),
-        client_ip: None,
+        ..Credentials::default()
     }
 }
 

@@ -49,7 +49,6 @@ async fn a_disabled_administrator_is_not_the_first_one_embedded() {
         replica.submit(envelope).await.expect("done");
     }
     let settings = authority::Settings {
-        check_open: true,
         valid_for_ms: 1_000,
         confirm_time_max: Duration::from_secs(5),
     };

@@ -1,5 +1,6 @@
 """Uses the API as a stranger would: by reflection alone, with Python's grpcio."""
 
+import pathlib
 import sys
 
 import grpc
@@ -43,7 +44,12 @@ class Service:
 def main():
     address, token = sys.argv[1], sys.stdin.read().strip()
     bearer = (("authorization", f"Bearer {token}"),)
-    channel = grpc.insecure_channel(address)
+    if sys.argv[2:]:
+        # The authorities to believe, and the key and the certificate to show.
+        files = [pathlib.Path(name).read_bytes() for name in sys.argv[2:]]
+        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(*files))
+    else:
+        channel = grpc.insecure_channel(address)
     pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     tokens = Service(channel, pool, "latchkey.v1.TokenService")
     checks = Service(channel, pool, "latchkey.v1.CheckService")

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use latchkey::authority::canary::CANARY_RESOURCE;
 use latchkey::authority::cluster::Enforced;
-use latchkey::rpc::drill::{Drill, Question, Target};
+use latchkey::rpc::drill::{Dial, Drill, Question, Target};
 use zeroize::Zeroizing;
 
 use crate::fleet::{Node, Options, fleet};
@@ -262,7 +262,7 @@ async fn a_drill_finds_where_the_promise_is_broken_postgres() {
         is_live: true,
     };
     let targets = vec![target(&a, "a"), target(&b, "b")];
-    let mut drill = Drill::begin(targets, &asked, Duration::from_secs(10));
+    let mut drill = Drill::begin(targets, &asked, &Dial::default(), Duration::from_secs(10));
     assert_eq!(drill.works(Duration::from_secs(10)).await, 2);
     b.partition();
     drill.revoking();

@@ -24,6 +24,7 @@ mod outage;
 mod paths;
 mod process;
 mod routes;
+mod secured;
 mod sizes;
 mod taken_back;
 mod upstream;

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use latchkey::authority::{self, Authority};
-use latchkey::config::{Config, Limits};
+use latchkey::config::{Config, Limits, Open};
 use latchkey::domain::clock::SystemClock;
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::domain::seal::ring::Ring;
 use latchkey::proto::v1;
 use latchkey::replica::{Identity, LeaseSettings, Replica, Settings, WriterTask};
-use latchkey::rpc::{self, Metrics};
+use latchkey::rpc::{self, Listening, Metrics};
 use latchkey::store::postgres::{self, PostgresStore};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -52,6 +52,17 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    fn config(&self) -> Config {
+        let mut config = Config {
+            limits: self.limits.clone(),
+            ..Config::default()
+        };
+        if !self.check_open {
+            config.check.open = Open::False;
+        }
+        config
+    }
+
     pub(crate) fn lease(length: Duration) -> Self {
         Self {
             lease: LeaseSettings {
@@ -86,6 +97,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn start(database: &Database, name: &str, options: Options) -> Self {
+        let config = options.config();
         let listen = || async {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address").to_string();
@@ -122,7 +134,6 @@ impl Node {
         let started = Replica::start(store, clock, entropy.clone(), settings).await;
         let (replica, writer) = started.expect("started");
         let settings = authority::Settings {
-            check_open: options.check_open,
             valid_for_ms: 1_000,
             confirm_time_max: options.confirm_time_max,
         };
@@ -131,16 +142,14 @@ impl Node {
         let serving = {
             let (authority, metrics, stop) = (authority.clone(), metrics.clone(), stop.clone());
             tokio::spawn(async move {
-                let config = Config {
-                    limits: options.limits,
-                    ..Config::default()
-                };
+                let listener = Listening::plainly(listener);
                 let (none, stop) = (Arc::default(), stop.cancelled_owned());
                 let served = rpc::serve(authority, metrics, listener, &config, none, stop);
                 served.await.expect("served");
             })
         };
         let (asked, stopped) = (authority.clone(), stop.clone().cancelled_owned());
+        let admin_listener = Listening::plainly(admin_listener);
         let told = rpc::serve_admin(asked, metrics, Default::default(), admin_listener, stopped);
         let telling = tokio::spawn(async move { told.await.expect("served") });
         let node = Self {

@@ -43,6 +43,7 @@ mod store;
 mod streams;
 mod tampered;
 mod tidy;
+mod tls;
 mod told;
 mod trimmed;
 mod watched;

@@ -80,13 +80,13 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
             .await
             .expect("starts");
         let settings = Settings {
-            check_open: true,
             valid_for_ms: 5_000,
             confirm_time_max: Duration::from_secs(5),
         };
         let authority = Authority::new(replica, Arc::new(OsEntropy), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", listener.local_addr().expect("bound").port());
+        let listener = rpc::Listening::plainly(listener);
         let (metrics, mut config) = (Metrics::default(), Config::default());
         // The benchmark's own clients are no proxies; what they say of the client is believed.
         config.envoy.trusted_hops = 1;

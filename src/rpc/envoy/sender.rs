@@ -13,14 +13,9 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use sha2::{Digest as _, Sha256};
-use x509_parser::extensions::GeneralName;
-use x509_parser::parse_x509_certificate;
 use x509_parser::pem::parse_x509_pem;
 
-use crate::domain::limits::THUMBPRINT_PREFIX;
+use crate::tls;
 
 use super::attributes::Peer;
 use super::headers::Headers;
@@ -49,16 +44,14 @@ fn without_port(text: &str) -> Option<IpAddr> {
 /// The SPIFFE ID of the mTLS peer that sent the request; none if it is not known.
 pub(super) fn workload<'a>(peer: &Peer<'a>) -> Option<Cow<'a, str>> {
     if peer.principal.is_empty() {
-        return uri_of(&der(peer.certificate)?).map(Cow::Owned);
+        return tls::uri_of(&der(peer.certificate)?).map(Cow::Owned);
     }
     std::str::from_utf8(peer.principal).ok().map(Cow::Borrowed)
 }
 
 /// The thumbprint of its certificate, as tokens name it (RFC 8705, section 3.1).
 pub(super) fn thumbprint(peer: &Peer<'_>) -> Option<String> {
-    let hash = Sha256::digest(der(peer.certificate)?);
-    let hash = BASE64_URL_SAFE_NO_PAD.encode(hash);
-    Some(format!("{THUMBPRINT_PREFIX}{hash}"))
+    der(peer.certificate).map(|der| tls::thumbprint(&der))
 }
 
 /// A certificate of Envoy's form without its wrappings.
@@ -68,22 +61,6 @@ fn der(certificate: &[u8]) -> Option<Vec<u8>> {
     }
     let (_, pem) = parse_x509_pem(&unescaped(certificate)?).ok()?;
     (pem.label == "CERTIFICATE").then_some(pem.contents)
-}
-
-/// The URI of a certificate that has exactly one, as those of workloads do.
-fn uri_of(der: &[u8]) -> Option<String> {
-    let (_, certificate) = parse_x509_certificate(der).ok()?;
-    let names = certificate.subject_alternative_name().ok()??;
-    let mut uris = names
-        .value
-        .general_names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some((*uri).to_owned()),
-            _ => None,
-        });
-    let uri = uris.next()?;
-    uris.next().is_none().then_some(uri)
 }
 
 /// Without the escapes of a URL.

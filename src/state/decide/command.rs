@@ -11,6 +11,7 @@ use crate::domain::clock::UnixMs;
 use crate::domain::entry::{EntryKind, Request};
 use crate::domain::limits::{Audience, Networks, Workload};
 use crate::domain::login::{ClientNetwork, LoginMethod};
+use crate::domain::peer::Proven;
 use crate::domain::permission::{ActionPattern, Resource, ResourcePattern};
 use crate::domain::principal::{GrantId, PrincipalId, PrincipalName, RoleName};
 use crate::domain::scopes::ScopeEntry;
@@ -39,6 +40,8 @@ pub enum Caller {
         key: u128,
         /// Where the call came from.
         client_ip: Option<IpAddr>,
+        /// Who the peer has proven to be.
+        peer: Option<Arc<Proven>>,
     },
     /// The bearer of a sealed token whose seal was found whole, from this address.
     Sealed {
@@ -46,6 +49,8 @@ pub enum Caller {
         claims: Arc<[u8]>,
         /// Where the call came from.
         client_ip: Option<IpAddr>,
+        /// Who the peer has proven to be.
+        peer: Option<Arc<Proven>>,
     },
 }
 
@@ -72,6 +77,16 @@ impl Caller {
         match self {
             Self::Local | Self::System => None,
             Self::Bearer { client_ip, .. } | Self::Sealed { client_ip, .. } => *client_ip,
+        }
+    }
+
+    /// The workload that calls, for a token that is bound to this one.
+    pub(in crate::state) fn workload(&self, bound: Option<&str>) -> Option<&str> {
+        match self {
+            Self::Local | Self::System => None,
+            Self::Bearer { peer, .. } | Self::Sealed { peer, .. } => {
+                Some(peer.as_ref()?.named(bound))
+            }
         }
     }
 }

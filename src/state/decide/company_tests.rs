@@ -104,10 +104,12 @@ impl Made {
             Some(claims) => Caller::Sealed {
                 claims: Arc::clone(claims),
                 client_ip,
+                peer: None,
             },
             None => Caller::Bearer {
                 key: Digest::of(&self.text).key(),
                 client_ip,
+                peer: None,
             },
         }
     }

@@ -213,25 +213,17 @@ fn a_public_key_that_was_revoked_never_comes_back() {
 }
 
 #[test]
-fn no_credential_asks_for_what_a_login_cannot_prove() {
+fn a_credential_may_be_for_a_workload_alone() {
     let mut logins = Logins::new();
-    let workload = || Workload::parse("spiffe://acme/ci");
-    let (_, mut create) = logins.wanted(ScopesAsked::All);
-    create.workload = workload();
-    let refused = logins.as_admin(Command::CreateCredential(Box::new(create)));
-    let of_workload = |refused: &Result<Outcome, Refusal>| {
-        let field = "workload";
-        matches!(refused, Err(Refusal::Invalid { field: of, .. }) if *of == field)
-    };
-    assert!(of_workload(&refused), "{refused:?}");
-    let secret = logins.create(|_| {});
+    let workload = Workload::parse("spiffe://acme/ci");
+    let secret = logins.create(|create| create.workload = workload.clone());
     let mut update = unchanged(logins.world.id_of(&secret));
-    update.workload = Some(workload());
-    let refused = logins.as_admin(Command::UpdateToken(Box::new(update.clone())));
-    assert!(of_workload(&refused), "{refused:?}");
-    update.workload = Some(None);
-    let same = logins.as_admin(Command::UpdateToken(Box::new(update)));
+    update.workload = Some(workload);
+    let same = logins.as_admin(Command::UpdateToken(Box::new(update.clone())));
     assert!(matches!(same, Ok(Outcome::Already)), "{same:?}");
+    update.workload = Some(None);
+    let freed = logins.as_admin(Command::UpdateToken(Box::new(update)));
+    assert!(matches!(freed, Ok(Outcome::Change { .. })), "{freed:?}");
 }
 
 #[test]

@@ -153,7 +153,7 @@ impl Company {
             account,
             shown,
             client_ip: Some(HERE),
-            workload: None,
+            peer: None,
             ttl_s: None,
             scopes: Scopes::All,
             audience: None,
@@ -223,7 +223,6 @@ impl Company {
                 networks: Networks::default(),
                 audience: None,
                 workload: None,
-                presenter: None,
             };
             exchange(state, &caller, &asked, now, lifetimes).ok()?
         };

@@ -90,7 +90,7 @@ impl Logins {
             account: name("service:ci"),
             shown: Shown::Secret(crate::domain::token::Digest::of(secret).key()),
             client_ip: "10.0.0.1".parse().ok(),
-            workload: None,
+            peer: None,
             ttl_s: None,
             scopes: Scopes::All,
             audience: None,
@@ -141,6 +141,7 @@ impl Logins {
         Caller::Sealed {
             claims: claims.encode(KEY).into(),
             client_ip: "10.0.0.1".parse().ok(),
+            peer: None,
         }
     }
 
@@ -180,7 +181,6 @@ pub(super) fn child() -> ExchangeAsked {
         networks: Networks::default(),
         audience: None,
         workload: None,
-        presenter: None,
     }
 }
 

@@ -134,7 +134,6 @@ impl<'s> Judged<'s> {
             );
             return Err(Refusal::Precondition(what));
         }
-        unproven(create.workload.as_ref())?;
         let expires_ms = self.credential_end(kind, create)?;
         let tokens = &self.state.tokens;
         if tokens.knows_key(key) || self.state.token(create.id).is_some() {
@@ -512,18 +511,6 @@ impl<'s> Judged<'s> {
             ..known
         };
         Ok(Self::key_change(EntryKind::KeyRevoke, id, vec![record]))
-    }
-}
-
-/// A login does not prove who the peer is yet, so a credential that asks for it could not be used.
-pub(super) fn unproven(workload: Option<&Workload>) -> Result<(), Refusal> {
-    match workload {
-        None => Ok(()),
-        Some(_) => {
-            let what = "cannot be proven at a login here: bind access tokens instead, by an \
-                        exchange (latchkey token exchange --workload)";
-            Err(Refusal::invalid("workload", what))
-        }
     }
 }
 

@@ -252,7 +252,7 @@ impl<'s> Judged<'s> {
             context: Context {
                 client_ip: caller.client_ip(),
                 audience: None,
-                workload: None,
+                workload: caller.workload(lineage.workload(state)),
             },
             kinds: KindSet::ALL,
         };

@@ -235,6 +235,7 @@ pub(super) fn bearer(secret: &str) -> Caller {
     Caller::Bearer {
         key: Digest::of(secret).key(),
         client_ip: None,
+        peer: None,
     }
 }
 

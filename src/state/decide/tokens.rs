@@ -8,7 +8,6 @@ use crate::domain::change::{Change, Display, EXPIRES_MS_MAX, Grace, Issuer, Subj
 use crate::domain::clock::UnixMs;
 use crate::domain::entry::EntryKind;
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
-use crate::domain::login::LoginMethod;
 use crate::domain::permission::{Need, Resource};
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
@@ -20,7 +19,6 @@ use super::super::judge::{Unobserved, judge};
 use super::super::lineage::Lineage;
 use super::super::{Relation, State, home};
 use super::issue::too_large;
-use super::logins::unproven;
 use super::{About, Judged, Outcome, ScopesAsked, UseToken, no_reason};
 
 /// What of a token shall change; what is none stays.
@@ -219,9 +217,6 @@ impl Judged<'_> {
             new.audience = audience.clone();
         }
         if let Some(workload) = &update.workload {
-            if LoginMethod::of(old.kind).is_some() {
-                unproven(workload.as_ref())?;
-            }
             new.workload = workload.clone();
         }
         self.valid_life(old, &new)?;

@@ -143,13 +143,13 @@ impl Door {
         let started = Replica::start(store, time, entropy.clone(), settings).await;
         let (replica, writer) = started.expect("started");
         let settings = authority::Settings {
-            check_open: true,
             valid_for_ms: 1_000,
             confirm_time_max: Duration::from_secs(60),
         };
         let authority = Authority::new(replica, entropy, settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
+        let listener = rpc::Listening::plainly(listener);
         let stop = CancellationToken::new();
         let serving = {
             let (authority, stop) = (authority.clone(), stop.clone());

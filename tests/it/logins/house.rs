@@ -38,7 +38,11 @@ pub(crate) fn seconds(seconds: i64) -> Option<Seconds> {
 
 impl House {
     pub(crate) async fn of(address: &str, admin: &str) -> Self {
-        let channel = channel(address).await;
+        Self::over(channel(address).await, admin)
+    }
+
+    /// Over a connection that somebody made.
+    pub(crate) fn over(channel: Channel, admin: &str) -> Self {
         Self {
             checks: CheckServiceClient::new(channel.clone()),
             credentials: CredentialServiceClient::new(channel.clone()),

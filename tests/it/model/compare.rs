@@ -42,6 +42,7 @@ pub(crate) fn reply_of(real: &Result<Outcome, Refusal>) -> Option<Reply> {
             Refusal::Limit(_) => No::Limit,
             Refusal::RequestIdReused => No::RequestIdReused,
             Refusal::LoginRefused(_)
+            | Refusal::PeerNotAllowed
             | Refusal::Unavailable(_)
             | Refusal::OutcomeUnknown
             | Refusal::NotReached(_)

@@ -284,6 +284,7 @@ impl Generator {
         let mut caller = index.map_or(Caller::Local, |index| Caller::Bearer {
             key: self.known[index].key,
             client_ip,
+            peer: None,
         });
         let command = match self.dice.below(100) {
             0..34 => self.issue(now, index.map(|index| self.known[index].kind)),

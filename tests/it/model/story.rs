@@ -37,6 +37,7 @@ impl Made {
         Caller::Bearer {
             key: Digest::of(&self.secret).key(),
             client_ip: None,
+            peer: None,
         }
     }
 }

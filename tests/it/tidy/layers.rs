@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main ─► cli ─► everything      rpc ─► authority ─► replica ─► state, store (trait) ─► domain
-//!                                  └──► config (the limits of the port), routes, seal ─► followed, domain
+//!                                  └──► config (the limits of the port), routes, seal, tls ─► followed, domain
 //! ```
 //!
 //! Unit tests inside a file are exempt: they may build what they need. A module that the table
@@ -31,10 +31,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "routes",
             "seal",
+            "tls",
         ],
     ),
     ("routes", &["domain", "followed"]),
     ("seal", &["domain", "followed"]),
+    ("tls", &["domain", "followed"]),
     ("followed", &[]),
     ("client", &["domain", "proto"]),
     ("cli", EVERYTHING),
@@ -53,6 +55,7 @@ const EVERYTHING: &[&str] = &[
     "authority",
     "routes",
     "seal",
+    "tls",
     "followed",
     "rpc",
     "client",
@@ -96,10 +99,11 @@ const CONFINED: &[(&[&str], &[&str])] = &[
             "tokio_postgres_rustls",
             "postgres_protocol",
             "deadpool",
-            "rustls",
         ],
         &["src/store/postgres"],
     ),
+    (&["rustls"], &["src/store/postgres", "src/tls"]),
+    (&["tokio_rustls"], &["src/tls"]),
 ];
 
 /// What `domain` and `state` never name: they are pure.

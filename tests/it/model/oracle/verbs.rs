@@ -122,7 +122,7 @@ impl Oracle {
     /// The calling token, if it may call: good now, in its newest secret, without a use limit.
     fn caller(&self, envelope: &Envelope, now: u64) -> Result<Option<&Token>, No> {
         let caller = &envelope.caller;
-        let Caller::Bearer { key, client_ip } = caller else {
+        let Caller::Bearer { key, client_ip, .. } = caller else {
             return Ok(None);
         };
         let (token, grace) = self.by_key(*key).ok_or(No::Unauthenticated)?;
