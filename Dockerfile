@@ -22,9 +22,9 @@ LABEL org.opencontainers.image.title="latchkey" \
 COPY --from=builder /out/usr/local/bin/latchkey /usr/local/bin/latchkey
 # The data directory of the embedded store, for who mounts no volume there.
 COPY --from=builder --chown=65532:65532 /out/var/lib/latchkey /var/lib/latchkey
-# A container has its own loopback: what it serves has to be on all its addresses. Check asks its
-# callers for a token then (check.open), and it starts with TLS (tls.cert_file, tls.key_file) or, if
-# something before it encrypts, with LATCHKEY_LISTEN_PLAIN_TEXT and LATCHKEY_ADMIN_PLAIN_TEXT = true.
+# A container has its own loopback: what it serves has to be on all its addresses. It starts with a
+# certificate (tls.cert_file), or when told that something else encrypts (listen.plain_text), and
+# Check asks its callers for a token.
 ENV LATCHKEY_LISTEN_ADDR=0.0.0.0:7421 \
     LATCHKEY_ADMIN_ADDR=0.0.0.0:7422 \
     LATCHKEY_STORE_DATA_DIR=/var/lib/latchkey/data

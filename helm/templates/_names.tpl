@@ -62,6 +62,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
+{{/* The Secret with our certificate; empty is plain text. */}}
+{{- define "latchkey.tlsSecret" -}}
+{{- if .Values.tls.enabled -}}
+{{- default (printf "%s-tls" (include "latchkey.fullname" .)) .Values.tls.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The ConfigMap with the route table; empty if there is none. */}}
 {{- define "latchkey.routesConfigMap" -}}
 {{- if .Values.routes.existingConfigMap -}}

@@ -95,15 +95,20 @@ lifecycle:
   # Until balancers and proxies have heard of it, new connections are still taken.
   preStop:
     sleep: {seconds: {{ .Values.drain.delaySeconds }}}
+{{- $scheme := ternary "HTTPS" "HTTP" .Values.tls.enabled }}
 startupProbe:
-  httpGet: {path: /healthz, port: admin}
+  httpGet: {path: /healthz, port: admin, scheme: {{ $scheme }}}
   {{- toYaml .Values.probes.startup | nindent 2 }}
 # A replica without a lease cannot be mended by a restart, so that its health is not asked here.
 livenessProbe:
-  httpGet: {path: /healthz, port: admin}
+  httpGet: {path: /healthz, port: admin, scheme: {{ $scheme }}}
   {{- toYaml .Values.probes.liveness | nindent 2 }}
 readinessProbe:
+  {{- if .Values.tls.enabled }}
+  httpGet: {path: /readyz, port: admin, scheme: HTTPS}
+  {{- else }}
   grpc: {port: 7421, service: {{ .Values.probes.readinessService }}}
+  {{- end }}
   {{- toYaml .Values.probes.readiness | nindent 2 }}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
@@ -117,6 +122,12 @@ volumeMounts:
   {{- end }}
   {{- if include "latchkey.sealKeysSecret" . }}
   - {name: seal-keys, mountPath: /etc/latchkey/seal-keys, readOnly: true}
+  {{- end }}
+  {{- if include "latchkey.tlsSecret" . }}
+  - {name: tls, mountPath: /etc/latchkey/tls, readOnly: true}
+  {{- if .Values.tls.clientCa.existingSecret }}
+  - {name: client-ca, mountPath: /etc/latchkey/client-ca, readOnly: true}
+  {{- end }}
   {{- end }}
   {{- with .Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
@@ -190,12 +201,24 @@ volumeMounts:
   # 0440: the pod's group reads them.
   secret: {secretName: {{ . | quote }}, defaultMode: 288}
 {{- end }}
+{{- with include "latchkey.tlsSecret" . }}
+{{ include "latchkey.tlsVolume" $ }}
+{{- with $.Values.tls.clientCa.existingSecret }}
+- name: client-ca
+  secret: {secretName: {{ . | quote }}, defaultMode: 288}
+{{- end }}
+{{- end }}
 {{- if and .Values.bootstrap.existingSecret (eq .Values.store "embedded") }}
 {{ include "latchkey.bootstrapVolume" . }}
 {{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{- define "latchkey.tlsVolume" -}}
+- name: tls
+  secret: {secretName: {{ include "latchkey.tlsSecret" . | quote }}, defaultMode: 288}
 {{- end -}}
 
 {{- define "latchkey.databaseCa" -}}

@@ -23,9 +23,16 @@ name, so none can stand twice.
 {{- $listen := include "latchkey.listen" . -}}
 listen.addr = "{{ $listen }}:7421"
 admin.addr = "{{ $listen }}:7422"
-# Who may reach the pods says the network policy; what encrypts is a mesh.
+{{- if include "latchkey.tlsSecret" . }}
+tls.cert_file = "/etc/latchkey/tls/tls.crt"
+tls.key_file = "/etc/latchkey/tls/tls.key"
+{{- if .Values.tls.clientCa.existingSecret }}
+tls.client_ca_file = {{ printf "/etc/latchkey/client-ca/%s" .Values.tls.clientCa.key | toJson }}
+{{- end }}
+{{- else }}
 listen.plain_text = true
 admin.plain_text = true
+{{- end }}
 limits.drain_time_max = "{{ .Values.drain.seconds }}s"
 {{- if eq .Values.store "embedded" }}
 store.data_dir = "/var/lib/latchkey/data"
@@ -64,7 +71,7 @@ envoy.routes_file = "/etc/latchkey/routes/routes.toml"
   valueFrom:
     fieldRef: {fieldPath: status.podIP}
 - name: LATCHKEY_REPLICA_ADDRESS
-  value: {{ ternary "[$(POD_IP)]:7421" "$(POD_IP):7421" .Values.ipv6 | quote }}
+  value: {{ printf "%s%s:7421" (ternary "https://" "" .Values.tls.enabled) (ternary "[$(POD_IP)]" "$(POD_IP)" .Values.ipv6) | quote }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}

@@ -25,8 +25,18 @@
 {{- if and $values.routes.existingConfigMap $values.routes.table -}}
 {{- fail "routes.existingConfigMap and routes.table: give one of them" -}}
 {{- end -}}
-{{- if or $values.tls.enabled $values.tls.existingSecret -}}
-{{- fail "tls: this version of the program listens in plain text only; put a proxy or a mesh before it" -}}
+{{- if and $values.tls.existingSecret $values.tls.certManager.enabled -}}
+{{- fail "tls.existingSecret and tls.certManager.enabled: give one of them" -}}
+{{- end -}}
+{{- $certificate := or $values.tls.existingSecret $values.tls.certManager.enabled -}}
+{{- if and $values.tls.enabled (not $certificate) -}}
+{{- fail "tls.enabled: where is the certificate? give tls.existingSecret or tls.certManager.enabled" -}}
+{{- end -}}
+{{- if and (or $certificate $values.tls.clientCa.existingSecret) (not $values.tls.enabled) -}}
+{{- fail "tls: there is a certificate or an authority, and tls.enabled is false: which is meant?" -}}
+{{- end -}}
+{{- if and $values.tls.enabled (dig "canary" "interval" "" $values.config) -}}
+{{- fail "config.canary.interval: with TLS replicas cannot drill each other, for they know their addresses only, and certificates have names" -}}
 {{- end -}}
 {{- if and $values.tls.certManager.enabled (not $values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.issuerRef.name: who issues the certificate?" -}}

@@ -282,16 +282,24 @@ fn values_that_do_not_go_together_are_refused() {
         &json!({"routes": {"existingConfigMap": "a", "table": "b"}}),
         "give one of them",
     );
-    refused(
-        &json!({"tls": {"certManager": {"enabled": true}}}),
-        "who issues",
-    );
+    let tls = |more: Value| json!({"tls": more});
+    refused(&tls(json!({"enabled": true})), "where is the certificate");
     // Nobody may take a server for one that does TLS.
-    refused(&json!({"tls": {"enabled": true}}), "plain text only");
     refused(
-        &json!({"tls": {"existingSecret": "certificate"}}),
-        "plain text only",
+        &tls(json!({"existingSecret": "certificate"})),
+        "which is meant",
     );
+    refused(
+        &tls(json!({"clientCa": {"existingSecret": "ca"}})),
+        "which is meant",
+    );
+    let two = json!({"enabled": true, "existingSecret": "a", "certManager": {"enabled": true}});
+    refused(&tls(two), "give one of them");
+    let nobody = json!({"enabled": true, "certManager": {"enabled": true}});
+    refused(&tls(nobody), "who issues");
+    let canary = json!({"canary": {"interval": "1m"}});
+    let canary = json!({"tls": {"enabled": true, "existingSecret": "a"}, "config": canary});
+    refused(&canary, "certificates have names");
 }
 
 #[test]

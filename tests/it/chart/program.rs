@@ -6,14 +6,14 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use latchkey::config::KEYS;
+use latchkey::config::{Config, KEYS, Sources};
 use serde_json::Value;
 
 use super::{Rendered, ours, schema_paths, sets, text};
 use crate::program::{Ran, Server, fresh, latchkey, run};
 
 /// Settings that the chart makes from values of its own, so that `config` has none of them.
-const OWN: [&str; 25] = [
+const OWN: [&str; 22] = [
     "admin.addr",
     "admin.client_auth",
     "admin.enabled",
@@ -34,11 +34,8 @@ const OWN: [&str; 25] = [
     "seal.keys_file",
     "store.data_dir",
     "tls.cert_file",
-    "tls.client_auth",
     "tls.client_ca_file",
     "tls.key_file",
-    "tls.min_version",
-    "tls.poll",
 ];
 
 fn program(arguments: &[&str]) -> Ran {
@@ -57,32 +54,42 @@ fn words(list: &Value) -> Vec<&str> {
     list.map(|it| it.as_str().expect("a text")).collect()
 }
 
-/// What the program takes the rendered settings for.
+/// The settings as they are rendered.
 #[track_caller]
-fn settings(rendered: &Rendered) -> Value {
+fn text_of(rendered: &Rendered) -> String {
     let (_, pod) = rendered.server();
     let name = &pod["volumes"][0]["configMap"]["name"];
     let mut maps = rendered.all("ConfigMap");
-    let map = maps
-        .find(|it| it["metadata"]["name"] == *name)
-        .expect("the settings");
+    let map = maps.find(|it| it["metadata"]["name"] == *name);
+    let map = map.expect("the settings");
+    map["data"]["latchkey.toml"]
+        .as_str()
+        .expect("a text")
+        .to_owned()
+}
+
+fn config(text: &str) -> Config {
+    let mut sources = Sources::default();
+    sources.file("latchkey.toml", text).expect("settings");
+    sources.build().expect("settings")
+}
+
+/// What the program takes the rendered settings for.
+#[track_caller]
+fn settings(rendered: &Rendered) -> Value {
     let folder = fresh();
     let file = folder.path().join("latchkey.toml");
-    std::fs::write(
-        &file,
-        map["data"]["latchkey.toml"].as_str().expect("a text"),
-    )
-    .expect("written");
+    std::fs::write(&file, text_of(rendered)).expect("written");
     let file = file.to_str().expect("a text");
-    program(&[
+    let print = [
         "serve",
         "--print-config",
         "--output",
         "json",
         "--config",
         file,
-    ])
-    .json()
+    ];
+    program(&print).json()
 }
 
 #[test]
@@ -124,7 +131,8 @@ fn the_program_takes_the_rendered_settings() {
             (Some(grpc), Some(admin)),
             "{name}"
         );
-        assert_eq!(container["readinessProbe"]["grpc"]["port"], grpc, "{name}");
+        let ready = &container["readinessProbe"]["grpc"]["port"];
+        assert!(ready.is_null() || *ready == grpc, "{name}: {ready}");
         for service in rendered.all("Service") {
             for port in service["spec"]["ports"].as_array().expect("ports") {
                 assert_eq!(
@@ -141,6 +149,56 @@ fn the_program_takes_the_rendered_settings() {
             "{name}"
         );
     }
+}
+
+/// The program itself says what it would speak where.
+#[test]
+fn what_is_asked_in_tls_speaks_it_and_nothing_is_exposed() {
+    for (name, values) in sets() {
+        let rendered = Rendered::of(&values);
+        let text = text_of(&rendered);
+        let config = config(&text);
+        assert_eq!(config.exposed(), None, "{name}");
+        let secured = config.tls.is_set();
+        assert_eq!(config.admin_is_secured(), secured, "{name}");
+        let container = main_of(rendered.server().1);
+        let scheme = if secured { "HTTPS" } else { "HTTP" };
+        for probe in ["startupProbe", "livenessProbe"] {
+            assert_eq!(
+                container[probe]["httpGet"]["scheme"], scheme,
+                "{name}: {probe}"
+            );
+        }
+        // A kubelet speaks gRPC without TLS only.
+        let ready = &container["readinessProbe"];
+        assert_eq!(ready["grpc"].is_null(), secured, "{name}");
+        for monitor in rendered.all("ServiceMonitor") {
+            let asked = &monitor["spec"]["endpoints"][0]["scheme"];
+            assert_eq!(*asked == "https", secured, "{name}: {asked}");
+        }
+        let variables = container["env"].as_array().expect("variables");
+        let address = variables
+            .iter()
+            .find(|it| it["name"] == "LATCHKEY_REPLICA_ADDRESS");
+        let address = address.expect("an address")["value"]
+            .as_str()
+            .expect("a text");
+        assert_eq!(
+            address.starts_with("https://"),
+            secured,
+            "{name}: {address}"
+        );
+        let test = rendered.one("Pod");
+        let asked = words(&main_of(&test["spec"])["args"])[1];
+        assert_eq!(
+            asked.starts_with("--addr=https://"),
+            secured,
+            "{name}: {asked}"
+        );
+    }
+    // Without what the chart says of it, it would not start.
+    let silent = text_of(&Rendered::of("{}")).replace("listen.plain_text = true\n", "");
+    assert!(config(&silent).exposed().is_some());
 }
 
 #[test]
@@ -276,18 +334,18 @@ fn a_server_answers_the_probes() {
     for (name, values) in sets() {
         let rendered = Rendered::of(&values);
         let container = main_of(rendered.server().1);
-        for probe in ["startupProbe", "livenessProbe"] {
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            if let Some(service) = container[probe]["grpc"]["service"].as_str() {
+                let asked = ["health", "--addr", &server.address, "--service", service];
+                assert_eq!(program(&asked).ok().stdout, "serving\n", "{name}: {probe}");
+                continue;
+            }
             let asked = &container[probe]["httpGet"];
             assert_eq!(asked["port"], "admin", "{name}: {probe}");
             let path = asked["path"].as_str().expect("a path");
             let answer = get(&server.admin_address, path);
             assert_eq!(answer, "HTTP/1.1 200 OK", "{name}: {probe}");
         }
-        let service = container["readinessProbe"]["grpc"]["service"]
-            .as_str()
-            .expect("a service");
-        let asked = ["health", "--addr", &server.address, "--service", service];
-        assert_eq!(program(&asked).ok().stdout, "serving\n", "{name}");
     }
     for monitor in sets().iter().map(|(_, values)| Rendered::of(values)) {
         for monitor in monitor.all("ServiceMonitor") {

@@ -19,6 +19,7 @@ use crate::manifests;
 use crate::postgres::database;
 use crate::program::{Ran, Server, fresh, run};
 use crate::replicas::bootstrap;
+use crate::tls::kit::House;
 
 const RULES: &str = "helm/files/rules.yaml";
 const TESTS: &str = "tests/it/chart/rules_test.yaml";
@@ -301,7 +302,9 @@ async fn a_prometheus_has_what_dashboard_and_alerts_ask_for_postgres() {
         started.unwrap_or_else(|said| panic!("{name}: {said}"))
     };
     let (a, b) = (start("a"), start("b"));
-    let mut prometheus = Prometheus::scraping(&[&a.admin_address, &b.admin_address]);
+    let secured = House::open(&["admin.plain_text=true"]);
+    let targets = [&a, &b, &secured.server].map(|server| server.admin_address.as_str());
+    let mut prometheus = Prometheus::scraping(&targets);
     let mut wanted = queries();
     wanted.extend(
         asked_for()
