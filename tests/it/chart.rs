@@ -309,6 +309,10 @@ fn values_that_nobody_knows_are_refused() {
     refused(&json!({"image": {"repo": "x"}}), unknown);
     refused(&json!({"config": {"chekc": {"open": "true"}}}), unknown);
     refused(&json!({"config": {"check": {"opne": "true"}}}), unknown);
+    refused(
+        &json!({"config": {"check": {"open": true}}}),
+        "got boolean, want string",
+    );
     // What the chart sets itself.
     refused(
         &json!({"config": {"listen": {"addr": "0.0.0.0:1"}}}),

@@ -107,6 +107,29 @@ fn every_setting_is_a_value_or_made_by_the_chart() {
     );
 }
 
+/// A truth value where the program wants a word is told by Helm, not by a pod that does not start.
+#[test]
+fn a_setting_is_of_the_kind_that_the_program_takes() {
+    fn same(schema: &Value, default: &Value, path: &str) {
+        if let Some(properties) = schema["properties"].as_object() {
+            for (name, inner) in properties {
+                same(inner, &default[name], &format!("{path}.{name}"));
+            }
+            return;
+        }
+        let kind = match default {
+            Value::String(_) => "string",
+            Value::Number(_) => "integer",
+            Value::Bool(_) => "boolean",
+            other => panic!("{path}: {other}"),
+        };
+        assert_eq!(schema["type"], kind, "{path}");
+    }
+    let schema: Value = serde_json::from_str(&text("helm/values.schema.json")).expect("JSON");
+    let defaults = program(&["serve", "--print-config", "--output", "json"]).json();
+    same(&schema["properties"]["config"], &defaults, "config");
+}
+
 #[test]
 fn the_program_takes_the_rendered_settings() {
     for (name, values) in sets() {
