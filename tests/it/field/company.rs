@@ -366,6 +366,19 @@ impl Door {
         self.revoked_by(&self.admin, id).await.expect("revoked")
     }
 
+    /// Pauses a service account.
+    pub(super) async fn pause(&self, name: &str) {
+        let request = v1::DisableServiceAccountRequest {
+            name: name.to_owned(),
+            reason: REASON.to_owned(),
+            ..v1::DisableServiceAccountRequest::default()
+        };
+        let mut directory = self.directory();
+        let request = bearer(&self.admin, request);
+        let paused = directory.disable_service_account(request).await;
+        paused.expect("paused");
+    }
+
     pub(super) async fn renewed_by(
         &self,
         who: &str,

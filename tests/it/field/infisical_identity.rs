@@ -307,16 +307,7 @@ async fn each_refusal_has_one_reason(door: Door) {
     for text in [unknown.reveal(), "nonsense", &plain.secret[..52]] {
         assert_eq!(reason(check(text, &read)).await, v1::Reason::Unknown);
     }
-    let request = v1::DisableServiceAccountRequest {
-        name: BOT.to_owned(),
-        reason: REASON.to_owned(),
-        ..v1::DisableServiceAccountRequest::default()
-    };
-    let done = door
-        .directory()
-        .disable_service_account(bearer(&door.admin, request))
-        .await;
-    done.expect("paused");
+    door.pause(BOT).await;
     let paused = reason(check(&plain.secret, &read)).await;
     assert_eq!(paused, v1::Reason::SubjectDisabled);
 }

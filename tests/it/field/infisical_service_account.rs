@@ -45,17 +45,7 @@ async fn an_account_is_permitted_by_project_and_environment(door: Door) {
 
 async fn a_paused_account_pauses_its_tokens(door: Door) {
     let ci = account(&door).await;
-    let (name, reason) = (CI.to_owned(), REASON.to_owned());
-    let request = v1::DisableServiceAccountRequest {
-        name: name.clone(),
-        reason: reason.clone(),
-        ..v1::DisableServiceAccountRequest::default()
-    };
-    let done = door
-        .directory()
-        .disable_service_account(bearer(&door.admin, request))
-        .await;
-    done.expect("paused");
+    door.pause(CI).await;
     assert_eq!(door.state(&ci).await, v1::Reason::SubjectDisabled);
     refused(
         door.who_am_i(&ci).await,
@@ -63,8 +53,8 @@ async fn a_paused_account_pauses_its_tokens(door: Door) {
         "UNAUTHENTICATED",
     );
     let request = v1::EnableServiceAccountRequest {
-        name,
-        reason,
+        name: CI.to_owned(),
+        reason: REASON.to_owned(),
         ..v1::EnableServiceAccountRequest::default()
     };
     let done = door

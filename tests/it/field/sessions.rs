@@ -210,16 +210,7 @@ async fn what_was_born_ends_with_its_secret_method_account_or_sessions(door: Doo
     door.revoke(&other.id).await;
     assert_eq!(door.deploys(&again).await, v1::Reason::Revoked);
     // The account.
-    let request = v1::DisableServiceAccountRequest {
-        name: BOT.to_owned(),
-        reason: REASON.to_owned(),
-        ..v1::DisableServiceAccountRequest::default()
-    };
-    let done = door
-        .directory()
-        .disable_service_account(bearer(&door.admin, request))
-        .await;
-    done.expect("paused");
+    door.pause(BOT).await;
     assert_eq!(door.deploys(&mine).await, v1::Reason::SubjectDisabled);
     door.not_let_in(&secret).await;
 }
