@@ -18,8 +18,17 @@ use super::digest::RecordHash;
 #[derive(Clone, Default)]
 pub(super) struct Logins {
     pub(super) seal_keys: imbl::OrdMap<KeyId, SealKeyRecord>,
-    pub(super) revoked: imbl::HashMap<TokenId, UnixMs>,
-    pub(super) locks: imbl::OrdMap<(PrincipalId, ClientNetwork), UnixMs>,
+    revoked: imbl::HashMap<TokenId, UnixMs>,
+    locks: imbl::OrdMap<(PrincipalId, ClientNetwork), UnixMs>,
+    // What is forgotten one day, by its end: to forget looks at nothing else.
+    ends: imbl::OrdSet<(UnixMs, Ending)>,
+}
+
+/// What ends by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Ending {
+    Session(TokenId),
+    Lock(PrincipalId, ClientNetwork),
 }
 
 impl State {
@@ -106,11 +115,10 @@ impl State {
         network: ClientNetwork,
         until_ms: UnixMs,
     ) {
-        let former = self.logins.locks.insert((principal, network), until_ms);
-        if let Some(former) = former {
-            self.digest
-                .subtract(RecordHash::lock(principal, network, former));
-        }
+        self.remove_lock(principal, network);
+        self.logins.locks.insert((principal, network), until_ms);
+        let end = (until_ms, Ending::Lock(principal, network));
+        self.logins.ends.insert(end);
         self.digest
             .add(RecordHash::lock(principal, network, until_ms));
     }
@@ -126,25 +134,24 @@ impl State {
     ) {
         let locks = self.locks_of(principal);
         let ended: Vec<_> = locks.filter(|(_, until)| *until <= instant_ms).collect();
-        for (network, until_ms) in ended {
-            self.remove_lock(principal, network, until_ms);
+        for (network, _) in ended {
+            self.remove_lock(principal, network);
         }
         self.put_lock(principal, network, until_ms);
     }
 
     pub(super) fn unlock(&mut self, principal: PrincipalId, networks: &[ClientNetwork]) {
         for network in networks {
-            if let Some(until_ms) = self.logins.locks.get(&(principal, *network)).copied() {
-                self.remove_lock(principal, *network, until_ms);
-            }
+            self.remove_lock(principal, *network);
         }
     }
 
     pub(super) fn put_revoked_session(&mut self, session: TokenId, until_ms: UnixMs) {
-        if let Some(former) = self.logins.revoked.insert(session, until_ms) {
-            self.digest
-                .subtract(RecordHash::revoked_session(session, former));
-        }
+        self.remove_session(session);
+        self.logins.revoked.insert(session, until_ms);
+        self.logins
+            .ends
+            .insert((until_ms, Ending::Session(session)));
         self.digest
             .add(RecordHash::revoked_session(session, until_ms));
     }
@@ -168,43 +175,44 @@ impl State {
             self.delete_method(principal, method);
         }
         let locks: Vec<_> = self.locks_of(principal).collect();
-        for (network, until_ms) in locks {
-            self.remove_lock(principal, network, until_ms);
+        for (network, _) in locks {
+            self.remove_lock(principal, network);
         }
     }
 
     /// Forgets sessions and locks that ended before an instant.
     pub(super) fn forget_logins(&mut self, before_ms: UnixMs) {
-        let sessions = self.logins.revoked.iter();
-        let ended: Vec<_> = sessions
-            .filter(|(_, until_ms)| **until_ms < before_ms)
-            .map(|(session, until_ms)| (*session, *until_ms))
-            .collect();
-        for (session, until_ms) in ended {
-            self.logins.revoked.remove(&session);
-            self.digest
-                .subtract(RecordHash::revoked_session(session, until_ms));
-        }
-        let locks = self.logins.locks.iter();
-        let ended: Vec<_> = locks
-            .filter(|(_, until_ms)| **until_ms < before_ms)
-            .map(|(key, until_ms)| (*key, *until_ms))
-            .collect();
-        for ((principal, network), until_ms) in ended {
-            self.remove_lock(principal, network, until_ms);
+        while let Some((until_ms, ending)) = self.logins.ends.get_min().copied()
+            && until_ms < before_ms
+        {
+            match ending {
+                Ending::Session(session) => self.remove_session(session),
+                Ending::Lock(principal, network) => self.remove_lock(principal, network),
+            }
         }
     }
 
-    fn remove_lock(&mut self, principal: PrincipalId, network: ClientNetwork, until_ms: UnixMs) {
-        self.logins.locks.remove(&(principal, network));
-        self.digest
-            .subtract(RecordHash::lock(principal, network, until_ms));
+    fn remove_session(&mut self, session: TokenId) {
+        if let Some(until_ms) = self.logins.revoked.remove(&session) {
+            let end = (until_ms, Ending::Session(session));
+            self.logins.ends.remove(&end);
+            self.digest
+                .subtract(RecordHash::revoked_session(session, until_ms));
+        }
+    }
+
+    fn remove_lock(&mut self, principal: PrincipalId, network: ClientNetwork) {
+        if let Some(until_ms) = self.logins.locks.remove(&(principal, network)) {
+            let end = (until_ms, Ending::Lock(principal, network));
+            self.logins.ends.remove(&end);
+            self.digest
+                .subtract(RecordHash::lock(principal, network, until_ms));
+        }
     }
 
     /// Whether there is a session or a lock that ended before an instant.
     pub(super) fn has_ended_logins(&self, before_ms: UnixMs) -> bool {
-        let sessions = self.logins.revoked.values();
-        let mut ends = sessions.chain(self.logins.locks.values());
-        ends.any(|until_ms| *until_ms < before_ms)
+        let first = self.logins.ends.get_min();
+        first.is_some_and(|(until_ms, _)| *until_ms < before_ms)
     }
 }
