@@ -327,6 +327,8 @@ pub enum Change {
     RevokeSession {
         /// The session.
         session: TokenId,
+        /// Whom it speaks for, if that was known; for the audit.
+        account: Option<PrincipalId>,
         /// When its last token has ended.
         until_ms: UnixMs,
         /// Whether what it issued is cut off, too.

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::pem;
+use super::principal::PrincipalName;
 use super::token::Digest;
 
 /// Bytes of a signature, of either algorithm.
@@ -190,13 +191,15 @@ impl PublicKey {
     }
 
     /// What stands for it in the index and among the keys that were ever used, as the digest of a
-    /// secret does.
+    /// secret does. The account's name is in it: a public key is no secret, and nobody shall find
+    /// out where else it is registered, or take another account's place with it.
     #[must_use]
-    pub fn digest(&self) -> Digest {
+    pub fn digest(&self, account: &PrincipalName) -> Digest {
         let hash = Sha256::new()
             .chain_update(b"latchkey public key\n")
             .chain_update([self.algorithm() as u8])
             .chain_update(self.as_bytes())
+            .chain_update(account.to_string())
             .finalize();
         Digest::from_bytes(hash.into())
     }
@@ -391,10 +394,19 @@ mod tests {
 
     #[test]
     fn the_digest_tells_keys_apart_and_is_that_of_no_secret() {
-        let hash =
-            Sha256::digest([&b"latchkey public key\n\x01"[..], &decoded(ED25519_X)].concat());
-        assert_eq!(ed25519().digest().as_bytes()[..], hash[..]);
-        assert_ne!(ed25519().digest(), p256().digest());
+        let hash = Sha256::digest(
+            [
+                &b"latchkey public key\n\x01"[..],
+                &decoded(ED25519_X),
+                b"service:ci",
+            ]
+            .concat(),
+        );
+        let [ci, cd] =
+            ["service:ci", "service:cd"].map(|name| PrincipalName::parse(name).expect("a name"));
+        assert_eq!(ed25519().digest(&ci).as_bytes()[..], hash[..]);
+        assert_ne!(ed25519().digest(&ci), p256().digest(&ci));
+        assert_ne!(ed25519().digest(&ci), ed25519().digest(&cd));
     }
 
     #[test]

@@ -232,10 +232,12 @@ impl Facts {
                 }
             }
             Change::RevokeSession {
+                account,
                 until_ms,
                 compromised,
                 ..
             } => {
+                self.add_some("account", account.map(name));
                 self.add("kept_until", instant(*until_ms));
                 self.add("compromised", compromised);
             }

@@ -141,6 +141,23 @@ fn a_principal_that_is_gone_is_told_by_its_number() {
 }
 
 #[test]
+fn a_revoked_session_names_its_account_where_it_is_known() {
+    let revoked = |account| {
+        let change = Change::RevokeSession {
+            session: TokenId::from_u128(7).session(),
+            account,
+            until_ms: 1_700_000_060_000,
+            compromised: true,
+        };
+        shown(&logged(EntryKind::SessionRevoke, change), &alice)
+    };
+    let known = revoked(Some(PrincipalId(1)));
+    assert_eq!(known.details["account"], "user:alice");
+    assert_eq!(known.details["compromised"], "true");
+    assert!(!revoked(None).details.contains_key("account"));
+}
+
+#[test]
 fn a_long_fact_is_cut() {
     let mut facts = Facts(BTreeMap::new());
     facts.add("scopes", "ü".repeat(FACT_BYTES_MAX));

@@ -162,6 +162,7 @@ impl State {
                 session,
                 until_ms,
                 compromised,
+                ..
             } => self.revoke_session(*session, *until_ms, *compromised, entry.revision),
             Change::PutMethod(record) => self.put_method(record),
             Change::DeleteMethod { principal, method } => self.delete_method(*principal, *method),

@@ -43,6 +43,7 @@ pub(super) fn encode_login(spent: Option<(TokenId, u32)>, token: Option<&NewToke
 
 pub(super) fn encode_session(
     session: TokenId,
+    account: Option<PrincipalId>,
     until_ms: UnixMs,
     compromised: bool,
 ) -> log::RevokeSession {
@@ -50,6 +51,7 @@ pub(super) fn encode_session(
         session: bytes_of(Some(session)),
         until_ms,
         compromised,
+        account: account.map(|id| id.0),
     }
 }
 

@@ -135,9 +135,13 @@ fn encode_change(change: &Change) -> Wire {
         }
         Change::RevokeSession {
             session,
+            account,
             until_ms,
             compromised,
-        } => Wire::RevokeSession(login::encode_session(*session, *until_ms, *compromised)),
+        } => {
+            let revoke = login::encode_session(*session, *account, *until_ms, *compromised);
+            Wire::RevokeSession(revoke)
+        }
         Change::PutMethod(record) => Wire::PutMethod(login::encode_method(record)),
         Change::DeleteMethod { principal, method } => {
             Wire::DeleteMethod(login::encode_gone(*principal, *method))
@@ -201,6 +205,7 @@ fn decode_change(change: Wire) -> Result<Change, DecodeError> {
         Wire::Login(made) => login::decode_login(made)?,
         Wire::RevokeSession(revoke) => Change::RevokeSession {
             session: login::decode_session(&revoke.session)?,
+            account: revoke.account.map(PrincipalId),
             until_ms: revoke.until_ms,
             compromised: revoke.compromised,
         },

@@ -9,10 +9,17 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::change::{EXPIRES_MS_MAX, Grace, Issuer, Revoked, Subject, TokenRecord};
+use crate::domain::change::{
+    EXPIRES_MS_MAX, Grace, Issuer, KeyPhase, NewToken, Revoked, SealKeyRecord, Subject, TokenRecord,
+};
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
+use crate::domain::login::{
+    ClientNetwork, LockoutPolicy, LoginMethod, LoginSettings, MethodRecord,
+};
 use crate::domain::permission::Permission;
 use crate::domain::scopes::{PermissionSet, Scopes};
+use crate::domain::seal::key::KeyId;
+use crate::domain::seal::ring::Salt;
 use crate::domain::token::TokenKind;
 
 fn ids() -> impl Strategy<Value = TokenId> {
@@ -85,14 +92,12 @@ fn subjects() -> impl Strategy<Value = (TokenKind, Subject)> {
 }
 
 fn limits() -> impl Strategy<Value = (Networks, Option<Audience>, Option<Workload>, Option<Uses>)> {
-    let networks = vec(r"1[0-9]\.[0-9]\.0\.0/(8|16)", 0..3)
-        .prop_map(|texts| Networks::parse(&texts).expect("networks"));
     let audience = "[!-~]{1,9}".prop_map(|text| Audience::parse(&text).expect("graphic"));
     let workload = "spiffe://[a-z]{1,5}/[a-z]{1,5}"
         .prop_map(|text| Workload::parse(&text).expect("a SPIFFE ID"));
     let uses = any::<(u32, u32)>().prop_map(|(limit, left)| Uses { limit, left });
     (
-        networks,
+        networks(),
         option::of(audience),
         option::of(workload),
         option::of(uses),
@@ -155,6 +160,7 @@ fn token_changes() -> impl Strategy<Value = Change> {
         (principals(), principals())
             .prop_map(|(team, member)| CutOffTarget::IssuedForTeam(team, member)),
         resources().prop_map(CutOffTarget::ResourceUnder),
+        principals().prop_map(CutOffTarget::Sessions),
     ];
     prop_oneof![
         4 => (records(), digests, displays()).prop_map(|(record, digest, display)| {
@@ -219,6 +225,98 @@ fn directory_changes() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn networks() -> impl Strategy<Value = Networks> {
+    vec(r"1[0-9]\.[0-9]\.0\.0/(8|16)", 0..3)
+        .prop_map(|texts| Networks::parse(&texts).expect("networks"))
+}
+
+fn methods() -> impl Strategy<Value = MethodRecord> {
+    let lockout =
+        any::<(u32, u32, u32)>().prop_map(|(threshold, duration_s, reset_s)| LockoutPolicy {
+            threshold,
+            duration_s,
+            reset_s,
+        });
+    let numbers = any::<(u32, Option<u32>, Option<u32>, Option<u32>)>();
+    let settings = (numbers, networks(), networks(), option::of(lockout)).prop_map(
+        |((ttl_s, max_ttl_s, period_s, uses), networks, login_networks, lockout)| LoginSettings {
+            ttl_s,
+            max_ttl_s,
+            period_s,
+            uses,
+            networks,
+            login_networks,
+            lockout,
+        },
+    );
+    let method = (0..LoginMethod::ALL.len()).prop_map(|at| LoginMethod::ALL[at]);
+    (principals(), method, any::<u64>(), settings).prop_map(
+        |(principal, method, made_at, settings)| MethodRecord {
+            principal,
+            method,
+            made_at,
+            settings,
+        },
+    )
+}
+
+fn login_changes() -> impl Strategy<Value = Change> {
+    let from = any::<Option<std::net::IpAddr>>().prop_map(ClientNetwork::of);
+    let from_some = vec(
+        any::<Option<std::net::IpAddr>>().prop_map(ClientNetwork::of),
+        0..3,
+    );
+    let digests = any::<[u8; 32]>().prop_map(Digest::from_bytes);
+    let stored = (records().boxed(), digests, displays()).prop_map(|(record, digest, display)| {
+        Box::new(NewToken {
+            record,
+            digest,
+            display,
+        })
+    });
+    let key = any::<(u32, Salt, u64)>();
+    let keys = vec((key, 1..=4_u8), 1..4).prop_map(|keys| {
+        let key = |((id, salt, since_ms), phase)| SealKeyRecord {
+            id: KeyId(id),
+            salt,
+            phase: KeyPhase::from_number(phase).expect("one of four"),
+            since_ms,
+        };
+        keys.into_iter().map(key).collect()
+    });
+    prop_oneof![
+        (ids(), any::<u32>(), option::of(stored)).prop_map(|(id, left, token)| Change::Login {
+            spent: Some((id, left)),
+            token
+        }),
+        (ids(), option::of(principals()), any::<(u64, bool)>()).prop_map(
+            |(id, account, (until_ms, compromised))| Change::RevokeSession {
+                session: id.session(),
+                account,
+                until_ms,
+                compromised,
+            }
+        ),
+        methods().prop_map(|record| Change::PutMethod(Box::new(record))),
+        methods().prop_map(|record| Change::DeleteMethod {
+            principal: record.principal,
+            method: record.method,
+        }),
+        (principals(), from, any::<u64>()).prop_map(|(principal, network, until_ms)| {
+            Change::Lock {
+                principal,
+                network,
+                until_ms,
+            }
+        }),
+        (principals(), from_some).prop_map(|(principal, networks)| Change::Unlock {
+            principal,
+            networks
+        }),
+        keys.prop_map(Change::PutSealKeys),
+    ]
+}
+
 fn entries() -> impl Strategy<Value = Entry> {
     let actor = (option::of(principals()), option::of(ids()), ".{0,12}").prop_map(
         |(principal, token, name)| Actor {
@@ -232,7 +330,12 @@ fn entries() -> impl Strategy<Value = Entry> {
     );
     let numbers = any::<(u64, u64, [u8; 16], Option<[u8; 32]>)>();
     let texts = (0..EntryKind::ALL.len(), ".{0,12}", ".{0,12}");
-    let change = prop_oneof![token_changes(), directory_changes()];
+    let changes = [
+        token_changes().boxed(),
+        directory_changes().boxed(),
+        login_changes().boxed(),
+    ];
+    let change = proptest::strategy::Union::new(changes);
     (numbers, actor, texts, request, change).prop_map(
         |((revision, instant_ms, batch_id, state_digest), actor, texts, request, change)| Entry {
             revision,

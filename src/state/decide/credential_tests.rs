@@ -143,8 +143,13 @@ fn a_credential_may_end_itself_and_is_told_nothing() {
 
 /// Registers the same public key each time, by a command that succeeds or not.
 fn register(logins: &mut Logins) -> (TokenId, Result<Outcome, Refusal>) {
+    register_for(logins, "service:ci")
+}
+
+fn register_for(logins: &mut Logins, account: &str) -> (TokenId, Result<Outcome, Refusal>) {
     let key = PublicKey::parse(&std::array::from_fn::<u8, 32, _>(|at| at as u8 + 1));
     let (_, mut create) = logins.wanted(ScopesAsked::All);
+    create.account = name(account);
     create.form = CredentialForm::Key(key.expect("a key"));
     let id = create.id;
     let register = Command::CreateCredential(Box::new(create));
@@ -152,8 +157,12 @@ fn register(logins: &mut Logins) -> (TokenId, Result<Outcome, Refusal>) {
 }
 
 fn set_key_pair(logins: &mut Logins) {
+    set_key_pair_of(logins, "service:ci");
+}
+
+fn set_key_pair_of(logins: &mut Logins, account: &str) {
     let set = SetMethod {
-        account: name("service:ci"),
+        account: name(account),
         method: LoginMethod::KeyPair,
         settings: LoginSettings::default(),
     };
@@ -170,6 +179,32 @@ fn a_credential_needs_its_method_and_says_how_to_set_it() {
     assert!(refused.contains(verb), "{refused}");
     set_key_pair(&mut logins);
     register(&mut logins).1.expect("registered");
+}
+
+/// A public key is known to many: registering it tells nothing of where it is registered, and
+/// takes nobody's place.
+#[test]
+fn a_public_key_of_one_account_is_free_for_another() {
+    let mut logins = Logins::new();
+    set_key_pair(&mut logins);
+    logins.world.local(Command::CreatePrincipal {
+        name: name("service:squatter"),
+        home: resource("acme"),
+        display: Display::default(),
+    });
+    set_key_pair_of(&mut logins, "service:squatter");
+    let (id, registered) = register_for(&mut logins, "service:squatter");
+    registered.expect("the first");
+    register(&mut logins).1.expect("another account's");
+    let revoke = Command::RevokeToken {
+        target: RevokeTarget::Id(id),
+        compromised: false,
+    };
+    logins.as_admin(revoke).expect("revoked");
+    for account in ["service:squatter", "service:ci"] {
+        let (_, again) = register_for(&mut logins, account);
+        assert!(matches!(again, Err(Refusal::AlreadyExists(_))), "{again:?}");
+    }
 }
 
 #[test]

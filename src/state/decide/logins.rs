@@ -24,6 +24,7 @@ use crate::domain::seal::{REVOKED_KEPT_MS, SEALED_MS_MAX};
 use crate::domain::token::{Digest, TokenId, TokenKind};
 
 use super::super::directory::Principal;
+use super::super::lineage::Lineage;
 use super::super::login::{LoginAsked, grant};
 use super::issue::too_large;
 use super::{About, Judged, Outcome, ScopesAsked};
@@ -112,7 +113,7 @@ impl<'s> Judged<'s> {
                 (TokenKind::ClientSecret, digest.key(), *digest, None)
             }
             CredentialForm::Key(key) => {
-                let digest = key.digest();
+                let digest = key.digest(&create.account);
                 (
                     TokenKind::PublicKey,
                     digest.key(),
@@ -364,26 +365,29 @@ impl<'s> Judged<'s> {
     /// token of that can live, and otherwise until its own end, which is that of its children.
     pub(super) fn revoke_sealed(
         &self,
-        sealed: &Sealed<'_>,
-        is_session: bool,
+        sealed: Sealed<'_>,
         compromised: bool,
     ) -> Result<(Outcome, About), Refusal> {
         let now = self.moment.now.latest;
-        if is_session {
-            return self.revoke_session(sealed.id, now + REVOKED_KEPT_MS, compromised);
+        let lineage = Lineage::sealed(self.state, sealed);
+        let account = lineage.principal();
+        if lineage.is_session() {
+            let until_ms = now + REVOKED_KEPT_MS;
+            return self.revoke_session(sealed.id, account, until_ms, compromised);
         }
         // Bearers make such tokens as they like: what is over leaves no entry.
         if sealed.expires_ms <= now && !compromised {
             return Ok((Outcome::Already, About::Nothing));
         }
         let until_ms = sealed.expires_ms.max(now) + SKEW_MS;
-        self.revoke_session(sealed.id, until_ms, compromised)
+        self.revoke_session(sealed.id, account, until_ms, compromised)
     }
 
     /// Refuses a session of sealed tokens, with all that was exchanged from it.
     pub(super) fn revoke_session(
         &self,
         id: TokenId,
+        account: Option<PrincipalId>,
         until_ms: UnixMs,
         compromised: bool,
     ) -> Result<(Outcome, About), Refusal> {
@@ -394,6 +398,7 @@ impl<'s> Judged<'s> {
         }
         let change = Change::RevokeSession {
             session,
+            account,
             until_ms,
             compromised,
         };

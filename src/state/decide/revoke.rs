@@ -15,7 +15,6 @@ use crate::domain::seal::REVOKED_KEPT_MS;
 use crate::domain::seal::claims::Sealed;
 use crate::domain::token::{Digest, TokenId};
 
-use super::super::lineage::Lineage;
 use super::{About, CutOffRequest, Judged, Outcome, no_reason, read_action};
 
 /// Which token to revoke.
@@ -51,8 +50,7 @@ impl Judged<'_> {
                 if reason.is_empty() && own != Some(sealed.id) {
                     return Err(no_reason());
                 }
-                let is_session = Lineage::sealed(self.state, sealed).is_session();
-                return self.revoke_sealed(&sealed, is_session, compromised);
+                return self.revoke_sealed(sealed, compromised);
             }
             // A record of logins tells both kinds of access tokens by their ids.
             RevokeTarget::Session(id) if self.state.token(*id).is_some() => Some(*id),
@@ -63,14 +61,14 @@ impl Judged<'_> {
                 }
                 self.require_possible(*id)?;
                 let until_ms = self.moment.now.latest + REVOKED_KEPT_MS;
-                return self.revoke_session(*id, until_ms, compromised);
+                return self.revoke_session(*id, None, until_ms, compromised);
             }
         };
         if let Some(caller) = self.bearer()
             && let Some(sealed) = &caller.sealed
             && id == Some(sealed.id)
         {
-            return self.revoke_sealed(sealed, caller.is_session(), compromised);
+            return self.revoke_sealed(*sealed, compromised);
         }
         let record = self.known_token(id)?;
         let itself = self.is_itself(record.id);

@@ -400,7 +400,9 @@ fn only_a_login_begins_a_session() {
         compromised: false,
     };
     logins.as_admin(revoke(&narrower)).expect("revoked");
-    let Some(Change::RevokeSession { until_ms, .. }) = logins
+    let Some(Change::RevokeSession {
+        account, until_ms, ..
+    }) = logins
         .world
         .log
         .last()
@@ -408,6 +410,8 @@ fn only_a_login_begins_a_session() {
     else {
         panic!("a session is revoked");
     };
+    let of = account.and_then(|id| logins.world.state.principal(id));
+    assert_eq!(of.map(|of| of.name.clone()), Some(name("service:ci")));
     assert!(until_ms < narrower.expires_ms + HOUR);
     let other = logins.exchange(&bearer(&token), &child()).expect("a child");
     logins.world.now_ms = other.expires_ms;

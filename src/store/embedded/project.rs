@@ -111,6 +111,7 @@ fn project_logins(connection: &Connection, entry: &Entry) -> Result<(), Fault> {
             session,
             until_ms,
             compromised,
+            ..
         } => {
             login_row::revoke_session(connection, entry, *session, *until_ms)?;
             if *compromised {

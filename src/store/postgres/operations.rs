@@ -187,6 +187,7 @@ impl Operations {
                 session,
                 until_ms,
                 compromised,
+                ..
             } => {
                 self.touch(Key::Session(*session))?;
                 let row = json!({"session": records::uuid(*session).to_string(),

@@ -52,6 +52,7 @@ impl Logins {
             }
             4 => Change::RevokeSession {
                 session: token_id(u128::from(small % 20)),
+                account: (small & 64 == 0).then_some(principal),
                 until_ms: instant_ms + small % 50,
                 compromised: small & 32 == 0,
             },

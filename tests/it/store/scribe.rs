@@ -281,12 +281,17 @@ pub(crate) fn client_secret(number: u128, account: u32, made_at: u64) -> TokenRe
     }
 }
 
+/// What stands for a key, whichever account it is registered for here.
+pub(crate) fn key_digest(key: &PublicKey) -> Digest {
+    key.digest(&PrincipalName::parse("service:keys").expect("a name"))
+}
+
 /// A registered key of a service account, made at `made_at`, in the slice of its digest.
 pub(crate) fn registered(number: u128, account: u32, made_at: u64) -> TokenRecord {
     let key = public_key(number);
     TokenRecord {
         kind: TokenKind::PublicKey,
-        key: key.digest().key(),
+        key: key_digest(&key).key(),
         public_key: Some(key),
         ..user_token(number, account, made_at)
     }
@@ -326,7 +331,7 @@ pub(crate) fn issue_labelled(record: TokenRecord, pairs: &[(&str, &str)]) -> Cha
         labels: (!pairs.is_empty()).then(|| labels(pairs)),
         last4: Some("abcd".to_owned()),
     };
-    let key = record.public_key.as_ref().map(PublicKey::digest);
+    let key = record.public_key.as_ref().map(key_digest);
     Change::PutToken {
         digest: Some(key.unwrap_or_else(|| digest(0, record.id.as_u128()))),
         record: Box::new(record),

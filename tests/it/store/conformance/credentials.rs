@@ -14,8 +14,8 @@ use latchkey::store::Store;
 use latchkey::store::list::{TokenQuery, TokenState};
 
 use crate::store::scribe::{
-    START_MS, Scribe, client_secret, digest, issue, public_key, put_principal, registered, rows,
-    token_id, user_token,
+    START_MS, Scribe, client_secret, digest, issue, key_digest, public_key, put_principal,
+    registered, rows, token_id, user_token,
 };
 
 const BEFORE_MS: u64 = START_MS + 1_000;
@@ -78,6 +78,7 @@ fn seal_key(id: u32, phase: KeyPhase) -> SealKeyRecord {
 fn session(number: u128, until_ms: u64) -> Change {
     Change::RevokeSession {
         session: token_id(number),
+        account: None,
         until_ms,
         compromised: false,
     }
@@ -363,6 +364,7 @@ pub(crate) async fn a_compromised_session_cuts_off_what_it_issued(store: &dyn St
     let mut scribe = Scribe::new();
     let revoke = |compromised| Change::RevokeSession {
         session: token_id(90),
+        account: None,
         until_ms: BEFORE_MS,
         compromised,
     };
@@ -405,12 +407,15 @@ pub(crate) async fn a_credential_keeps_its_public_key(store: &dyn Store) {
     };
     let key = public_key(99);
     let rotated = TokenRecord {
-        key: key.digest().key(),
+        key: key_digest(&key).key(),
         rotation: 1,
         public_key: Some(key.clone()),
         ..keys[1].clone()
     };
-    let changes = [update(&later, None), update(&rotated, Some(key.digest()))];
+    let changes = [
+        update(&later, None),
+        update(&rotated, Some(key_digest(&key))),
+    ];
     scribe.append(store, changes).await;
     assert_eq!(record(store, 80).await, later);
     assert_eq!(record(store, 81).await, rotated);
