@@ -391,12 +391,14 @@ impl<'s> Judged<'s> {
                 "a token has at most {ANCESTORS_MAX} ancestors"
             )));
         }
+        let limits = &issue.limits;
+        // From where a credential may log in bounds no token.
+        let mut bounds = lineage.limits(self.state).map(|above| &above.networks);
+        if !limits.networks.is_empty() && !bounds.all(|above| above.covers(&limits.networks)) {
+            return Err(Refusal::invalid("networks", "are wider than an ancestor's"));
+        }
         let tokens = &self.state.tokens;
         for ancestor in lineage.iter().filter_map(|link| tokens.limits(link.hot)) {
-            let limits = &issue.limits;
-            if !limits.networks.is_empty() && !ancestor.networks.covers(&limits.networks) {
-                return Err(Refusal::invalid("networks", "are wider than an ancestor's"));
-            }
             if ancestor.audience.is_some()
                 && limits.audience.is_some()
                 && ancestor.audience != limits.audience

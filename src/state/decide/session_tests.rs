@@ -8,7 +8,7 @@ use super::super::check::{SeenScopes, check_sealed};
 use super::login_tests::*;
 use super::tests::*;
 use super::*;
-use crate::domain::limits::Audience;
+use crate::domain::limits::{Audience, Networks};
 use crate::domain::login::LoginSettings;
 use crate::domain::seal::SEALED_MS_MAX;
 use crate::domain::seal::claims::{Claims, Sealed};
@@ -331,6 +331,33 @@ fn an_access_token_with_uses_is_stored_and_dies_like_a_sealed_one() {
     logins.set(long).expect("longer");
     let granted = logins.granted(&Logins::asked(&secret)).expect("good");
     assert!(granted.is_stored());
+}
+
+#[test]
+fn from_where_a_credential_logs_in_bounds_no_token_that_it_gives() {
+    let mut logins = Logins::with(LoginSettings {
+        ttl_s: 31 * 24 * 3_600,
+        ..LoginSettings::default()
+    });
+    logins.world.grant("service:ci", "keeper", "acme");
+    let secret = logins.create(|create| {
+        create.networks = Networks::parse(&["10.0.0.0/8"]).expect("networks");
+    });
+    let (token, login) = login_of(&logins, &secret);
+    logins.world.run(Caller::System, login, "").expect("stored");
+    let elsewhere = Networks::parse(&["192.0.2.0/24"]).expect("networks");
+    // Exchanged or derived, it is the same.
+    let mut asked = child();
+    asked.networks = elsewhere.clone();
+    logins.exchange(&bearer(&token), &asked).expect("a child");
+    let (derived, mut issue) =
+        logins
+            .world
+            .asked(TokenKind::Access, None, scopes(&["deploy:run@acme/web"]));
+    issue.derive = true;
+    issue.limits.networks = elsewhere;
+    let caller = bearer(&token);
+    logins.world.issue(caller, derived, issue).expect("derived");
 }
 
 #[test]
