@@ -14,6 +14,7 @@
 mod algebra;
 mod batched;
 mod cases_of_life;
+mod cases_of_logins;
 mod cases_of_power;
 mod commands;
 mod compare;
@@ -24,6 +25,7 @@ mod oracle;
 mod power;
 mod readers;
 pub(crate) mod recorded;
+mod sealed;
 mod story;
 
 /// The instant at which every run begins.

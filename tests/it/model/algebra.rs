@@ -13,7 +13,7 @@ use latchkey::domain::permission::Permission;
 use latchkey::domain::scopes::PermissionSet;
 
 /// Every concrete action of the universe.
-pub(crate) const ACTIONS: [&str; 22] = [
+pub(crate) const ACTIONS: [&str; 23] = [
     "s:read",
     "s:write",
     "s:zz",
@@ -34,6 +34,7 @@ pub(crate) const ACTIONS: [&str; 22] = [
     "services:read",
     "roles:write",
     "roles:read",
+    "keys:write",
     "zz:zz:zz",
     "s:zz:zz:zz",
 ];

@@ -6,6 +6,7 @@
 use latchkey::domain::change::{Subject as RealSubject, TokenRecord};
 use latchkey::domain::clock::Now;
 use latchkey::domain::entropy::SeededEntropy;
+use latchkey::domain::login::LoginMethod;
 use latchkey::domain::permission::{Need, Permission};
 use latchkey::domain::principal::{GrantId, PrincipalId};
 use latchkey::domain::refusal::Refusal;
@@ -41,8 +42,8 @@ pub(crate) fn reply_of(real: &Result<Outcome, Refusal>) -> Option<Reply> {
             Refusal::Precondition(_) => No::Precondition,
             Refusal::Limit(_) => No::Limit,
             Refusal::RequestIdReused => No::RequestIdReused,
-            Refusal::LoginRefused(_)
-            | Refusal::PeerNotAllowed
+            Refusal::LoginRefused(reason) => No::LoginRefused(*reason),
+            Refusal::PeerNotAllowed
             | Refusal::Unavailable(_)
             | Refusal::OutcomeUnknown
             | Refusal::NotReached(_)
@@ -52,7 +53,11 @@ pub(crate) fn reply_of(real: &Result<Outcome, Refusal>) -> Option<Reply> {
     })
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, real: T, oracle: T) -> Result<(), String> {
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    real: T,
+    oracle: T,
+) -> Result<(), String> {
     if real == oracle {
         Ok(())
     } else {
@@ -123,7 +128,41 @@ pub(crate) fn compare(state: &State, oracle: &Oracle, known: &[Known]) -> Result
         let ours = ours.map(|one| (one.principal, one.role.clone(), one.resource.clone()));
         same(&format!("grant {id}"), real, ours)?;
     }
-    Ok(())
+    compare_logins(state, oracle)
+}
+
+/// How accounts log in, who is locked out, and the keys that seal.
+fn compare_logins(state: &State, oracle: &Oracle) -> Result<(), String> {
+    same("format", state.format(), oracle.format.max(1))?;
+    for one in &oracle.principals {
+        for method in LoginMethod::ALL {
+            let real = state.method(PrincipalId(one.id), method);
+            let mut methods = oracle.methods.iter();
+            let ours = methods.find(|ours| ours.account == one.id && ours.method == method);
+            let what = format!("{method} of {}", one.name);
+            let real = real.map(|one| (one.made_at, &one.settings));
+            same(&what, real, ours.map(|ours| (ours.made_at, &ours.settings)))?;
+        }
+        let real = state.locks_of(PrincipalId(one.id));
+        let mut real: Vec<_> = real
+            .map(|(from, until)| (from.to_string(), until))
+            .collect();
+        let ours = oracle.locks.iter().filter(|lock| lock.account == one.id);
+        let mut ours: Vec<_> = ours
+            .map(|lock| (lock.network.clone(), lock.until))
+            .collect();
+        real.sort();
+        ours.sort();
+        same(&format!("locks of {}", one.name), real, ours)?;
+    }
+    let real = state.seal_keys();
+    let real: Vec<_> = real
+        .map(|key| (key.id.0, key.phase.name(), key.since_ms))
+        .collect();
+    let ours = oracle.keys.iter();
+    let mut ours: Vec<_> = ours.map(|key| (key.id, key.phase, key.since)).collect();
+    ours.sort_unstable();
+    same("seal keys", real, ours)
 }
 
 fn compare_token(state: &State, oracle: &Oracle, id: TokenId) -> Result<(), String> {

@@ -4,15 +4,20 @@
 //! diverges is cut down to the steps without which it would not diverge, and printed, so that it
 //! can become a literal case.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use latchkey::domain::clock::Now;
 use latchkey::domain::entry::{Entry, LogEntry};
 use latchkey::domain::refusal::Refusal;
+use latchkey::domain::token::TokenId;
 use latchkey::state::State;
 use latchkey::state::decide::{Envelope, Lifetimes, Moment, Outcome, decide};
 
 use super::compare::{compare, compare_check, reply_of};
 use super::generate::{Generator, Known};
 use super::oracle::{Asked, Oracle};
+use super::sealed::LoginStep;
 use super::{T0, power, seeds};
 
 /// One thing that happens, at an instant.
@@ -20,6 +25,7 @@ use super::{T0, power, seeds};
 pub(crate) enum Step {
     Command(u64, Envelope),
     Check(u64, Asked),
+    Login(u64, LoginStep),
 }
 
 /// The longest lives of every run: service tokens only.
@@ -34,6 +40,10 @@ pub(crate) struct Pair {
     pub state: State,
     pub oracle: Oracle,
     pub log: Vec<LogEntry>,
+    /// The access tokens that were sealed, as claims.
+    pub sealed: Vec<(TokenId, Arc<[u8]>)>,
+    /// What logins came to, in words.
+    pub reached: BTreeSet<String>,
 }
 
 impl Pair {
@@ -46,6 +56,8 @@ impl Pair {
             state: State::default(),
             oracle,
             log: Vec::new(),
+            sealed: Vec::new(),
+            reached: BTreeSet::new(),
         }
     }
 
@@ -87,7 +99,11 @@ impl Pair {
     pub(crate) fn step(&mut self, step: &Step, known: &[Known]) -> Result<(), String> {
         match step {
             Step::Check(now, asked) => compare_check(&self.state, &self.oracle, known, asked, *now),
+            Step::Login(now, step) => self.login_step(*now, step),
             Step::Command(now, envelope) => {
+                let Some(envelope) = &self.current(envelope) else {
+                    return Ok(());
+                };
                 let before = self.state.clone();
                 let real = reply_of(&self.decide(*now, envelope)).ok_or("no store to fail here")?;
                 let ours = self.oracle.command(envelope, *now);
@@ -141,7 +157,8 @@ fn fail(seed: u64, steps: Vec<Step>, known: &[Known]) -> ! {
     panic!("LATCHKEY_MODEL_SEED={seed}\n{}\n{why:?}", told.join("\n"));
 }
 
-fn one_run(seed: u64, commands: usize) {
+/// What was reached, in words: the kinds of changes, and what logins came to.
+fn one_run(seed: u64, commands: usize) -> BTreeSet<String> {
     let mut generator = Generator::new(seed);
     let mut pair = Pair::new();
     let mut now = T0;
@@ -157,9 +174,14 @@ fn one_run(seed: u64, commands: usize) {
     for _ in 0..commands {
         now = tick(&mut generator, now);
         generator.look(&pair.oracle, now);
-        let command = Step::Command(now, generator.command(now));
-        let checks = (0..6).map(|_| Step::Check(now, generator.asked()));
-        for step in std::iter::once(command).chain(checks.collect::<Vec<_>>()) {
+        generator.look_at_logins(&pair.oracle, &pair.sealed, now);
+        let mut next = vec![Step::Command(now, generator.command(now))];
+        next.extend((0..6).map(|_| Step::Check(now, generator.asked())));
+        let sealed: Vec<_> = (0..4).filter_map(|_| generator.sealed_check()).collect();
+        next.extend(sealed.into_iter().map(|check| Step::Login(now, check)));
+        let login = generator.dice.percent(60);
+        let login = login.then(|| Step::Login(now, generator.login_step(now)));
+        for step in next.into_iter().chain(login) {
             steps.push(step);
             if pair
                 .step(&steps[steps.len() - 1], &generator.known)
@@ -175,6 +197,9 @@ fn one_run(seed: u64, commands: usize) {
         pair.state.digest(),
         "seed {seed}: replay is another State"
     );
+    let kinds = pair.log.iter().map(|logged| logged.entry.kind.name());
+    pair.reached.extend(kinds.map(str::to_owned));
+    pair.reached
 }
 
 /// Time passes, mostly by little; sometimes the clock is set back, which State never sees.
@@ -195,4 +220,62 @@ fn every_reply_record_and_check_is_what_the_oracle_says() {
     for seed in seeds(12) {
         one_run(seed, 140);
     }
+}
+
+/// What is not reached is not compared.
+const REACHED: [&str; 41] = [
+    "credential.create",
+    "method.set",
+    "method.remove",
+    "login",
+    "login.lock",
+    "login.unlock",
+    "session.revoke",
+    "session.revoke_all",
+    "key.mint",
+    "key.revoke",
+    "forget",
+    "token.renew",
+    "sealed: login",
+    "sealed: renewal",
+    "sealed: exchange",
+    "sealed: exchange of a session",
+    "login: stored",
+    "login: spends",
+    "login: locked",
+    "login: method missing",
+    "login: no such credential",
+    "login: revoked",
+    "login: subject_disabled",
+    "login: expired",
+    "login: not_yet_valid",
+    "login: network",
+    "login: uses_exhausted",
+    "renewal: Precondition",
+    "renewal: Unauthenticated",
+    "exchange: Boundary",
+    "exchange: Invalid",
+    "exchange: Precondition",
+    "check: allowed",
+    "check: revoked",
+    "check: subject_disabled",
+    "check: expired",
+    "check: network",
+    "check: audience",
+    "check: workload",
+    "check: not_permitted",
+    "check: uses_exhausted",
+];
+
+#[test]
+fn random_runs_reach_what_logins_can_come_to() {
+    let mut reached = BTreeSet::new();
+    for seed in 1_000..1_080 {
+        reached.extend(one_run(seed, 140));
+    }
+    let missing: Vec<_> = REACHED
+        .into_iter()
+        .filter(|word| !reached.contains(*word))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?} of {reached:?}");
 }

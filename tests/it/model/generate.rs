@@ -4,27 +4,27 @@
 //! into the commands, so a trace can be run again, whole or in part. Deliberately absent: any
 //! opinion on what a command comes to.
 
+mod logins;
+mod tokens;
+
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use latchkey::domain::change::Display;
 use latchkey::domain::entropy::SeededEntropy;
 use latchkey::domain::entry::Request;
 use latchkey::domain::limits::{Audience, Networks, Workload};
-use latchkey::domain::principal::{GrantId, PrincipalId};
+use latchkey::domain::principal::GrantId;
 use latchkey::domain::reason::Reason;
 use latchkey::domain::scopes::ScopeEntry;
-use latchkey::domain::token::{Digest, KindSet, Secret, TokenId, TokenKind};
-use latchkey::state::decide::{
-    Caller, Command, CutOffRequest, Envelope, IssueToken, LimitsAsked, RevokeTarget, ScopesAsked,
-    UseToken,
-};
+use latchkey::domain::token::{Digest, Secret, TokenId, TokenKind};
+use latchkey::state::decide::{Caller, Command, Envelope, IssueToken, ScopesAsked};
 
 use super::algebra::{Perm, one_covers};
 use super::commands::{
-    actions, create_grant, create_principal, create_role, envelope, name, plain_issue,
-    plain_update, resource, role,
+    actions, create_grant, create_principal, create_role, envelope, name, plain_issue, role,
 };
-use super::oracle::{ADDRESSES, Asked, Oracle};
+use super::oracle::{ADDRESSES, Asked, Oracle, Place};
 
 pub(crate) const PRINCIPALS: [&str; 7] = [
     "user:u1",
@@ -109,6 +109,9 @@ pub(crate) struct Generator {
     living: Vec<usize>,
     mighty: Vec<usize>,
     grants: Vec<u32>,
+    credentials: Vec<logins::Credential>,
+    sealed: Vec<(TokenId, Arc<[u8]>)>,
+    good_sealed: Vec<(TokenId, Arc<[u8]>)>,
 }
 
 impl Generator {
@@ -120,6 +123,9 @@ impl Generator {
             living: Vec::new(),
             mighty: Vec::new(),
             grants: Vec::new(),
+            credentials: Vec::new(),
+            sealed: Vec::new(),
+            good_sealed: Vec::new(),
         }
     }
 
@@ -169,14 +175,65 @@ impl Generator {
             };
             commands.push(Command::IssueToken(Box::new(issue)));
         }
+        commands.extend(self.logins_setup(now));
         commands
             .into_iter()
             .map(|command| envelope(Caller::Local, command))
             .collect()
     }
 
+    /// What a history ends with that is to hold some of everything, whatever came before.
+    pub(crate) fn ending(&mut self, now: u64) -> Vec<Envelope> {
+        let user = PRINCIPALS[0];
+        let mut commands = vec![
+            create_principal(user, "a"),
+            create_principal("team:t1", "a"),
+            create_role("r1", "a", &["*"]),
+            Command::UpdateRole {
+                name: role("r1"),
+                actions: Some(actions(&["*"])),
+                display: Display::default(),
+            },
+            Command::SetDisabled {
+                name: name(user),
+                disabled: false,
+            },
+            create_grant(user, "r1", "**"),
+            Command::AddMember {
+                team: name("team:t1"),
+                member: name(user),
+            },
+        ];
+        let ended = self.secret(TokenKind::User, now);
+        let kept = self.secret(TokenKind::User, now);
+        for (id, digest) in [ended, kept] {
+            let mut issue = plain_issue(id, digest, TokenKind::User);
+            issue.subject = Some(name(user));
+            commands.push(Command::IssueToken(Box::new(issue)));
+        }
+        commands.extend(self.revocations(ended.0));
+        commands.extend(self.logins_ending(now));
+        let request = Request {
+            key: [0xFF; 16],
+            fingerprint: [0; 16],
+        };
+        let local = |command| envelope(Caller::Local, command);
+        let mut ending: Vec<_> = commands.into_iter().map(local).collect();
+        // Issued by a bearer, under a request id.
+        let (id, digest) = self.secret(TokenKind::User, now);
+        let issue = plain_issue(id, digest, TokenKind::User);
+        let caller = Place::default().bearer(kept.1.key());
+        ending.push(Envelope {
+            request: Some(request),
+            ..envelope(caller, Command::IssueToken(Box::new(issue)))
+        });
+        ending
+    }
+
     fn secret(&mut self, kind: TokenKind, now: u64) -> (TokenId, Digest) {
-        let secret = Secret::generate(kind, &self.entropy);
+        // A registered key has no secret of a form of its own.
+        let form = Some(kind).filter(|kind| kind.has_secret());
+        let secret = Secret::generate(form.unwrap_or(TokenKind::ClientSecret), &self.entropy);
         let id = TokenId::generate(now, &self.entropy);
         let (text, key) = (secret.reveal().to_owned(), secret.digest().key());
         self.known.push(Known {
@@ -236,15 +293,25 @@ impl Generator {
     fn caller(&mut self) -> Option<usize> {
         match self.dice.below(100) {
             0..6 => None,
-            6..26 if !self.mighty.is_empty() => Some(self.dice.one(&self.mighty)),
+            6..36 if !self.mighty.is_empty() => Some(self.dice.one(&self.mighty)),
             _ => Some(self.any()),
         }
     }
 
+    /// Whether the world needs rescue: nobody with everything is left, or there are few tokens.
+    fn is_dying(&self) -> bool {
+        self.mighty.is_empty() || self.living.len() < 5
+    }
+
     /// Keeps the world from dying out: somebody with everything, and tokens for all.
     fn rescue(&mut self, now: u64) -> Command {
-        let text = self.dice.one(&PRINCIPALS);
-        match self.dice.below(8) {
+        // One that has all of it is worth more than some of it for each.
+        let text = match self.is_dying() && self.dice.percent(60) {
+            true => PRINCIPALS[0],
+            false => self.dice.one(&PRINCIPALS),
+        };
+        match self.dice.below(11) {
+            8.. => self.login_rescue(now),
             0 => create_principal(text, self.dice.one(&HOMES)),
             1 => create_role("r1", "a", &["*"]),
             2 => Command::UpdateRole {
@@ -280,13 +347,26 @@ impl Generator {
 
     pub(crate) fn command(&mut self, now: u64) -> Envelope {
         let index = self.caller();
-        let client_ip = self.address();
-        let mut caller = index.map_or(Caller::Local, |index| Caller::Bearer {
-            key: self.known[index].key,
-            client_ip,
-            peer: None,
-        });
-        let command = match self.dice.below(100) {
+        let place = self.place();
+        let sealed = self.dice.percent(12);
+        let sealed = self.sealed_caller(&place).filter(|_| sealed);
+        let mut caller = index.map_or(Caller::Local, |index| place.bearer(self.known[index].key));
+        if let Some(sealed) = sealed {
+            caller = sealed;
+        }
+        let rescue = self.is_dying() && self.dice.percent(20);
+        let command = match self.dice.below(125) {
+            _ if rescue => {
+                caller = Caller::Local;
+                self.rescue(now)
+            }
+            100.. => {
+                let (command, own) = self.login_command(now);
+                if own {
+                    caller = Caller::System;
+                }
+                command
+            }
             0..34 => self.issue(now, index.map(|index| self.known[index].kind)),
             34..44 => self.update(now),
             44..49 => Command::RenewToken {
@@ -421,148 +501,13 @@ impl Generator {
             .then(|| Workload::parse(WORKLOAD).expect("a workload"))
     }
 
-    fn issue(&mut self, now: u64, caller: Option<TokenKind>) -> Command {
-        let derive = caller.is_some() && self.dice.percent(30);
-        let text = self.dice.one(&PRINCIPALS);
-        let kind = match (self.dice.below(10), caller) {
-            (0..9, Some(kind)) if derive => kind,
-            (0..3, _) => TokenKind::Resource,
-            _ => kind_of(text),
-        };
-        let (id, digest) = self.secret(kind, now);
-        let mut issue = plain_issue(id, digest, kind);
-        issue.derive = derive;
-        let stray = self.dice.percent(3);
-        if kind == TokenKind::Resource && !derive || stray {
-            issue.resource = Some(resource(self.dice.one(&RESOURCES)));
-        }
-        if kind != TokenKind::Resource && !derive && !self.dice.percent(20) || stray {
-            issue.subject = Some(name(text));
-        }
-        issue.scopes = self.scopes();
-        issue.ttl_s = self
-            .dice
-            .one(&[None, None, Some(30), Some(900), Some(3_600), Some(80_000)]);
-        if self.dice.percent(20) {
-            issue.max_lifetime_s = self.dice.one(&[Some(20), Some(900)]);
-        }
-        if self.dice.percent(10) {
-            issue.period_s = self.dice.one(&[Some(0), Some(40), Some(400)]);
-        }
-        if self.dice.percent(8) {
-            issue.not_before_ms = Some(now + 1_000 * self.dice.below(60) as u64);
-        }
-        if self.dice.percent(5) {
-            issue.uses = Some(self.dice.below(3) as u32);
-        }
-        if self.dice.percent(15) {
-            issue.limits = LimitsAsked {
-                networks: self.networks(),
-                audience: self.audience(),
-                workload: self.workload(),
-            };
-        }
-        Command::IssueToken(Box::new(issue))
-    }
-
-    fn update(&mut self, now: u64) -> Command {
-        let mut update = plain_update(self.any_known().id);
-        let soon = now + 1_000 * self.dice.below(900) as u64 + 1;
-        let instant = if self.dice.percent(30) {
-            None
-        } else {
-            Some(soon)
-        };
-        for _ in 0..=self.dice.below(2) {
-            match self.dice.below(9) {
-                0..3 => update.scopes = Some(self.scopes()),
-                3 => update.expires_ms = Some(instant),
-                4 => update.not_before_ms = Some(instant),
-                5 => update.expires_max_ms = Some(instant),
-                6 => update.networks = Some(self.networks()),
-                7 => update.audience = Some(self.audience()),
-                _ => update.workload = Some(self.workload()),
-            }
-        }
-        if self.dice.percent(5) {
-            update.uses_left = Some(self.dice.one(&[None, Some(1), Some(2)]));
-        }
-        if self.dice.percent(8) {
-            update.period_s = Some(self.dice.one(&[None, Some(40), Some(400)]));
-        }
-        if self.dice.percent(3) {
-            update.expires_ms = Some(Some(self.dice.one(&STRAY_INSTANTS)));
-        }
-        if self.dice.percent(3) {
-            update.expires_max_ms = Some(Some(self.dice.one(&STRAY_INSTANTS)));
-        }
-        if self.dice.percent(6) {
-            update.display.name = Some("another".to_owned());
-        }
-        Command::UpdateToken(Box::new(update))
-    }
-
-    fn rotate(&mut self, now: u64) -> Command {
-        let (id, kind) = {
-            let one = self.any_known();
-            (one.id, one.kind)
-        };
-        let itself = self.dice.percent(35);
-        let (_, digest) = self.secret(kind, now);
-        // The new secret belongs to the old id.
-        let last = self.known.len() - 1;
-        self.known[last].id = id;
-        Command::RotateToken {
-            id: (!itself).then_some(id),
-            digest,
-            last4: "0000".to_owned(),
-            grace_s: self.dice.one(&[0, 5, 60, 100_000]),
-            expected: self.dice.one(&[None, None, None, Some(0), Some(1)]),
-        }
-    }
-
-    fn revoke(&mut self) -> Command {
-        let (id, digest) = {
-            let one = self.any_known();
-            (one.id, Digest::of(&one.text))
-        };
-        let target = match self.dice.below(10) {
-            0..2 => RevokeTarget::Itself,
-            2..4 => RevokeTarget::Secret(digest),
-            _ => RevokeTarget::Id(id),
-        };
-        Command::RevokeToken {
-            target,
-            compromised: self.dice.percent(35),
-        }
-    }
-
-    fn revoke_all(&mut self) -> Command {
-        let principal = name(self.dice.one(&PRINCIPALS));
-        Command::RevokeAll(match self.dice.below(5) {
-            0 => CutOffRequest::Subject(principal),
-            1 => CutOffRequest::IssuedByPrincipal(principal),
-            2 => CutOffRequest::IssuedByToken(self.any_known().id),
-            3 => CutOffRequest::IssuedByNumber(PrincipalId(self.dice.below(14) as u32)),
-            _ => CutOffRequest::ResourceUnder(resource(self.dice.one(&RESOURCES))),
-        })
-    }
-
-    fn use_token(&mut self) -> Command {
-        let asked = self.asked();
-        Command::UseToken(Box::new(UseToken {
-            key: asked.key,
-            needs: asked.needs,
-            client_ip: asked.address,
-            audience: asked.audience,
-            workload: asked.workload,
-            kinds: KindSet::from_kinds(asked.kinds),
-        }))
-    }
-
     /// A Check of one of the secrets.
     pub(crate) fn asked(&mut self) -> Asked {
-        let key = self.any_known().key;
+        let one = self.any();
+        // A registered key is no secret that could be shown.
+        let has_text = |one: &Known| !one.text.is_empty();
+        let key = self.known[one..].iter().find(|one| has_text(one));
+        let key = key.unwrap_or(&self.known[0]).key;
         let needs = (0..self.dice.below(3)).map(|_| {
             (
                 self.dice.one(&NEEDED).to_string(),

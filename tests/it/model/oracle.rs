@@ -1,21 +1,29 @@
 //! The oracle's records and its Check: plain lists, texts and loops, written from DESIGN.md.
 //!
-//! Used by the model test beside the real State; commands are decided in `oracle::verbs`. It
+//! Used by the model test beside the real State; commands are decided in `oracle::verbs`, logins in
+//! `oracle::logins`; what is sealed is judged as a token that has a row (`oracle::sealed`). It
 //! knows every token, principal, role and grant as a row in a vector, finds by scanning, and
 //! judges a Check by the list of reasons in their order. Deliberately absent: anything shared
 //! with `latchkey::state`, and speed.
 
+mod ends;
+mod logins;
 mod repeats;
+mod sealed;
 mod tokens;
 mod updates;
 pub(crate) mod verbs;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use latchkey::domain::limits::Networks;
+use latchkey::domain::login::{LoginMethod, LoginSettings};
+use latchkey::domain::peer::Proven;
 use latchkey::domain::reason::Reason;
 use latchkey::domain::token::{TokenId, TokenKind};
-use latchkey::state::decide::RevokeTarget;
+
+pub(crate) use sealed::Seal;
 
 use super::algebra::{Perm, one_covers};
 
@@ -65,6 +73,32 @@ pub(crate) struct Token {
     pub rotation: u32,
     /// Revision and instant.
     pub revoked: Option<(u64, u64)>,
+    /// What only a sealed one has, which has no row.
+    pub seal: Option<Seal>,
+}
+
+/// How an account logs in.
+#[derive(Clone, Debug)]
+pub(crate) struct Method {
+    pub account: u32,
+    pub method: LoginMethod,
+    pub made_at: u64,
+    pub settings: LoginSettings,
+}
+
+/// A network that is locked out of an account.
+#[derive(Clone, Debug)]
+pub(crate) struct Lock {
+    pub account: u32,
+    pub network: String,
+    pub until: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct SealKey {
+    pub id: u32,
+    pub phase: &'static str,
+    pub since: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -96,8 +130,13 @@ pub(crate) enum Cut {
     Subject(u32),
     ByPrincipal(u32),
     ByToken(TokenId),
-    TeamTokensBy { team: u32, member: u32 },
+    TeamTokensBy {
+        team: u32,
+        member: u32,
+    },
     Under(String),
+    /// Access tokens of an account.
+    Sessions(u32),
 }
 
 #[derive(Clone, Debug)]
@@ -120,6 +159,14 @@ pub(crate) struct Oracle {
     pub grants: Vec<Grant>,
     pub cuts: Vec<(Cut, u64)>,
     pub requests: Vec<Answered>,
+    pub methods: Vec<Method>,
+    pub locks: Vec<Lock>,
+    pub keys: Vec<SealKey>,
+    /// Sessions that were revoked, and until when that is kept.
+    pub ended_sessions: Vec<(TokenId, u64)>,
+    /// The access tokens that were sealed: no part of what commands change.
+    pub sealed: Vec<Token>,
+    pub format: u32,
     pub principal_last: u32,
     pub grant_last: u32,
     /// The longest life of each kind, by its number less one.
@@ -135,6 +182,24 @@ pub(crate) struct Asked {
     pub audience: Option<String>,
     pub workload: Option<String>,
     pub kinds: Vec<TokenKind>,
+}
+
+/// From where a call comes, and what its mTLS peer has proven.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    pub address: Option<IpAddr>,
+    pub peer: Option<Arc<Proven>>,
+}
+
+impl Place {
+    /// A Check of the caller itself.
+    pub(crate) fn asked(&self) -> Asked {
+        Asked {
+            address: self.address,
+            workload: self.peer.as_ref().map(|peer| peer.named(None).to_owned()),
+            ..Asked::default()
+        }
+    }
 }
 
 pub(crate) fn addresses_in(networks: &Networks) -> [bool; ADDRESSES.len()] {
@@ -250,7 +315,16 @@ impl Oracle {
                     token.subject == Subject::Principal(*id) && token.made_at < *revision
                 }
                 Cut::ByPrincipal(id) => issued(&|issuer| issuer.principal == Some(*id)),
-                Cut::ByToken(id) => issued(&|issuer| issuer.tokens.contains(id)),
+                // Of a session all tokens are one.
+                Cut::ByToken(id) => issued(&|issuer| {
+                    let mut tokens = issuer.tokens.iter();
+                    tokens.any(|token| token.session() == id.session())
+                }),
+                Cut::Sessions(id) => {
+                    token.kind == TokenKind::Access
+                        && token.subject == Subject::Principal(*id)
+                        && token.made_at < *revision
+                }
                 Cut::TeamTokensBy { team, member } => {
                     token.subject == Subject::Principal(*team)
                         && issued(&|issuer| issuer.principal == Some(*member))
@@ -274,6 +348,39 @@ impl Oracle {
         }
     }
 
+    /// Whether a token counts as revoked, whatever it is asked for: it or an ancestor, its subject,
+    /// or the method that it was born by.
+    pub(crate) fn is_revoked(&self, token: &Token) -> bool {
+        let gone = match token.subject {
+            Subject::Principal(id) => self.principal(id).is_none(),
+            Subject::Resource(_) => false,
+        };
+        let Some(chain) = self.lineage(token) else {
+            return true;
+        };
+        let mut chain = chain.iter();
+        let ended = |one: &&Token| one.revoked.is_some() || self.is_cut_off(one);
+        gone || chain.any(ended)
+            || self.born(token).is_some_and(|born| born.method.is_none())
+            || token
+                .seal
+                .as_ref()
+                .is_some_and(|seal| self.is_unsealed(seal))
+    }
+
+    /// Whether it, an ancestor or what it was born from has ended.
+    pub(crate) fn has_ended(&self, token: &Token, now: u64) -> bool {
+        self.ends(token).into_iter().any(|at| at <= now)
+    }
+
+    /// Every instant at which something ends that it depends on.
+    pub(crate) fn ends(&self, token: &Token) -> Vec<u64> {
+        let chain = self.lineage(token).unwrap_or_default();
+        let own = chain.iter().filter_map(|one| one.expires);
+        let born = self.born(token).and_then(|born| born.ends());
+        own.chain(born.into_iter().flatten()).collect()
+    }
+
     pub(crate) fn judge(
         &self,
         token: &Token,
@@ -285,9 +392,7 @@ impl Oracle {
             Subject::Principal(id) => self.principal(id),
             Subject::Resource(_) => None,
         };
-        let gone = matches!(token.subject, Subject::Principal(_)) && subject.is_none();
-        let lineage = self.lineage(token);
-        let chain = lineage.clone().unwrap_or_default();
+        let chain = self.lineage(token).unwrap_or_default();
         let any = |is: &dyn Fn(&Token) -> bool| chain.iter().any(|one| is(one));
         let missing = |need: &(String, String)| {
             let need = Perm::new(&need.0, &need.1);
@@ -297,24 +402,33 @@ impl Oracle {
                 .all(|layer| one_covers(layer, &need))
         };
         let wrong_kind = !asked.kinds.is_empty() && !asked.kinds.contains(&token.kind);
-        let revoked = any(&|one| one.revoked.is_some() || self.is_cut_off(one));
         let grace_ended = grace.is_some_and(|until| until <= now);
-        let expired = any(&|one| one.expires.is_some_and(|at| at <= now));
-        // A token with a use limit has no children, so one that gets a limit loses them.
-        let lent = chain.iter().skip(1).any(|one| one.uses_left.is_some());
+        // A token with a use limit has no children, so one that gets a limit loses them; the uses
+        // of a credential are logins.
+        let counts = |one: &Token| one.uses_left.is_some() && !one.is_credential();
+        let lent = chain.iter().skip(1).any(|one| counts(one));
+        // The settings of now hold for what was born by them before.
+        let settings = self.born(token).and_then(|born| born.settings());
+        let settings = settings.as_ref();
+        let from_elsewhere = settings.is_some_and(|one| !allows(&one.networks, asked.address));
+        let uncounted = token.seal.is_some() && settings.is_some_and(|one| one.uses.is_some());
         let failed = [
-            (wrong_kind, Reason::WrongKind),
-            (gone || lineage.is_none() || revoked, Reason::Revoked),
+            (wrong_kind || token.is_credential(), Reason::WrongKind),
+            (self.is_revoked(token), Reason::Revoked),
             (
                 subject.is_some_and(|one| one.disabled),
                 Reason::SubjectDisabled,
             ),
-            (grace_ended || expired, Reason::Expired),
+            (grace_ended || self.has_ended(token, now), Reason::Expired),
             (
                 any(&|one| one.not_before.is_some_and(|at| at > now)),
                 Reason::NotYetValid,
             ),
-            (any(&|one| !one.used_from(asked.address)), Reason::Network),
+            (
+                // From where a credential may log in is another matter.
+                any(&|one| !one.is_credential() && !one.used_from(asked.address)) || from_elsewhere,
+                Reason::Network,
+            ),
             (
                 any(&|one| differs(&one.audience, &asked.audience)),
                 Reason::Audience,
@@ -324,7 +438,10 @@ impl Oracle {
                 Reason::Workload,
             ),
             (asked.needs.iter().any(missing), Reason::NotPermitted),
-            (token.uses_left == Some(0) || lent, Reason::UsesExhausted),
+            (
+                token.uses_left == Some(0) || lent || uncounted,
+                Reason::UsesExhausted,
+            ),
         ];
         let first = failed.into_iter().find(|(failed, _)| *failed);
         first.map_or(Reason::Allowed, |(_, reason)| reason)
@@ -332,25 +449,28 @@ impl Oracle {
 }
 
 impl Token {
-    /// Whether a revocation with this secret means the token itself.
-    fn is_meant(&self, target: &RevokeTarget, key: u128) -> bool {
-        match target {
-            RevokeTarget::Itself => true,
-            RevokeTarget::Secret(digest) => digest.key() == key,
-            RevokeTarget::Id(id) => *id == self.id,
-            RevokeTarget::Sealed(_) | RevokeTarget::Session(_) => false,
-        }
+    pub(crate) fn is_credential(&self) -> bool {
+        matches!(self.kind, TokenKind::ClientSecret | TokenKind::PublicKey)
     }
 
     /// "A limit whose input is missing denies."
     fn used_from(&self, address: Option<IpAddr>) -> bool {
-        let text = address.map(|ip| ip.to_string());
-        let mut allowed = ADDRESSES
-            .iter()
-            .zip(self.addresses)
-            .filter(|(_, allowed)| *allowed);
-        self.networks.is_empty() || text.is_some_and(|ip| allowed.any(|(known, _)| *known == ip))
+        self.networks.is_empty() || is_among(self.addresses, address)
     }
+}
+
+/// The same of networks as they are written.
+pub(crate) fn allows(networks: &Networks, address: Option<IpAddr>) -> bool {
+    networks.is_empty() || is_among(addresses_in(networks), address)
+}
+
+fn is_among(allowed: [bool; ADDRESSES.len()], address: Option<IpAddr>) -> bool {
+    let text = address.map(|ip| ip.to_string());
+    let mut allowed = ADDRESSES
+        .iter()
+        .zip(allowed)
+        .filter(|(_, allowed)| *allowed);
+    text.is_some_and(|ip| allowed.any(|(known, _)| *known == ip))
 }
 
 fn differs(limit: &Option<String>, given: &Option<String>) -> bool {

@@ -12,6 +12,7 @@ use latchkey::store::{Appended, Batch, Store};
 use super::T0;
 use super::direct::{Pair, Step, tick};
 use super::generate::Generator;
+use super::oracle::{Oracle, Token};
 
 /// What was made.
 pub(crate) struct Recorded {
@@ -34,16 +35,50 @@ pub(crate) async fn record(store: &dyn Store, seed: u64, commands: usize) -> Rec
     for _ in 0..commands {
         now = tick(&mut generator, now);
         generator.look(&pair.oracle, now);
-        let step = Step::Command(now, generator.command(now));
-        pair.step(&step, &generator.known)
-            .expect("as the oracle says");
+        generator.look_at_logins(&pair.oracle, &pair.sealed, now);
+        let command = Step::Command(now, generator.command(now));
+        let login = Step::Login(now, generator.login_step(now));
+        for step in [command, login] {
+            pair.step(&step, &generator.known)
+                .expect("as the oracle says");
+        }
     }
+    for envelope in generator.ending(now) {
+        let step = Step::Command(now, envelope);
+        pair.step(&step, &generator.known).expect("the ending");
+    }
+    let lock = Step::Command(now, generator.lock(&pair.oracle));
+    pair.step(&lock, &generator.known).expect("the lock");
+    assert_eq!(missing(&pair.oracle), [""; 0], "seed {seed}");
     append(store, &pair.log).await;
     let secrets = generator.known.iter().map(|one| one.text.clone());
     Recorded {
         secrets: secrets.collect(),
         now,
     }
+}
+
+/// What a history is to hold at its end, so that whatever is done to a store is done to it.
+fn missing(oracle: &Oracle) -> Vec<&'static str> {
+    let revoked = |one: &Token| one.revoked.is_some();
+    let kept = [
+        ("a revoked token", oracle.tokens.iter().any(revoked)),
+        (
+            "a credential",
+            oracle.tokens.iter().any(Token::is_credential),
+        ),
+        ("a member", !oracle.members.is_empty()),
+        ("a role", !oracle.roles.is_empty()),
+        ("a grant", !oracle.grants.is_empty()),
+        ("a cut-off", !oracle.cuts.is_empty()),
+        ("a request", !oracle.requests.is_empty()),
+        ("a method", !oracle.methods.is_empty()),
+        ("a lock", !oracle.locks.is_empty()),
+        ("a revoked session", !oracle.ended_sessions.is_empty()),
+        ("a seal key", !oracle.keys.is_empty()),
+    ];
+    let missing = kept.into_iter().filter(|(_, is_there)| !is_there);
+    missing.map(|(what, _)| what).collect()
 }
 
 async fn append(store: &dyn Store, log: &[LogEntry]) {

@@ -24,18 +24,27 @@ impl Oracle {
 
     /// The revision by which the caller ended itself, if this is the same request again.
     pub(super) fn ended_itself(&self, envelope: &Envelope, now: u64) -> Option<u64> {
-        let Caller::Bearer { key, .. } = &envelope.caller else {
-            return None;
+        let (token, grace) = match &envelope.caller {
+            Caller::Bearer { key, .. } => self.by_key(*key)?,
+            Caller::Sealed { claims, .. } => (self.of_claims(claims)?, None),
+            Caller::Local | Caller::System => return None,
         };
         let Command::RevokeToken { target, .. } = &envelope.command else {
             return None;
         };
-        let (token, grace) = self.by_key(*key)?;
         let request = envelope.request.as_ref()?;
         let first = self.kept(request, now)?;
-        let same = first.fingerprint == request.fingerprint
-            && token.revoked.is_some_and(|(at, _)| at == first.revision);
-        (token.is_meant(target, *key) && grace.is_none() && same).then_some(first.revision)
+        let ended = match &token.seal {
+            None => token.revoked.is_some_and(|(at, _)| at == first.revision),
+            // It was its own request, and its session is over.
+            Some(_) => {
+                let mut over = self.ended_sessions.iter();
+                let known = token.parent.is_some_and(|id| self.token(id).is_some());
+                known && over.any(|(session, _)| *session == token.id.session())
+            }
+        };
+        let same = first.fingerprint == request.fingerprint && ended;
+        (self.is_meant(token, target) && grace.is_none() && same).then_some(first.revision)
     }
 }
 
@@ -67,6 +76,7 @@ impl Me<'_> {
         let entries = match command {
             Command::IssueToken(issue) => Some(&issue.scopes),
             Command::UpdateToken(update) => update.scopes.as_ref(),
+            Command::CreateCredential(create) => Some(&create.scopes),
             _ => None,
         };
         let Some(ScopesAsked::Only(entries)) = entries else {
@@ -98,10 +108,19 @@ impl Me<'_> {
                 | RevokeTarget::Session(_) => false,
             },
             Command::RevokeAll(
-                CutOffRequest::Subject(name) | CutOffRequest::IssuedByPrincipal(name),
+                CutOffRequest::Subject(name)
+                | CutOffRequest::IssuedByPrincipal(name)
+                | CutOffRequest::Sessions(name),
             )
+            | Command::RemoveMethod { account: name, .. }
+            | Command::UnlockLogins { account: name, .. }
             | Command::DeletePrincipal(name)
             | Command::SetDisabled { name, .. } => named(name),
+            Command::RevokeAll(CutOffRequest::IssuedByCredential(id)) => {
+                self.oracle.token(*id).is_some()
+            }
+            Command::CreateCredential(create) => named(&create.account),
+            Command::SetMethod(set) => named(&set.account),
             Command::AddMember { team, member } | Command::RemoveMember { team, member, .. } => {
                 named(team) && named(member)
             }
@@ -121,7 +140,13 @@ impl Me<'_> {
         let held = |action: &str| self.has_anywhere(action, true);
         let in_cuts = |action: &str| self.has_anywhere(action, false);
         match command {
-            Command::IssueToken(_) => held("tokens:issue"),
+            Command::IssueToken(_) | Command::CreateCredential(_) => held("tokens:issue"),
+            Command::SetMethod(set) => held(&write(&set.account)),
+            Command::RemoveMethod { account, .. } | Command::UnlockLogins { account, .. } => {
+                held(&write(account))
+            }
+            // What the credential was is gone; the right everywhere was judged.
+            Command::RevokeAll(CutOffRequest::IssuedByCredential(_)) => Ok(()),
             // It may have been the caller's own, which needs no right of its principal.
             Command::UpdateToken(_) | Command::RenewToken { .. } | Command::RotateToken { .. } => {
                 in_cuts("tokens:issue")

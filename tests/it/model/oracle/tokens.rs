@@ -1,4 +1,4 @@
-//! The oracle's commands about tokens: issue, rotate, revoke, cut off, use, forget.
+//! The oracle's commands about tokens: issue, rotate, use. How they end is in `oracle::ends`.
 //!
 //! Written from the table of kinds and the paragraphs *Derived and issued*, *Life* and *Uses* of
 //! DESIGN.md. Where it names no order of refusals, the API's documentation does.
@@ -7,17 +7,14 @@ use latchkey::domain::principal::PrincipalKind;
 use latchkey::domain::reason::Reason;
 use latchkey::domain::scopes::ScopeEntry;
 use latchkey::domain::token::{Digest, TokenId, TokenKind};
-use latchkey::state::decide::{
-    Command, CutOffRequest, IssueToken, RevokeTarget, ScopesAsked, UseToken,
-};
+use latchkey::state::decide::{Command, IssueToken, ScopesAsked, UseToken};
 
 use super::super::algebra::{Perm, canonical};
 use super::verbs::{Effect, Me, No, Outcome, Reply, actions_on, change};
-use super::{Asked, Cut, Issuer, Oracle, Subject, Token, addresses_in};
+use super::{Asked, Issuer, Oracle, Subject, Token, addresses_in};
 
 const ANCESTORS_MAX: usize = 8;
 const ISSUERS_MAX: usize = 4;
-const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 impl Oracle {
     pub(crate) fn use_token(
@@ -88,7 +85,7 @@ impl<'o> Me<'o> {
             } => self.revoke(target, *compromised, no_reason),
             Command::RevokeAll(request) => self.revoke_all(request),
             Command::Forget { before_ms, slice } => self.forget(*before_ms, *slice),
-            other => panic!("the generator makes no {other:?}"),
+            other => self.login_verb(other),
         }
     }
 
@@ -103,7 +100,7 @@ impl<'o> Me<'o> {
     }
 
     /// Its own as a user, or of a team that the caller is in.
-    fn is_own(&self, token: &Token) -> bool {
+    pub(super) fn is_own(&self, token: &Token) -> bool {
         match (&token.subject, self.principal(), token.kind) {
             (Subject::Principal(id), Some(me), TokenKind::User) => *id == me,
             (Subject::Principal(id), Some(me), TokenKind::Team) => self.oracle.is_member(*id, me),
@@ -131,12 +128,14 @@ impl<'o> Me<'o> {
             .map_err(|no| if readable { no } else { No::NotFound })
     }
 
-    fn me_as_issuer(&self, since: u64) -> Option<Issuer> {
+    pub(super) fn me_as_issuer(&self, since: u64) -> Option<Issuer> {
         let me = self.token?;
         let chain = self.oracle.lineage(me).unwrap_or_default();
+        let rows = chain.iter().filter(|one| one.seal.is_none());
+        let sessions = me.seal.iter().flat_map(|seal| seal.sessions.clone());
         Some(Issuer {
             principal: self.principal(),
-            tokens: chain.iter().map(|one| one.id).collect(),
+            tokens: sessions.chain(rows.map(|one| one.id)).collect(),
             since,
         })
     }
@@ -185,7 +184,7 @@ impl<'o> Me<'o> {
             let subject = self.subject(issue)?;
             let own = self.may_issue(issue.kind, &subject)?;
             let scopes = self.written_out(&issue.scopes)?;
-            let ceiling = self.hand_over(own, issue.kind, &subject, &scopes)?;
+            let ceiling = self.hand_over(own, &subject, &scopes)?;
             (subject, scopes, ceiling)
         };
         let (expires, expires_max, ttl_s) = self.life(issue)?;
@@ -224,6 +223,7 @@ impl<'o> Me<'o> {
                 .map(|one| one.as_str().to_owned()),
             rotation: 0,
             revoked: None,
+            seal: None,
         };
         put("token.issue", token)
     }
@@ -269,7 +269,12 @@ impl<'o> Me<'o> {
         scopes: &[Vec<Perm>],
     ) -> Result<Vec<Vec<Perm>>, No> {
         let own = self.may_issue(kind, subject)?;
-        self.hand_over(own, kind, subject, scopes)
+        // Whoever has a credential is taken for the account, also where scopes narrow it.
+        let is_credential = matches!(kind, TokenKind::ClientSecret | TokenKind::PublicKey);
+        if let (Subject::Principal(id), true) = (subject, is_credential) {
+            self.hands_on(&self.oracle.live(*id))?;
+        }
+        self.hand_over(own, subject, scopes)
     }
 
     /// The right to issue at all; whether it comes with being someone.
@@ -299,7 +304,6 @@ impl<'o> Me<'o> {
     fn hand_over(
         &self,
         own: bool,
-        kind: TokenKind,
         subject: &Subject,
         scopes: &[Vec<Perm>],
     ) -> Result<Vec<Vec<Perm>>, No> {
@@ -315,7 +319,8 @@ impl<'o> Me<'o> {
                 .map(|me| self.oracle.cuts_of(me))
                 .unwrap_or_default(),
             None => {
-                if kind == TokenKind::Service {
+                let service = self.oracle.principal(*id);
+                if service.is_some_and(|one| one.name.starts_with("service:")) {
                     self.hands_on(&self.oracle.live(*id))?;
                 }
                 // "An issuer who holds `*` on `**` sets no ceiling."
@@ -346,6 +351,10 @@ impl<'o> Me<'o> {
 
     fn derivable(&self, issue: &IssueToken) -> Result<Subject, No> {
         let me = self.token.ok_or(No::Invalid)?;
+        // What is sealed is exchanged.
+        if me.seal.is_some() {
+            return Err(No::Precondition);
+        }
         if issue.subject.is_some() || issue.resource.is_some() || issue.kind != me.kind {
             return Err(No::Invalid);
         }
@@ -376,7 +385,8 @@ impl<'o> Me<'o> {
                 .iter()
                 .zip(one.addresses)
                 .any(|(asked, allowed)| *asked && !allowed);
-            if (!issue.limits.networks.is_empty() && wider)
+            // From where a credential may log in is another matter.
+            if (!issue.limits.networks.is_empty() && wider && !one.is_credential())
                 || other(audience, &one.audience)
                 || other(workload, &one.workload)
             {
@@ -449,6 +459,9 @@ impl<'o> Me<'o> {
         } else {
             self.require_token("tokens:issue", &token)?;
         }
+        if token.kind == TokenKind::PublicKey {
+            return Err(No::Precondition);
+        }
         self.alive(&token)?;
         if expected.is_some_and(|expected| expected != token.rotation) {
             return Err(No::Conflict);
@@ -468,133 +481,5 @@ impl<'o> Me<'o> {
         token.key = digest.key();
         token.rotation += 1;
         put("token.rotate", token)
-    }
-
-    fn revoke(&self, target: &RevokeTarget, compromised: bool, no_reason: bool) -> Outcome {
-        let token = match target {
-            RevokeTarget::Itself => self.known(None)?,
-            RevokeTarget::Id(id) => self.known(Some(*id))?,
-            RevokeTarget::Secret(digest) => {
-                let (token, grace) = self.oracle.by_key(digest.key()).ok_or(No::NotFound)?;
-                if grace.is_some_and(|until| until <= self.now) {
-                    return Err(No::NotFound);
-                }
-                token.clone()
-            }
-            _ => return Err(No::NotFound),
-        };
-        let me = self.is_me(&token);
-        if !me && !matches!(target, RevokeTarget::Secret(_)) {
-            self.require_token("tokens:revoke", &token)?;
-        }
-        if no_reason && !me {
-            return Err(No::Invalid);
-        }
-        let id = token.id;
-        // Compromised includes what it issued: all of it, whatever was cut off before.
-        let issued_refused = self.oracle.cuts.iter().any(|(cut, revision)| {
-            *cut == Cut::ByToken(id) && token.revoked.is_some_and(|(at, _)| *revision >= at)
-        });
-        if token.revoked.is_some() && (!compromised || issued_refused) {
-            return Ok(None);
-        }
-        change("token.revoke", move |oracle, revision, now| {
-            if let Some(token) = oracle.token_mut(id) {
-                token.revoked.get_or_insert((revision, now));
-            }
-            if compromised {
-                oracle.cuts.push((Cut::ByToken(id), revision));
-            }
-        })
-    }
-
-    fn revoke_all(&self, request: &CutOffRequest) -> Outcome {
-        let cut = match request {
-            CutOffRequest::Subject(name) => {
-                Cut::Subject(self.cut_off_principal(&name.to_string(), false)?)
-            }
-            CutOffRequest::IssuedByPrincipal(name) => {
-                Cut::ByPrincipal(self.cut_off_principal(&name.to_string(), true)?)
-            }
-            CutOffRequest::IssuedByNumber(id) => {
-                self.require("tokens:revoke", "**")?;
-                let was = (1..=self.oracle.principal_last).contains(&id.0);
-                Cut::ByPrincipal(was.then_some(id.0).ok_or(No::NotFound)?)
-            }
-            CutOffRequest::IssuedByToken(id) => {
-                self.cut_off_issuer(*id)?;
-                Cut::ByToken(*id)
-            }
-            CutOffRequest::ResourceUnder(path) => {
-                self.require("tokens:revoke", &format!("{path}/**"))?;
-                Cut::Under(path.to_string())
-            }
-            _ => return Err(No::NotFound),
-        };
-        change("token.revoke_all", |oracle, revision, _| {
-            oracle.cuts.push((cut, revision))
-        })
-    }
-
-    /// What it issued may lie anywhere, and outlives its being forgotten.
-    fn cut_off_issuer(&self, id: TokenId) -> Result<(), No> {
-        let mine = self.oracle.token(id).is_some_and(|token| {
-            let home = self.home(token);
-            (self.is_me(token) || self.is_own(token))
-                && self.require_in_cuts("tokens:revoke", &home).is_ok()
-        });
-        if mine {
-            return Ok(());
-        }
-        self.require("tokens:revoke", "**")
-    }
-
-    fn cut_off_principal(&self, name: &str, issued: bool) -> Result<u32, No> {
-        let one = self.oracle.named(name).ok_or(No::NotFound)?;
-        let mine = self.principal() == Some(one.id);
-        if mine && self.require_in_cuts("tokens:revoke", &one.home).is_ok() {
-            return Ok(one.id);
-        }
-        let on = if issued { "**" } else { &one.home };
-        let readable = self.may(&actions_on(name).1, &one.home);
-        let judged = self.require("tokens:revoke", on);
-        judged
-            .map(|()| one.id)
-            .map_err(|no| if readable { no } else { No::NotFound })
-    }
-
-    /// Expired or revoked before the instant, or of a subject that is gone, in one slice. Only
-    /// the server itself forgets, and nothing that has yet to end.
-    fn forget(&self, before: u64, slice: u8) -> Outcome {
-        if self.token.is_some() {
-            return Err(No::NotPermitted(vec![Perm::new("*", "**").text()]));
-        }
-        let before = before.min(self.now);
-        let ended = |token: &&Token| {
-            let gone = match token.subject {
-                Subject::Principal(id) => self.oracle.principal(id).is_none(),
-                Subject::Resource(_) => false,
-            };
-            (token.key >> 120) as u8 == slice
-                && (gone
-                    || token.expires.is_some_and(|at| at < before)
-                    || token.revoked.is_some_and(|(_, at)| at < before))
-        };
-        let ids: Vec<TokenId> = self
-            .oracle
-            .tokens
-            .iter()
-            .filter(ended)
-            .map(|one| one.id)
-            .collect();
-        let now = self.now;
-        let stale = move |instant: u64| instant + DAY_MS < now;
-        if ids.is_empty() && !self.oracle.requests.iter().any(|one| stale(one.instant)) {
-            return Ok(None);
-        }
-        change("forget", move |oracle, _, _| {
-            oracle.tokens.retain(|one| !ids.contains(&one.id));
-            oracle.requests.retain(|one| !stale(one.instant));
-        })
     }
 }

@@ -40,7 +40,10 @@ impl Me<'_> {
         }
         let at = |seconds: u32| self.now + u64::from(seconds) * 1_000;
         let expires = match (token.period_s, token.expires_max) {
-            (Some(period), _) => at(wanted.min(period)),
+            (Some(period), max) => {
+                let end = at(wanted.min(period));
+                max.map_or(end, |max| end.min(max))
+            }
             (None, Some(max)) => at(wanted).min(max),
             (None, None) => return Err(No::Precondition),
         };

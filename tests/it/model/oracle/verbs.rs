@@ -9,7 +9,7 @@ use latchkey::domain::reason::Reason;
 use latchkey::state::decide::{Caller, Command, Envelope};
 
 use super::super::algebra::{Perm, canonical, one_covers};
-use super::{Answered, Asked, Cut, Grant, Oracle, Principal, Role, Subject, Token};
+use super::{Answered, Cut, Grant, Oracle, Place, Principal, Role, Subject, Token};
 
 /// Why a command must be refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub(crate) enum No {
     Precondition,
     Limit,
     RequestIdReused,
+    LoginRefused(Option<Reason>),
 }
 
 /// What must be replied.
@@ -122,22 +123,34 @@ impl Oracle {
     /// The calling token, if it may call: good now, in its newest secret, without a use limit.
     fn caller(&self, envelope: &Envelope, now: u64) -> Result<Option<&Token>, No> {
         let caller = &envelope.caller;
-        let Caller::Bearer { key, client_ip, .. } = caller else {
-            return Ok(None);
+        let (found, client_ip, peer) = match caller {
+            Caller::Local | Caller::System => return Ok(None),
+            Caller::Bearer {
+                key,
+                client_ip,
+                peer,
+            } => (self.by_key(*key), client_ip, peer),
+            Caller::Sealed {
+                claims,
+                client_ip,
+                peer,
+            } => {
+                // Without what it was born from nothing is known of it.
+                let known =
+                    |token: &&Token| token.parent.is_some_and(|id| self.token(id).is_some());
+                let token = self.of_claims(claims).filter(known);
+                (token.map(|token| (token, None)), client_ip, peer)
+            }
         };
-        let (token, grace) = self.by_key(*key).ok_or(No::Unauthenticated)?;
-        let asked = Asked {
-            key: *key,
-            needs: Vec::new(),
+        let (token, grace) = found.ok_or(No::Unauthenticated)?;
+        let place = Place {
             address: *client_ip,
-            audience: None,
-            workload: None,
-            kinds: Vec::new(),
+            peer: peer.clone(),
         };
-        let reason = self.judge(token, grace, &asked, now);
+        let reason = self.judge(token, grace, &place.asked(), now);
         // "A bearer may always revoke itself", also from where it may do nothing else.
         let ends_itself = match &envelope.command {
-            Command::RevokeToken { target, .. } => token.is_meant(target, *key),
+            Command::RevokeToken { target, .. } => self.is_meant(token, target),
             _ => false,
         };
         let bound = matches!(
@@ -150,6 +163,10 @@ impl Oracle {
         );
         let good = match reason {
             Reason::Allowed => ends_itself || token.uses_left.is_none(),
+            // A credential may end itself, though it is accepted nowhere.
+            Reason::WrongKind => {
+                ends_itself && !self.is_revoked(token) && !self.has_ended(token, now)
+            }
             _ => ends_itself && bound,
         };
         if good && grace.is_none() {
@@ -240,6 +257,8 @@ impl<'o> Me<'o> {
                 | Command::UpdateToken(_)
                 | Command::RevokeToken { .. }
                 | Command::Forget { .. }
+                | Command::Login(_)
+                | Command::LockLogins { .. }
         );
         if no_reason && !reasoned {
             return Err(No::Invalid);
@@ -325,6 +344,8 @@ impl<'o> Me<'o> {
                 .members
                 .retain(|(team, member)| *team != id && *member != id);
             oracle.grants.retain(|grant| grant.principal != id);
+            oracle.methods.retain(|method| method.account != id);
+            oracle.locks.retain(|lock| lock.account != id);
         })
     }
 

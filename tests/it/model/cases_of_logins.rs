@@ -1,0 +1,153 @@
+//! Literal stories of logins: what the random ones reach too seldom.
+//!
+//! On State and the oracle at once; every step compares them.
+
+use std::net::IpAddr;
+
+use latchkey::domain::change::Display;
+use latchkey::domain::limits::Networks;
+use latchkey::domain::login::{LoginMethod, LoginSettings};
+use latchkey::domain::scopes::Scopes;
+use latchkey::domain::seal::key::KeyId;
+use latchkey::domain::token::{Secret, TokenId, TokenKind};
+use latchkey::state::decide::{
+    Caller, Command, CreateCredential, CredentialForm, Login, ScopesAsked, SetMethod,
+};
+use latchkey::state::login::{ExchangeAsked, LoginAsked, Shown};
+
+use super::T0;
+use super::commands::{create_grant, create_principal, create_role, envelope, name, plain_issue};
+use super::compare::entropy;
+use super::direct::{Pair, Step};
+use super::oracle::Place;
+use super::sealed::{LoginStep, Shower};
+use super::story::only;
+
+fn here() -> Option<IpAddr> {
+    "10.1.2.3".parse().ok()
+}
+
+fn place() -> Place {
+    let (address, peer) = (here(), None);
+    Place { address, peer }
+}
+
+/// State and oracle with a service account that has a client secret, from these networks.
+fn with_secret(settings: LoginSettings, networks: &[&str]) -> (Pair, Secret) {
+    let mut pair = Pair::new();
+    let secret = Secret::generate(TokenKind::ClientSecret, &entropy(1));
+    let create = CreateCredential {
+        id: TokenId::generate(T0, &entropy(2)),
+        form: CredentialForm::Secret(secret.digest()),
+        account: name("service:s1"),
+        scopes: ScopesAsked::All,
+        ttl_s: None,
+        not_before_ms: None,
+        uses: None,
+        networks: Networks::parse(networks).expect("networks"),
+        workload: None,
+        display: Display::default(),
+    };
+    for command in [
+        Command::RaiseFormat(2),
+        Command::MintBy {
+            key: KeyId(1),
+            salt: [7; 16],
+        },
+        create_principal("service:s1", "a"),
+        create_role("keeper", "a", &["s:read", "tokens:*"]),
+        create_grant("service:s1", "keeper", "a/**"),
+        Command::SetMethod(Box::new(SetMethod {
+            account: name("service:s1"),
+            method: LoginMethod::UniversalAuth,
+            settings,
+        })),
+        Command::CreateCredential(Box::new(create)),
+    ] {
+        both(&mut pair, Caller::Local, command);
+    }
+    (pair, secret)
+}
+
+/// Carries a command out, which must be a change.
+#[track_caller]
+fn both(pair: &mut Pair, caller: Caller, command: Command) {
+    let before = pair.state.head();
+    let step = Step::Command(T0, envelope(caller, command));
+    pair.step(&step, &[]).expect("the same");
+    assert_ne!(pair.state.head(), before, "a change");
+}
+
+fn asked(secret: &Secret) -> LoginAsked {
+    LoginAsked {
+        account: name("service:s1"),
+        shown: Shown::Secret(secret.digest().key()),
+        client_ip: here(),
+        peer: None,
+        ttl_s: None,
+        scopes: Scopes::All,
+        audience: None,
+    }
+}
+
+fn child() -> ExchangeAsked {
+    ExchangeAsked {
+        scopes: Scopes::All,
+        ttl_s: None,
+        networks: Networks::default(),
+        audience: None,
+        workload: None,
+    }
+}
+
+#[test]
+fn an_exchange_is_up_to_eight_deep() {
+    let (mut pair, secret) = with_secret(LoginSettings::default(), &[]);
+    let id = |number: u64| TokenId::generate(T0, &entropy(100 + number));
+    let enter = LoginStep::Enter(Box::new(asked(&secret)), id(0));
+    pair.login_step(T0, &enter).expect("the same");
+    for depth in 1..10 {
+        let shown = Shower::Sealed(id(depth - 1));
+        let step = LoginStep::Exchange(shown, place(), Box::new(child()), id(depth));
+        pair.login_step(T0, &step).expect("the same");
+        // The credential is above all of them.
+        let given = pair.sealed.len() as u64 == depth + 1;
+        assert_eq!(given, depth < 8, "{depth}");
+    }
+}
+
+#[test]
+fn from_where_a_credential_logs_in_bounds_no_token_that_it_gives() {
+    let stored = LoginSettings {
+        ttl_s: 3_000_000,
+        ..LoginSettings::default()
+    };
+    let (mut pair, secret) = with_secret(stored, &["10.0.0.0/8"]);
+    let access = Secret::generate(TokenKind::Access, &entropy(3));
+    let login = Login {
+        asked: asked(&secret),
+        id: TokenId::generate(T0, &entropy(4)),
+        digest: access.digest(),
+        last4: String::new(),
+    };
+    both(&mut pair, Caller::System, Command::Login(Box::new(login)));
+    // Wider than the credential's networks: those are of logins alone.
+    let elsewhere = Networks::parse(&["192.0.2.0/24"]).expect("networks");
+    let key = access.digest().key();
+    let exchanged = ExchangeAsked {
+        networks: elsewhere.clone(),
+        ..child()
+    };
+    let id = TokenId::generate(T0, &entropy(5));
+    let step = LoginStep::Exchange(Shower::Stored(key), place(), Box::new(exchanged), id);
+    pair.login_step(T0, &step).expect("the same");
+    assert_eq!(pair.sealed.len(), 1, "a child");
+    let derived = Secret::generate(TokenKind::Access, &entropy(6));
+    let id = TokenId::generate(T0, &entropy(7));
+    let mut issue = plain_issue(id, derived.digest(), TokenKind::Access);
+    issue.derive = true;
+    issue.scopes = only(&["s:read@a"]);
+    issue.limits.networks = elsewhere;
+    let derive = Command::IssueToken(Box::new(issue));
+    both(&mut pair, place().bearer(key), derive);
+}
