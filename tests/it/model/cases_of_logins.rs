@@ -19,7 +19,7 @@ use super::T0;
 use super::commands::{create_grant, create_principal, create_role, envelope, name, plain_issue};
 use super::compare::entropy;
 use super::direct::{Pair, Step};
-use super::oracle::Place;
+use super::oracle::{Asked, Place};
 use super::sealed::{LoginStep, Shower};
 use super::story::only;
 
@@ -113,6 +113,29 @@ fn an_exchange_is_up_to_eight_deep() {
         // The credential is above all of them.
         let given = pair.sealed.len() as u64 == depth + 1;
         assert_eq!(given, depth < 8, "{depth}");
+    }
+}
+
+#[test]
+fn a_key_is_retired_when_what_it_sealed_has_ended() {
+    let (mut pair, secret) = with_secret(LoginSettings::default(), &[]);
+    let id = TokenId::generate(T0, &entropy(100));
+    let enter = LoginStep::Enter(Box::new(asked(&secret)), id);
+    pair.login_step(T0, &enter).expect("the same");
+    let next = Command::MintBy {
+        key: KeyId(2),
+        salt: [8; 16],
+    };
+    both(&mut pair, Caller::Local, next);
+    let month = 30 * 24 * 60 * 60 * 1_000;
+    for (at, retired) in [(T0, false), (T0 + month - 1, false), (T0 + month, true)] {
+        let before = pair.state.head();
+        let retire = Command::RetireKey(KeyId(1));
+        let step = Step::Command(at, envelope(Caller::Local, retire));
+        pair.step(&step, &[]).expect("the same");
+        assert_eq!(pair.state.head() != before, retired, "{at}");
+        let check = LoginStep::Check(id, Asked::default());
+        pair.login_step(T0, &check).expect("the same");
     }
 }
 

@@ -15,6 +15,7 @@ use latchkey::domain::token::{KindSet, TokenId};
 use latchkey::state::State;
 use latchkey::state::check::{CheckRequest, Context, check};
 use latchkey::state::decide::Outcome;
+use latchkey::state::explain::{Target, explain};
 
 use super::algebra::{Perm, canonical, extent, perms};
 use super::commands::{name, role};
@@ -217,6 +218,8 @@ fn compare_token(state: &State, oracle: &Oracle, id: TokenId) -> Result<(), Stri
     )?;
     let audience = real.audience.as_ref().map(|one| one.as_str().to_owned());
     same(&what("audience"), &audience, &ours.audience)?;
+    let workload = real.workload.as_ref().map(|one| one.as_str().to_owned());
+    same(&what("workload"), &workload, &ours.workload)?;
     let issuers: Vec<_> = real
         .issuers
         .iter()
@@ -284,6 +287,16 @@ pub(crate) fn compare_check(
     let real = check(state, &request, Now::at(now));
     let what = format!("check of token {} for {asked:?} at {now}", secret.id);
     same(&what, real.reason, oracle.check(asked, now))?;
+    let target = Target::Token(&secret.text);
+    let told = explain(
+        state,
+        target,
+        &needs,
+        request.context,
+        request.kinds,
+        Now::at(now),
+    );
+    same(&what, told.reason, real.reason)?;
     same(&what, real.revision, state.head().revision())
 }
 

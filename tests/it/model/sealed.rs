@@ -14,6 +14,7 @@ use latchkey::domain::seal::claims::{Claims, Sealed};
 use latchkey::domain::token::{KindSet, TokenId};
 use latchkey::state::check::{CheckRequest, Context, check_sealed};
 use latchkey::state::decide::{Caller, Command, Envelope, RevokeTarget};
+use latchkey::state::explain::{Target, explain};
 use latchkey::state::login::{self, ExchangeAsked, LoginAsked, LoginRefused};
 
 use super::algebra::{extent, perms};
@@ -242,6 +243,16 @@ impl Pair {
             },
             kinds: KindSet::from_kinds(asked.kinds.iter().copied()),
         };
+        let target = Target::Sealed(Ok(sealed));
+        let told = explain(
+            &self.state,
+            target,
+            &needs,
+            request.context,
+            request.kinds,
+            Now::at(now),
+        );
+        let sealed = Sealed::read(&claims).ok_or("claims that do not read back")?;
         let real = check_sealed(&self.state, sealed, &request, Now::at(now));
         let ours = self
             .oracle
@@ -249,6 +260,7 @@ impl Pair {
         let what = format!("check of sealed {id} for {asked:?} at {now}");
         let real = real.reason;
         self.reach("check", ours.name());
+        same(&what, told.reason, real)?;
         same(&what, real, ours)
     }
 }

@@ -215,7 +215,7 @@ impl Generator {
         if self.dice.percent(12) {
             create.networks = self.networks();
         }
-        if self.dice.percent(8) {
+        if self.dice.percent(20) {
             create.workload = self.workload();
         }
         Command::CreateCredential(Box::new(create))
@@ -359,9 +359,9 @@ impl Generator {
 
     fn seal_key(&mut self) -> Command {
         let key = 1 + self.dice.below(SEAL_KEYS as usize) as u32;
-        match self.dice.below(5) {
+        match self.dice.below(7) {
             0 => Command::RevokeKey(KeyId(key)),
-            1 => Command::RetireKey(KeyId(key)),
+            1..4 => Command::RetireKey(KeyId(key)),
             _ => self.mint(key),
         }
     }
@@ -399,7 +399,7 @@ impl Generator {
         let account = name(self.dice.one(&SERVICES));
         let method = self.dice.one(&METHODS);
         let own = !self.dice.percent(5);
-        match self.dice.below(24) {
+        match self.dice.below(26) {
             0..5 => (self.create_credential(now), false),
             5..9 => {
                 let settings = self.settings();
@@ -441,8 +441,8 @@ impl Generator {
                 };
                 (Command::RevokeAll(cut), false)
             }
-            20 => (self.seal_key(), own),
-            21 => {
+            20..23 => (self.seal_key(), own),
+            23 => {
                 let (id, ttl_s) = (Some(self.any_known().id), Some(100_000));
                 (Command::RenewToken { id, ttl_s }, true)
             }
