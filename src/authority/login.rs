@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A guess is told nothing: an account that is not there, a wrong secret and a locked network look
-//! the same and cost the same. Who shows the right credential is told why it is good for nothing.
+//! the same and cost the same. Who shows the right credential, or can sign with its key, is told
+//! why it is good for nothing; what cannot be read is told so whoever's it is, and is no guess.
 //! A token is sealed only while this server may answer Checks, and after all that the login spends
 //! is durable. Absent on purpose: rules, which are `state::login`'s.
 
@@ -18,9 +19,8 @@ use crate::domain::chain::Revision;
 use crate::domain::change::{Change, SealKeyRecord, Subject};
 use crate::domain::clock::UnixMs;
 use crate::domain::limits::Audience;
-use crate::domain::login::{ClientNetwork, LoginMethod};
+use crate::domain::login::{ClientNetwork, LoginCause, LoginMethod};
 use crate::domain::principal::PrincipalName;
-use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::scopes::Scopes;
 use crate::domain::seal::claims::Claims;
@@ -46,7 +46,7 @@ pub enum Proof<'a> {
     Assertion(&'a str),
 }
 
-impl Proof<'_> {
+impl<'a> Proof<'a> {
     /// The method that it is shown by.
     #[must_use]
     pub fn method(&self) -> LoginMethod {
@@ -55,6 +55,23 @@ impl Proof<'_> {
             Self::Assertion(_) => LoginMethod::KeyPair,
         }
     }
+
+    /// Reads it, knowing nothing of who has shown it: so whoever wrote it wrongly may be told.
+    fn read(&self) -> Result<Legible<'a>, Refusal> {
+        match self {
+            Self::Secret(secret) => Ok(Legible::Secret(secret)),
+            Self::Assertion(text) => match Assertion::parse(text) {
+                Ok(assertion) => Ok(Legible::Assertion(Box::new(assertion))),
+                Err(wrong) => Err(Refusal::invalid("assertion", wrong)),
+            },
+        }
+    }
+}
+
+/// What was shown, and could be read.
+enum Legible<'a> {
+    Secret(&'a str),
+    Assertion(Box<Assertion<'a>>),
 }
 
 /// A login.
@@ -143,8 +160,9 @@ impl Authority {
     }
 
     async fn attempt(&self, call: &LoginCall<'_>) -> Result<Given, Failed> {
+        let shown = call.proof.read()?;
         self.require_answering()?;
-        let accepted = self.granted(call).await?;
+        let accepted = self.granted(call, shown).await?;
         self.give(accepted).await
     }
 
@@ -176,7 +194,7 @@ impl Authority {
                 }
                 Err(Refusal::LoginRefused(None))
             }
-            Err(Failed::Refused(refused)) => Err(Refusal::LoginRefused(refused.reason())),
+            Err(Failed::Refused(refused)) => Err(Refusal::LoginRefused(refused.cause())),
             Err(Failed::Unable(refusal)) => Err(refusal),
         }
     }
@@ -191,11 +209,11 @@ impl Authority {
     }
 
     /// What the credential gives, on the published State.
-    async fn granted(&self, call: &LoginCall<'_>) -> Result<Accepted, Failed> {
+    async fn granted(&self, call: &LoginCall<'_>, shown: Legible<'_>) -> Result<Accepted, Failed> {
         let wrong = LoginRefused::Wrong;
         let account = PrincipalName::parse(call.client_id).ok_or(wrong)?;
-        let (shown, once) = match call.proof {
-            Proof::Secret(secret) => {
+        let (shown, once) = match shown {
+            Legible::Secret(secret) => {
                 let is_ours = recognise(secret) == Some(TokenKind::ClientSecret);
                 let key = is_ours.then(|| Digest::of(secret).key()).ok_or(wrong)?;
                 // Another server may have made it, and this one may be behind.
@@ -203,8 +221,8 @@ impl Authority {
                     .await?;
                 (Shown::Secret(key), None)
             }
-            Proof::Assertion(text) => {
-                let (credential, once) = self.asserted(call.client_id, text).await?;
+            Legible::Assertion(assertion) => {
+                let (credential, once) = self.asserted(call.client_id, &assertion).await?;
                 (Shown::Key(credential), Some(once))
             }
         };
@@ -228,9 +246,11 @@ impl Authority {
     }
 
     /// The credential that has signed an assertion, and what must be used up for it.
-    async fn asserted(&self, client_id: &str, text: &str) -> Result<(TokenId, OneTime), Failed> {
-        let wrong = |_| LoginRefused::Wrong;
-        let assertion = Assertion::parse(text).map_err(wrong)?;
+    async fn asserted(
+        &self,
+        client_id: &str,
+        assertion: &Assertion<'_>,
+    ) -> Result<(TokenId, OneTime), Failed> {
         let credential = assertion.credential();
         self.comes_to_know(|state| state.token(credential).is_some())
             .await?;
@@ -238,10 +258,10 @@ impl Authority {
         let key = record.and_then(|record| record.public_key);
         let key = key.ok_or(LoginRefused::Wrong)?;
         let now = self.replica.clock().now();
-        let stated = assertion.verify(&key).map_err(wrong)?;
+        let stated = assertion.verify(&key).map_err(unfit)?;
         let once = stated
             .check(client_id, &self.audiences, now)
-            .map_err(not_now)?;
+            .map_err(unfit)?;
         let once = OneTime {
             id: once.id,
             now_ms: now.latest,
@@ -272,7 +292,7 @@ impl Authority {
         if let Some(once) = once {
             let first = self.replica.store().consume(&once).await;
             if !first.map_err(|error| unavailable(&error))? {
-                return Err(LoginRefused::Ended(Reason::UsesExhausted).into());
+                return Err(LoginRefused::Ended(LoginCause::Replayed).into());
             }
         }
         let mut revision = self.replica.state().head().revision();
@@ -429,14 +449,16 @@ impl Authority {
     }
 }
 
-/// Why an assertion that its key has signed logs nobody in: whoever can sign guesses nothing.
-fn not_now(wrong: Wrong) -> LoginRefused {
-    match wrong {
-        Wrong::Audience => LoginRefused::Ended(Reason::Audience),
-        Wrong::Expired => LoginRefused::Ended(Reason::Expired),
-        Wrong::Early | Wrong::FarAhead => LoginRefused::Ended(Reason::NotYetValid),
-        Wrong::Form(_) | Wrong::Signature | Wrong::Client => LoginRefused::Wrong,
-    }
+/// Why an assertion that could be read logs nobody in: whoever can sign guesses nothing.
+fn unfit(wrong: Wrong) -> LoginRefused {
+    LoginRefused::Ended(match wrong {
+        Wrong::Form(_) | Wrong::Signature => return LoginRefused::Wrong,
+        Wrong::Client => LoginCause::OtherClient,
+        Wrong::Audience => LoginCause::OtherAudience,
+        Wrong::Expired => LoginCause::AssertionExpired,
+        Wrong::Early => LoginCause::AssertionEarly,
+        Wrong::FarAhead => LoginCause::TooFarAhead,
+    })
 }
 
 impl Given {

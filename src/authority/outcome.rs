@@ -4,7 +4,7 @@
 //! same from outside and differ here. The words are few and fixed, so that nobody makes more of
 //! them by trying. Used by `login`, and by the port, which counts.
 
-use crate::domain::reason::Reason;
+use crate::domain::login::LoginCause;
 use crate::domain::refusal::Refusal;
 use crate::state::login::LoginRefused;
 
@@ -19,10 +19,10 @@ pub enum LoginOutcome {
     WrongCredential,
     /// Its network is locked out of the account.
     Locked,
-    /// The credential's method is not set on the account, or was set later than it was made.
-    NoMethod,
-    /// The credential is right, and good for nothing: why.
-    Ended(Reason),
+    /// What was shown is right, and good for nothing: why.
+    Ended(LoginCause),
+    /// What was shown is no assertion, whoever's it is.
+    Malformed,
     /// It was not tried to the end: the server cannot know now, or cannot give what was asked for.
     Unable,
 }
@@ -36,8 +36,8 @@ impl LoginOutcome {
             Self::UnknownClient => "unknown_client",
             Self::WrongCredential => "wrong_credential",
             Self::Locked => "locked",
-            Self::NoMethod => "no_method",
-            Self::Ended(reason) => reason.name(),
+            Self::Ended(cause) => cause.name(),
+            Self::Malformed => "malformed",
             Self::Unable => "unable",
         }
     }
@@ -48,15 +48,15 @@ impl LoginOutcome {
             LoginRefused::Wrong if is_known => Self::WrongCredential,
             LoginRefused::Wrong => Self::UnknownClient,
             LoginRefused::Locked => Self::Locked,
-            LoginRefused::NoMethod => Self::NoMethod,
-            LoginRefused::Ended(reason) => Self::Ended(reason),
+            LoginRefused::Ended(cause) => Self::Ended(cause),
         }
     }
 
-    /// Of one that was found good first, and refused or given up later.
+    /// Of one that could not be read, or that was found good first and refused or given up later.
     pub(super) fn unable(refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::LoginRefused(Some(reason)) => Self::Ended(*reason),
+            Refusal::LoginRefused(Some(cause)) => Self::Ended(*cause),
+            Refusal::Invalid { .. } => Self::Malformed,
             _ => Self::Unable,
         }
     }

@@ -60,6 +60,8 @@ pub(crate) struct CliError {
     missing: Vec<String>,
     /// How many are missing where a status had no room for all of them.
     missing_in_all: Option<usize>,
+    /// Why a login was refused, in one word; people are told it in the message.
+    cause: Option<String>,
 }
 
 /// One line of JSON on standard error.
@@ -75,6 +77,8 @@ struct ErrorFields<'a> {
     missing: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     missing_in_all: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
 }
 
 impl CliError {
@@ -111,6 +115,7 @@ impl CliError {
             lines: message.to_string().lines().map(clean).collect(),
             missing: Vec::new(),
             missing_in_all: None,
+            cause: None,
         }
     }
 
@@ -161,6 +166,7 @@ impl CliError {
                 message: self.lines.join("\n"),
                 missing: &self.missing,
                 missing_in_all: self.missing_in_all,
+                cause: self.cause.as_deref(),
             },
         };
         // Texts alone: nothing in it can fail to be written.
@@ -218,6 +224,7 @@ impl CliError {
             lines: std::iter::once(clean(message)).chain(fields).collect(),
             missing,
             missing_in_all: in_all,
+            cause: info.and_then(|info| Some(clean(info.metadata.get("cause")?))),
         }
     }
 }
@@ -372,6 +379,21 @@ mod tests {
             error.json().as_deref(),
             Some(
                 r#"{"error":{"reason":"BOUNDARY","message":"words","missing":["a:x@r"],"missing_in_all":70}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn the_cause_of_a_refused_login_is_a_field_of_its_own() {
+        let metadata = [("cause".to_owned(), "revoked".to_owned())];
+        let details = ErrorDetails::with_error_info("LOGIN_REFUSED", "latchkey", metadata);
+        let status = Status::with_error_details(Code::Unauthenticated, "words", details);
+        let error = CliError::from(status);
+        assert_eq!(error.lines(), ["words [LOGIN_REFUSED]"]);
+        assert_eq!(
+            error.json().as_deref(),
+            Some(
+                r#"{"error":{"reason":"LOGIN_REFUSED","message":"words","missing":[],"cause":"revoked"}}"#
             )
         );
     }

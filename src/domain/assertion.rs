@@ -42,11 +42,12 @@ const NAMES: [(&str, Algorithm); 3] = [
 /// What a JWT of this use may say that it is; another is not meant for a login.
 const TYPES: [&str; 2] = ["jwt", "client-authentication+jwt"];
 
-/// Why an assertion logs nobody in. Not for who presents it: all refused logins look the same.
+/// Why an assertion logs nobody in. Its form may be told to anybody, for it is the text's alone; a
+/// signature that is not the key's to nobody; and the rest to whoever has signed it.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Wrong {
     /// It is no assertion; the text says what is not as it must be.
-    #[error("no assertion: {0}")]
+    #[error("{0}")]
     Form(&'static str),
     /// It is signed by another key, or in another way than this key signs.
     #[error("the signature is not that of the key")]

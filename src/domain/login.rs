@@ -12,6 +12,7 @@ use ipnet::{IpNet, Ipv6Net};
 use super::chain::RevisionNumber;
 use super::limits::Networks;
 use super::principal::PrincipalId;
+use super::reason::Reason;
 use super::token::TokenKind;
 
 /// The life of an access token where none is set, in seconds.
@@ -160,6 +161,67 @@ pub struct MethodRecord {
     pub made_at: RevisionNumber,
     /// What holds for it now.
     pub settings: LoginSettings,
+}
+
+/// Why a login came to nothing that has shown the right credential: told to whoever has shown it,
+/// and to nobody who guesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginCause {
+    /// The credential or its account is good for no login, or for none like this one.
+    Credential(Reason),
+    /// The credential's method is not set on the account, or was set later than it was made.
+    NoMethod,
+    /// `iss` or `sub` of the assertion is not the client that it is shown for.
+    OtherClient,
+    /// The assertion is for another audience, or for others too.
+    OtherAudience,
+    /// The time of the assertion is over.
+    AssertionExpired,
+    /// The time of the assertion has not come.
+    AssertionEarly,
+    /// The end of the assertion is further ahead than one may be good for.
+    TooFarAhead,
+    /// The assertion was used before.
+    Replayed,
+}
+
+impl LoginCause {
+    /// The stable word for error details, metrics and the CLI.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Credential(reason) => reason.name(),
+            Self::NoMethod => "no_method",
+            Self::OtherClient => "other_client",
+            Self::OtherAudience => Reason::Audience.name(),
+            Self::AssertionExpired => Reason::Expired.name(),
+            Self::AssertionEarly => Reason::NotYetValid.name(),
+            Self::TooFarAhead => "too_far_ahead",
+            Self::Replayed => "replayed",
+        }
+    }
+}
+
+impl fmt::Display for LoginCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Credential(Reason::Revoked) => "the credential was revoked",
+            Self::Credential(Reason::SubjectDisabled) => "the account is disabled",
+            Self::Credential(Reason::Expired) => "the credential has expired",
+            Self::Credential(Reason::NotYetValid) => "the credential is not valid yet",
+            Self::Credential(Reason::Network) => "logins may not come from this address",
+            Self::Credential(Reason::Workload) => "another workload logs in with this credential",
+            Self::Credential(Reason::UsesExhausted) => "the credential's logins are spent",
+            Self::Credential(_) => "the credential is not good for this login",
+            Self::NoMethod => "the account does not log in with this credential any more",
+            Self::OtherClient => "`iss` and `sub` of the assertion are not the client",
+            Self::OtherAudience => "`aud` of the assertion is not this server's alone",
+            Self::AssertionExpired => "the assertion has expired",
+            Self::AssertionEarly => "the assertion is from the future",
+            Self::TooFarAhead => "`exp` of the assertion is too far ahead",
+            Self::Replayed => "the assertion was used before",
+        })
+    }
 }
 
 /// From where logins come, as far as a lockout tells them apart: an IPv4 address, the /64 of an

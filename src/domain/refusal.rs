@@ -6,8 +6,8 @@
 use thiserror::Error;
 
 use super::chain::{Revision, RevisionNumber};
+use super::login::LoginCause;
 use super::permission::Permission;
-use super::reason::Reason;
 
 /// A command that was not carried out.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Refusal {
     Unauthenticated,
     /// A login that is not good. Nobody who guesses learns why; who shows the right credential does.
     #[error("the login was refused: {}", login_refused(*.0))]
-    LoginRefused(Option<Reason>),
+    LoginRefused(Option<LoginCause>),
     /// The calling token does not permit this.
     #[error("the calling token does not permit this; missing: {}", join(.0))]
     NotPermitted(Vec<Permission>),
@@ -88,14 +88,11 @@ impl Refusal {
     }
 }
 
-fn login_refused(reason: Option<Reason>) -> String {
-    match reason {
+fn login_refused(cause: Option<LoginCause>) -> String {
+    match cause {
         None => "unknown client or wrong credential, or too many failures from this address lately"
             .to_owned(),
-        Some(reason) => format!(
-            "the credential is good, but not for this login ({})",
-            reason.name()
-        ),
+        Some(cause) => format!("{cause} ({})", cause.name()),
     }
 }
 

@@ -74,6 +74,9 @@ pub(super) fn status(refusal: Refusal) -> Status {
             }
             details.set_precondition_failure(told);
         }
+        Refusal::LoginRefused(Some(cause)) => {
+            metadata.insert("cause".to_owned(), cause.name().to_owned());
+        }
         Refusal::Precondition(what) => {
             details.add_precondition_failure_violation("STATE", "", what.as_str());
         }
@@ -181,6 +184,8 @@ fn name(code: Code) -> &'static str {
 mod tests {
     use super::*;
     use crate::domain::chain::Revision;
+    use crate::domain::login::LoginCause;
+    use crate::domain::reason::Reason;
 
     fn missing() -> Vec<Permission> {
         let parse = |action, resource| Permission::parse(action, resource).unwrap();
@@ -227,6 +232,11 @@ mod tests {
             "UNAUTHENTICATED",
         );
         check(
+            Refusal::LoginRefused(None),
+            Code::Unauthenticated,
+            "LOGIN_REFUSED",
+        );
+        check(
             Refusal::NotPermitted(missing()),
             permission_denied,
             "PERMISSION_DENIED",
@@ -271,6 +281,17 @@ mod tests {
             Code::Aborted,
             "HISTORY_DIVERGED",
         );
+    }
+
+    #[test]
+    fn the_cause_of_a_refused_login_is_told_to_programs_unless_it_is_a_guess() {
+        let cause = |cause| {
+            let info = status(Refusal::LoginRefused(cause)).get_details_error_info();
+            info.expect("details").metadata.get("cause").cloned()
+        };
+        let revoked = LoginCause::Credential(Reason::Revoked);
+        assert_eq!(cause(Some(revoked)).as_deref(), Some("revoked"));
+        assert_eq!(cause(None), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::domain::change::{Issuer, Subject, TokenRecord};
 use crate::domain::clock::{Now, UnixMs};
 use crate::domain::limits::{Audience, Networks, Uses, Workload};
-use crate::domain::login::{ClientNetwork, LoginMethod, LoginSettings, MethodRecord};
+use crate::domain::login::{ClientNetwork, LoginCause, LoginMethod, LoginSettings, MethodRecord};
 use crate::domain::peer::Proven;
 use crate::domain::principal::{PrincipalId, PrincipalName};
 use crate::domain::reason::Reason;
@@ -81,20 +81,17 @@ pub enum LoginRefused {
     Wrong,
     /// Too many guesses came from there.
     Locked,
-    /// The credential is right, and good for nothing: why.
-    Ended(Reason),
-    /// The method is not set on the account.
-    NoMethod,
+    /// What was shown is right, and good for nothing: why.
+    Ended(LoginCause),
 }
 
 impl LoginRefused {
     /// What whoever has shown the right credential may know.
     #[must_use]
-    pub fn reason(self) -> Option<Reason> {
+    pub fn cause(self) -> Option<LoginCause> {
         match self {
             Self::Wrong | Self::Locked => None,
-            Self::NoMethod => Some(Reason::Revoked),
-            Self::Ended(reason) => Some(reason),
+            Self::Ended(cause) => Some(cause),
         }
     }
 }
@@ -237,7 +234,7 @@ fn good<'s>(
     asked: &LoginAsked,
     now: Now,
 ) -> Result<&'s MethodRecord, LoginRefused> {
-    let ended = |reason| Err(LoginRefused::Ended(reason));
+    let ended = |reason| Err(LoginRefused::Ended(LoginCause::Credential(reason)));
     let grace = match asked.shown {
         Shown::Secret(key) => state
             .tokens
@@ -261,7 +258,7 @@ fn good<'s>(
     let method = LoginMethod::of(hot.kind()).and_then(|method| account?.method(method));
     let method = method
         .filter(|method| method.made_at <= hot.made_at())
-        .ok_or(LoginRefused::NoMethod)?;
+        .ok_or(LoginRefused::Ended(LoginCause::NoMethod))?;
     let limits = state.tokens.limits(hot);
     let begins = limits.and_then(|limits| limits.not_before_ms);
     if begins.is_some_and(|at| at > now.earliest) {

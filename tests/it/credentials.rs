@@ -226,7 +226,10 @@ fn a_key_pair_logs_in_without_sending_its_private_half_embedded() {
             .run(&format!("credential revoke {credential} --reason r"))
             .ok();
         assert!(!world.allows(word(&token)));
-        world.login(&login, "").refused("[LOGIN_REFUSED]");
+        let refused = world.login(&format!("{login} --output json"), "");
+        let said: Value = serde_json::from_str(&refused.stderr).expect("JSON");
+        let why = (&said["error"]["reason"], &said["error"]["cause"]);
+        assert_eq!(why, (&"LOGIN_REFUSED".into(), &"revoked".into()));
     }
 }
 
@@ -310,6 +313,7 @@ fn refused_logins_look_the_same_embedded() {
     let ran = world.login("nobody --secret-file - --output json", &wrong);
     let said: Value = serde_json::from_str(&ran.stderr).expect("JSON");
     assert_eq!(said["error"]["reason"], "LOGIN_REFUSED");
+    assert!(said["error"]["cause"].is_null(), "{said}");
     assert!(world.allows(&world.token(&secret)));
 }
 

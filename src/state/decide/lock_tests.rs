@@ -7,7 +7,7 @@ use super::super::login::LoginRefused;
 use super::login_tests::*;
 use super::tests::*;
 use super::*;
-use crate::domain::login::{ClientNetwork, LoginMethod, LoginSettings};
+use crate::domain::login::{ClientNetwork, LoginCause, LoginMethod, LoginSettings};
 
 #[test]
 fn a_lock_is_of_one_account_and_network_and_ends_by_itself() {
@@ -153,7 +153,10 @@ fn a_lock_stands_only_while_the_settings_lock_out() {
         method: LoginMethod::UniversalAuth,
     };
     logins.as_admin(remove).expect("removed");
-    assert_eq!(logins.login(&secret).err(), Some(LoginRefused::NoMethod));
+    assert_eq!(
+        logins.login(&secret).err(),
+        Some(LoginRefused::Ended(LoginCause::NoMethod))
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::*;
 use crate::domain::change::Display;
 use crate::domain::format::FORMAT_LOGINS;
 use crate::domain::limits::Networks;
-use crate::domain::login::{LoginMethod, LoginSettings};
+use crate::domain::login::{LoginCause, LoginMethod, LoginSettings};
 use crate::domain::scopes::{PermissionSet, Scopes};
 use crate::domain::seal::claims::{Claims, Sealed};
 use crate::domain::seal::key::KeyId;
@@ -260,13 +260,15 @@ fn a_wrong_credential_is_a_guess_and_a_right_one_that_ended_says_why() {
     }
     let ended = |logins: &Logins, secret: &str| refused(logins, Logins::asked(secret));
     let begins = logins.create(|create| create.not_before_ms = Some(T0 + HOUR));
-    let why = Some(LoginRefused::Ended(Reason::NotYetValid));
+    let why = Some(LoginRefused::Ended(LoginCause::Credential(
+        Reason::NotYetValid,
+    )));
     assert_eq!(ended(&logins, &begins), why);
     let short = logins.create(|create| create.ttl_s = Some(60));
     let elsewhere = logins.create(|create| {
         create.networks = Networks::parse(&["192.0.2.0/24"]).expect("valid");
     });
-    let why = Some(LoginRefused::Ended(Reason::Network));
+    let why = Some(LoginRefused::Ended(LoginCause::Credential(Reason::Network)));
     assert_eq!(ended(&logins, &elsewhere), why);
     let mut unknown = Logins::asked(&elsewhere);
     unknown.client_ip = None;
@@ -276,7 +278,7 @@ fn a_wrong_credential_is_a_guess_and_a_right_one_that_ended_says_why() {
         "an unknown address is outside"
     );
     logins.world.now_ms += 60_000;
-    let why = Some(LoginRefused::Ended(Reason::Expired));
+    let why = Some(LoginRefused::Ended(LoginCause::Credential(Reason::Expired)));
     assert_eq!(ended(&logins, &short), why);
     let id = logins.world.id_of(&secret);
     let revoke = Command::RevokeToken {
@@ -284,7 +286,7 @@ fn a_wrong_credential_is_a_guess_and_a_right_one_that_ended_says_why() {
         compromised: false,
     };
     logins.as_admin(revoke).expect("revoked");
-    let why = Some(LoginRefused::Ended(Reason::Revoked));
+    let why = Some(LoginRefused::Ended(LoginCause::Credential(Reason::Revoked)));
     assert_eq!(ended(&logins, &secret), why);
 }
 
@@ -399,7 +401,10 @@ fn a_method_that_is_set_again_revives_nothing() {
     logins.as_admin(remove).expect("removed");
     logins.set(LoginSettings::default()).expect("set again");
     assert_eq!(logins.check(&claims), Reason::Revoked);
-    assert_eq!(logins.login(&secret).err(), Some(LoginRefused::NoMethod));
+    assert_eq!(
+        logins.login(&secret).err(),
+        Some(LoginRefused::Ended(LoginCause::NoMethod))
+    );
     let new = logins.create(|_| {});
     let claims = logins.login(&new).expect("good");
     assert_eq!(logins.check(&claims), Reason::Allowed);
@@ -547,7 +552,10 @@ fn the_uses_of_a_secret_are_its_logins_and_end_no_session() {
         .world
         .run(Caller::System, login, "")
         .expect_err("spent");
-    assert_eq!(refused, Refusal::LoginRefused(Some(Reason::UsesExhausted)));
+    assert_eq!(
+        refused,
+        Refusal::LoginRefused(Some(LoginCause::Credential(Reason::UsesExhausted)))
+    );
     assert_eq!(logins.check(&claims), Reason::Allowed, "what it gave lives");
     // Nobody but the server itself carries out logins.
     let (_, login) = login_of(&logins, &secret);

@@ -279,7 +279,7 @@ impl<'s> Judged<'s> {
         self.require_server()?;
         let now = self.moment.now;
         let granted = grant(self.state, &login.asked, now, self.moment.lifetimes)
-            .map_err(|refused| Refusal::LoginRefused(refused.reason()))?;
+            .map_err(|refused| Refusal::LoginRefused(refused.cause()))?;
         let origin = granted.claims.origin;
         let token = granted.is_stored().then(|| {
             Box::new(NewToken {

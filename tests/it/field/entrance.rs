@@ -137,6 +137,23 @@ impl Door {
         self.check(&token.access_token, &needs).await.reason()
     }
 
+    /// The networks that are locked out of the account, once there is one: guesses are counted
+    /// behind the answers.
+    pub(super) async fn until_locked(&self) -> Vec<String> {
+        loop {
+            let request = v1::GetLoginMethodsRequest {
+                service_account: BOT.to_owned(),
+            };
+            let request = bearer(&self.admin, request);
+            let told = self.credentials().get_login_methods(request).await;
+            let locked = told.expect("told").into_inner().locked;
+            if !locked.is_empty() {
+                return locked.into_iter().map(|one| one.network).collect();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(super) async fn end_all(&self, target: v1::revoke_all_request::Target) {
         let request = v1::RevokeAllRequest {
             target: Some(target),

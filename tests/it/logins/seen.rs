@@ -109,7 +109,7 @@ async fn metrics_tell_what_became_of_logins_embedded() {
     let universal =
         |outcome, count| format!("{{method=\"universal_auth\",outcome=\"{outcome}\"}} {count}");
     let expected = [
-        "{method=\"key_pair\",outcome=\"wrong_credential\"} 1".to_owned(),
+        "{method=\"key_pair\",outcome=\"malformed\"} 1".to_owned(),
         universal("network", 1),
         universal("ok", 4),
         universal("revoked", 1),
