@@ -2,20 +2,24 @@
 //!
 //! ```text
 //! refused ─► queue ─► count (store) ─► at the threshold: a lock, which is a change
-//! let in  ─► queue ─► the count begins anew, as when its locks are ended
+//! let in  ─► queue of its own ─► the count begins anew, as when its locks are ended
 //! ```
 //!
 //! Counted behind the answer, in their order, by one task: whoever guesses waits for nothing and
 //! so learns nothing from how long it takes, of accounts that are not there or lock nobody out as
-//! little as of others. What does not fit into the queue is lost. Absent: what a guess is, which
-//! is `login`'s, and what a lock does, which is State's.
+//! little as of others. What does not fit into the queue is lost. Whoever is let in waits for its
+//! count to begin anew, but not for the guesses of others. Absent: what a guess is, which is
+//! `login`'s, and what a lock does, which is State's.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::domain::login::{ClientNetwork, LockoutPolicy, LoginMethod};
 use crate::domain::principal::PrincipalName;
@@ -25,10 +29,14 @@ use crate::store::logins::{Failure, FailureKey};
 
 use super::{Authority, half_hash};
 
-/// Guesses and successes that wait to be counted; of more the count is lost.
+/// Guesses that wait to be counted, and counts that wait to begin anew; of more guesses the count
+/// is lost.
 const WAITING_MAX: usize = 256;
 /// Counts that this server knows to have begun; a login that succeeds ends them.
 const FAILED_MAX: usize = 10_000;
+/// How long whoever is let in waits for its count to begin anew; a store that does not answer
+/// does so later, and the next login that succeeds has it do so once more.
+const CLEARED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Whose logins failed here. Clones are handles to the same ones.
 #[derive(Clone, Default)]
@@ -39,19 +47,23 @@ struct Inner {
     // Begun by the first guess.
     counting: OnceLock<Counting>,
     // Locked for a look, never across an await.
-    keys: Mutex<HashSet<FailureKey>>,
+    failed: Mutex<BTreeMap<FailureKey, Forgotten>>,
 }
+
+/// Set once a count has begun anew: guesses of before that still wait are not counted.
+type Forgotten = Arc<AtomicBool>;
 
 /// The task that counts; it ends with its owner.
 struct Counting {
-    notes: mpsc::Sender<Note>,
+    guesses: mpsc::Sender<(Guess, Forgotten)>,
+    clears: mpsc::Sender<Clear>,
     _task: JoinSet<()>,
 }
 
-enum Note {
-    Failed(Guess),
-    // Begins counts anew, and tells so: what was noted before is counted then.
-    Clear(RangeInclusive<FailureKey>, oneshot::Sender<()>),
+/// Counts that begin anew, and who is told so.
+struct Clear {
+    keys: RangeInclusive<FailureKey>,
+    cleared: oneshot::Sender<()>,
 }
 
 /// A login that was refused as a guess.
@@ -69,50 +81,60 @@ pub(super) struct Guess {
 }
 
 impl Failures {
-    fn remember(&self, key: FailureKey) {
-        let mut keys = self.keys();
-        if keys.len() >= FAILED_MAX {
+    fn remember(&self, key: FailureKey) -> Forgotten {
+        let mut failed = self.failed();
+        if failed.len() >= FAILED_MAX && !failed.contains_key(&key) {
             // Half of them make room: their counts end by themselves.
             let mut stays = false;
-            keys.retain(|_| {
+            failed.retain(|_, _| {
                 stays = !stays;
                 stays
             });
         }
-        keys.insert(key);
+        Arc::clone(failed.entry(key).or_default())
     }
 
-    fn forget(&self, key: FailureKey) -> bool {
-        self.keys().remove(&key)
+    /// Whether any of them had failed.
+    fn forget(&self, keys: &RangeInclusive<FailureKey>) -> bool {
+        let mut failed = self.failed();
+        let forgotten = failed.extract_if(keys.clone(), |_, _| true);
+        let each = forgotten.map(|(_, forgotten)| forgotten.store(true, Ordering::Release));
+        each.count() > 0
     }
 
-    fn keys(&self) -> std::sync::MutexGuard<'_, HashSet<FailureKey>> {
-        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<FailureKey, Forgotten>> {
+        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, replica: &Replica, note: Note) {
-        let counting = self.0.counting.get_or_init(|| {
-            let (notes, waiting) = mpsc::channel(WAITING_MAX);
+    fn counting(&self, replica: &Replica) -> &Counting {
+        self.0.counting.get_or_init(|| {
+            let (guesses, waiting) = mpsc::channel(WAITING_MAX);
+            let (clears, clearing) = mpsc::channel(WAITING_MAX);
             let mut task = JoinSet::new();
-            task.spawn(count_all(replica.clone(), waiting));
-            Counting { notes, _task: task }
-        });
-        // Where more are waiting than fit, those are enough to lock somebody out.
-        let _ = counting.notes.try_send(note);
+            task.spawn(count_all(replica.clone(), waiting, clearing));
+            Counting {
+                guesses,
+                clears,
+                _task: task,
+            }
+        })
     }
 }
 
 impl Authority {
     /// Counts a guess; nobody waits for it.
     pub(super) fn count_failure(&self, guess: Guess) {
-        self.failures.remember(guess.key);
-        self.failures.note(&self.replica, Note::Failed(guess));
+        let forgotten = self.failures.remember(guess.key);
+        let counting = self.failures.counting(&self.replica);
+        // Where more are waiting than fit, those are enough to lock somebody out.
+        let _ = counting.guesses.try_send((guess, forgotten));
     }
 
-    /// Begins the count of whoever was let in anew, once all that failed before is counted.
+    /// Begins the count of whoever was let in anew: what failed before counts no more.
     pub(super) async fn succeeded(&self, key: FailureKey) {
-        if self.failures.forget(key) {
-            self.clear_failures(key..=key).await;
+        let keys = key..=key;
+        if self.failures.forget(&keys) && !self.clear_failures(keys).await {
+            self.failures.remember(key);
         }
     }
 
@@ -125,15 +147,17 @@ impl Authority {
             }
             None => failure_keys(client_id),
         };
+        self.failures.forget(&keys);
+        // What is left of them ends by itself.
         self.clear_failures(keys).await;
     }
 
-    async fn clear_failures(&self, keys: RangeInclusive<FailureKey>) {
+    /// Whether the counts have begun anew, within the time that is waited for it.
+    async fn clear_failures(&self, keys: RangeInclusive<FailureKey>) -> bool {
         let (cleared, when_cleared) = oneshot::channel();
-        self.failures
-            .note(&self.replica, Note::Clear(keys, cleared));
-        // What is left of them ends by itself.
-        let _ = when_cleared.await;
+        let counting = self.failures.counting(&self.replica);
+        let sent = counting.clears.try_send(Clear { keys, cleared });
+        sent.is_ok() && matches!(timeout(CLEARED_WITHIN, when_cleared).await, Ok(Ok(())))
     }
 }
 
@@ -154,15 +178,36 @@ fn failure_keys(client_id: &str) -> RangeInclusive<FailureKey> {
     first..=last
 }
 
-async fn count_all(replica: Replica, mut waiting: mpsc::Receiver<Note>) {
-    while let Some(note) = waiting.recv().await {
-        match note {
-            Note::Failed(guess) => count(&replica, guess).await,
-            Note::Clear(keys, cleared) => {
-                let _ = replica.store().clear_failures(keys).await;
-                let _ = cleared.send(());
+async fn count_all(
+    replica: Replica,
+    mut guesses: mpsc::Receiver<(Guess, Forgotten)>,
+    mut clears: mpsc::Receiver<Clear>,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            Some(clear) = clears.recv() => {
+                begin_anew(&replica, clear).await;
+                // In turns: whoever is let in often does not keep others from being counted.
+                if let Ok(guess) = guesses.try_recv() {
+                    count_one(&replica, guess).await;
+                }
             }
+            Some(guess) = guesses.recv() => count_one(&replica, guess).await,
+            else => return,
         }
+    }
+}
+
+async fn begin_anew(replica: &Replica, clear: Clear) {
+    if replica.store().clear_failures(clear.keys).await.is_ok() {
+        let _ = clear.cleared.send(());
+    }
+}
+
+async fn count_one(replica: &Replica, (guess, forgotten): (Guess, Forgotten)) {
+    if !forgotten.load(Ordering::Acquire) {
+        count(replica, guess).await;
     }
 }
 
@@ -229,11 +274,22 @@ mod tests {
         let failures = Failures::default();
         for number in 0..3 * FAILED_MAX {
             failures.remember(key(number));
-            assert!(failures.keys().contains(&key(number)), "{number}");
+            assert!(failures.failed().contains_key(&key(number)), "{number}");
         }
-        assert!(failures.keys().len() <= FAILED_MAX);
+        assert!(failures.failed().len() <= FAILED_MAX);
         let last = key(3 * FAILED_MAX - 1);
-        assert!(failures.forget(last) && !failures.forget(last));
+        let last = last..=last;
+        assert!(failures.forget(&last) && !failures.forget(&last));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_forgotten_of_guesses_that_wait_too() {
+        let failures = Failures::default();
+        let (before, other) = (failures.remember(key(1)), failures.remember(key(2)));
+        failures.forget(&(key(1)..=key(1)));
+        let after = failures.remember(key(1));
+        let forgotten = [before, other, after].map(|one| one.load(Ordering::Acquire));
+        assert_eq!(forgotten, [true, false, false]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ const LEASE_MS: u64 = 60_000;
 pub(crate) struct Node {
     pub(crate) authority: Authority,
     pub(crate) replica: Replica,
-    line: Arc<Line>,
+    pub(crate) line: Arc<Line>,
     pub(crate) task: WriterTask,
 }
 

@@ -6,6 +6,7 @@ mod callers;
 mod counted;
 mod explained;
 pub(crate) mod fleet;
+mod flood;
 pub(crate) mod house;
 mod old_key;
 pub(crate) mod past;

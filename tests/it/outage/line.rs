@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -110,6 +110,8 @@ pub(crate) struct Line {
     is_feed_cut: AtomicBool,
     // How often the keeper has read it.
     readings: AtomicUsize,
+    // How long it takes to count a failed login.
+    counting_ms: AtomicU64,
     // Wake-ups that never come, if it hears none.
     silence: Option<watch::Sender<u64>>,
     // As the settings make it of a lease.
@@ -123,6 +125,7 @@ impl Line {
             is_cut: AtomicBool::new(false),
             is_feed_cut: AtomicBool::new(false),
             readings: AtomicUsize::new(0),
+            counting_ms: AtomicU64::new(0),
             silence: None,
             deadline: Duration::from_millis((lease_ms / 5).min(1_000)),
         }
@@ -139,6 +142,11 @@ impl Line {
     /// How often the keeper has read the log.
     pub(crate) fn readings(&self) -> usize {
         self.readings.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn count_in(&self, each: Duration) {
+        let ms = u64::try_from(each.as_millis()).expect("short");
+        self.counting_ms.store(ms, Ordering::SeqCst);
     }
 
     pub(crate) fn cut(&self, is_cut: bool) {
@@ -226,6 +234,10 @@ impl Store for Line {
 #[async_trait]
 impl Logins for Line {
     async fn note_failure(&self, failure: &Failure) -> Result<u32, StoreError> {
+        sleep(Duration::from_millis(
+            self.counting_ms.load(Ordering::SeqCst),
+        ))
+        .await;
         self.way().await?.log.note_failure(failure).await
     }
 

@@ -23,9 +23,10 @@ const SLEEPS_ALLOWED: &[(&str, usize, &str)] = &[
     ("tests/it/outage.rs", 2, "virtual time passes by it"),
     (
         "tests/it/outage/line.rs",
-        1,
+        2,
         "a call hangs, in virtual time",
     ),
+    ("tests/it/logins/flood.rs", 1, "virtual time passes by it"),
     ("tests/it/faults/disturb.rs", 1, "a fault lasts for a time"),
     ("tests/it/proxy.rs", 2, "a slow network is what it makes"),
 ];
