@@ -269,8 +269,7 @@ fn login_word(refused: LoginRefused) -> &'static str {
     match refused {
         LoginRefused::Wrong => "no such credential",
         LoginRefused::Locked => "locked",
-        LoginRefused::NoMethod => "method missing",
-        LoginRefused::Ended(reason) => reason.name(),
+        LoginRefused::Ended(cause) => cause.name(),
     }
 }
 

@@ -170,7 +170,7 @@ impl Generator {
             let key = pair.public().clone();
             self.known.push(Known {
                 text: String::new(),
-                key: key.digest().key(),
+                key: key.digest(&name(account)).key(),
                 id,
                 kind: TokenKind::PublicKey,
             });

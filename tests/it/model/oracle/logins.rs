@@ -3,7 +3,7 @@
 //! Written from the documentation of the login and credential services and from DESIGN.md. A login
 //! that writes nothing is no command: [`Oracle::granted`] says what it comes to.
 
-use latchkey::domain::login::{ClientNetwork, LoginMethod, LoginSettings};
+use latchkey::domain::login::{ClientNetwork, LoginCause, LoginMethod, LoginSettings};
 use latchkey::domain::principal::{PrincipalKind, PrincipalName};
 use latchkey::domain::reason::Reason;
 use latchkey::domain::token::{TokenId, TokenKind};
@@ -69,7 +69,7 @@ impl Oracle {
         let (credential, grace) = found
             .filter(|(token, _)| method_of(token.kind) == Some(shown_by) && of_account(token))
             .ok_or(LoginRefused::Wrong)?;
-        let ended = |reason| Err(LoginRefused::Ended(reason));
+        let ended = |reason| Err(LoginRefused::Ended(LoginCause::Credential(reason)));
         if self.is_revoked(credential) {
             return ended(Reason::Revoked);
         }
@@ -82,7 +82,10 @@ impl Oracle {
         }
         let method = self.method(account.id, shown_by);
         let method = method.filter(|one| one.made_at <= credential.made_at);
-        let settings = &method.ok_or(LoginRefused::NoMethod)?.settings;
+        let settings = match method {
+            Some(method) => &method.settings,
+            None => return Err(LoginRefused::Ended(LoginCause::NoMethod)),
+        };
         if credential.not_before.is_some_and(|at| at > now) {
             return ended(Reason::NotYetValid);
         }
@@ -205,7 +208,10 @@ impl<'o> Me<'o> {
         };
         let (kind, key) = match &create.form {
             CredentialForm::Secret(digest) => (TokenKind::ClientSecret, digest.key()),
-            CredentialForm::Key(key) => (TokenKind::PublicKey, key.digest().key()),
+            CredentialForm::Key(key) => {
+                let digest = key.digest(&create.account);
+                (TokenKind::PublicKey, digest.key())
+            }
         };
         let method = method_of(kind).and_then(|one| self.oracle.method(account.id, one));
         method.ok_or(No::Precondition)?;
@@ -312,7 +318,7 @@ impl<'o> Me<'o> {
     fn login(&self, login: &Login) -> Outcome {
         self.require_server()?;
         let given = self.oracle.granted(&login.asked, self.now);
-        let given = given.map_err(|refused| No::LoginRefused(refused.reason()))?;
+        let given = given.map_err(|refused| No::LoginRefused(refused.cause()))?;
         if !given.is_stored() && given.left.is_none() {
             return Ok(None);
         }

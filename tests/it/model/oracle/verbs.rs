@@ -4,6 +4,7 @@
 //! records if it is a change. Tokens are in `oracle::tokens`.
 
 use latchkey::domain::entry::Request;
+use latchkey::domain::login::LoginCause;
 use latchkey::domain::principal::PrincipalKind;
 use latchkey::domain::reason::Reason;
 use latchkey::state::decide::{Caller, Command, Envelope};
@@ -25,7 +26,7 @@ pub(crate) enum No {
     Precondition,
     Limit,
     RequestIdReused,
-    LoginRefused(Option<Reason>),
+    LoginRefused(Option<LoginCause>),
 }
 
 /// What must be replied.
