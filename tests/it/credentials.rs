@@ -320,7 +320,8 @@ fn refused_logins_look_the_same_embedded() {
 #[test]
 fn failures_lock_a_network_out_and_it_is_shown_embedded() {
     let world = World::start();
-    let set = "service login-method set ci universal-auth --lockout-threshold 2 --reason r";
+    let set = "service login-method set ci universal-auth --lockout-threshold 2 --lockout-reset 1h \
+               --lockout-duration 1h --reason r";
     world.admin().run(set).ok();
     let (_, secret) = world.secret("");
     for _ in 0..2 {

@@ -25,6 +25,12 @@ async fn with_universal_auth(server: &Server) -> (House, String) {
     let mut house = House::furnished(server).await;
     let settings = v1::LoginSettings {
         max_ttl: seconds(7_200),
+        // Nothing is too long ago here, however slow the machine is.
+        lockout: Some(v1::LockoutPolicy {
+            threshold: 3,
+            duration: seconds(3_600),
+            reset: seconds(3_600),
+        }),
         ..v1::LoginSettings::default()
     };
     let set = house.set_method(v1::LoginMethodKind::UniversalAuth, settings);

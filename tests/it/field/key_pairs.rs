@@ -75,7 +75,7 @@ fn stated<'a>(credential: &str, jti: &'a str) -> Statement<'a> {
         client: BOT,
         audience: AUDIENCE,
         now_s: now.expect("after 1970").as_secs(),
-        life_s: 60,
+        life_s: 300,
         jti,
     }
 }
@@ -216,7 +216,7 @@ async fn what_is_no_assertion_is_told_what_is_wrong_and_who_can_sign_guesses_not
     let twice = v1::LoginSettings {
         lockout: Some(v1::LockoutPolicy {
             threshold: 2,
-            duration: Some(seconds(60)),
+            duration: Some(seconds(3_600)),
             reset: Some(seconds(3_600)),
         }),
         ..v1::LoginSettings::default()
