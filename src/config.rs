@@ -273,6 +273,10 @@ pub struct Limits {
     /// Until a request must have its answer; streams are exempt.
     #[serde(with = "text_duration")]
     pub request_time_max: Duration,
+    /// Management calls of one address in a second; those that take rights away by themselves.
+    pub calls_per_second: u32,
+    /// Failing logins of one address in a second.
+    pub failed_logins_per_second: u32,
     /// Bytes of a request's headers.
     pub header_bytes_max: u32,
     /// Bytes of a request's message.
@@ -389,6 +393,8 @@ impl Default for Limits {
             streams_per_connection_max: 200,
             requests_waiting_max: 2_048,
             request_time_max: Duration::from_secs(10),
+            calls_per_second: 1_000,
+            failed_logins_per_second: 10,
             // More than Envoy takes of a client by default: tracing puts its client's headers on
             // the questions that it asks, and an error where the operator fails open is an allow.
             header_bytes_max: 64 * 1_024,

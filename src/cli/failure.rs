@@ -244,7 +244,9 @@ impl fmt::Display for CliError {
 /// The stable reason decides; the code is what is left for servers and proxies that give none.
 fn exit_of(reason: &str, code: Code) -> Exit {
     match reason {
-        UNAVAILABLE | "OUTCOME_UNKNOWN" | "NOT_REACHED" | "HISTORY_DIVERGED" => Exit::Unavailable,
+        UNAVAILABLE | "RATE_LIMITED" | "OUTCOME_UNKNOWN" | "NOT_REACHED" | "HISTORY_DIVERGED" => {
+            Exit::Unavailable
+        }
         "INVALID_ARGUMENT" => Exit::Usage,
         "UNAUTHENTICATED"
         | "LOGIN_REFUSED"
@@ -322,6 +324,7 @@ mod tests {
         check(Code::Unauthenticated, "UNAUTHENTICATED", Exit::Refused);
         check(Code::NotFound, "NOT_FOUND", Exit::Refused);
         check(Code::ResourceExhausted, "LIMIT_EXCEEDED", Exit::Refused);
+        check(Code::ResourceExhausted, "RATE_LIMITED", Exit::Unavailable);
         check(Code::Aborted, "CONFLICT", Exit::Refused);
         check(Code::Aborted, "HISTORY_DIVERGED", Exit::Unavailable);
         check(Code::DeadlineExceeded, "NOT_REACHED", Exit::Unavailable);

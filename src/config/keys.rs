@@ -288,6 +288,14 @@ pub const KEYS: &[Key] = &[
         "until a request must have its answer; streams are exempt",
     ),
     key(
+        "limits.calls_per_second",
+        "management calls of one address (one /64 for IPv6) in a second, so many at once; those that take rights away are counted by themselves, Checks not at all",
+    ),
+    key(
+        "limits.failed_logins_per_second",
+        "failing logins of one address in a second, ten seconds' worth at once; then none is looked at; not for `login.proxies`",
+    ),
+    key(
         "limits.header_bytes_max",
         "bytes of a request's headers; more than Envoy's `max_request_headers_kb`, for what it traces brings headers of clients",
     ),

@@ -205,7 +205,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 11] {
+fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 13] {
     let limits = &config.limits;
     let count = |name, value: usize| (name, value as u64, 1, COUNT_MAX);
     [
@@ -232,6 +232,11 @@ fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 11] {
             limits.streams_per_connection_max as usize,
         ),
         count("limits.requests_waiting_max", limits.requests_waiting_max),
+        count("limits.calls_per_second", limits.calls_per_second as usize),
+        count(
+            "limits.failed_logins_per_second",
+            limits.failed_logins_per_second as usize,
+        ),
         count("limits.error_resets_max", limits.error_resets_max),
         count("limits.pending_resets_max", limits.pending_resets_max),
         (

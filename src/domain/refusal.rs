@@ -3,6 +3,8 @@
 //! Made by `state::decide` and the authority, mapped to gRPC codes in one file of `rpc`. Texts
 //! are lower case, for people, and never hold a secret, a digest or a driver's words.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use super::chain::{Revision, RevisionNumber};
@@ -53,6 +55,14 @@ pub enum Refusal {
     /// A documented bound is reached.
     #[error("{0}")]
     Limit(String),
+    /// The caller's address asks too fast; nothing was looked at.
+    #[error("too many {what} from this address; try again in {}", tenths(*.again))]
+    RateLimited {
+        /// What there are too many of.
+        what: &'static str,
+        /// When there is room again.
+        again: Duration,
+    },
     /// The request id was used for another request.
     #[error("the request id was used for another request")]
     RequestIdReused,
@@ -94,6 +104,12 @@ fn login_refused(cause: Option<LoginCause>) -> String {
             .to_owned(),
         Some(cause) => format!("{cause} ({})", cause.name()),
     }
+}
+
+/// Rounded up, so that who waits as told has waited long enough.
+fn tenths(duration: Duration) -> String {
+    let tenths = duration.as_millis().div_ceil(100);
+    format!("{}.{} s", tenths / 10, tenths % 10)
 }
 
 fn join(permissions: &[Permission]) -> String {

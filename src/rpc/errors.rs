@@ -13,6 +13,9 @@ use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt as _};
 use crate::domain::permission::Permission;
 use crate::domain::refusal::Refusal;
 
+/// How a call ends that nobody vouches for.
+pub(super) const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+
 const DOMAIN: &str = "latchkey";
 
 // A status travels in headers, and common clients take 8 KiB of those: what is cut is counted.
@@ -32,7 +35,7 @@ pub(super) fn invalid(field: &'static str, what: impl ToString) -> Refusal {
 fn mapped(refusal: &Refusal) -> (Code, &'static str) {
     match refusal {
         Refusal::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
-        Refusal::Unauthenticated => (Code::Unauthenticated, "UNAUTHENTICATED"),
+        Refusal::Unauthenticated => (Code::Unauthenticated, UNAUTHENTICATED),
         Refusal::LoginRefused(_) => (Code::Unauthenticated, "LOGIN_REFUSED"),
         Refusal::NotPermitted(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
         Refusal::PeerNotAllowed => (Code::PermissionDenied, "PEER_NOT_ALLOWED"),
@@ -43,6 +46,7 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Conflict(_) => (Code::Aborted, "CONFLICT"),
         Refusal::Precondition(_) => (Code::FailedPrecondition, "FAILED_PRECONDITION"),
         Refusal::Limit(_) => (Code::ResourceExhausted, "LIMIT_EXCEEDED"),
+        Refusal::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
         Refusal::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
         Refusal::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
         Refusal::OutcomeUnknown => (Code::Unknown, "OUTCOME_UNKNOWN"),
@@ -76,6 +80,9 @@ pub(super) fn status(refusal: Refusal) -> Status {
         }
         Refusal::LoginRefused(Some(cause)) => {
             metadata.insert("cause".to_owned(), cause.name().to_owned());
+        }
+        Refusal::RateLimited { again, .. } => {
+            details.set_retry_info(Some(*again));
         }
         Refusal::Precondition(what) => {
             details.add_precondition_failure_violation("STATE", "", what.as_str());
@@ -176,12 +183,14 @@ fn name(code: Code) -> &'static str {
         Code::Internal => "INTERNAL",
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
+        Code::Unauthenticated => UNAUTHENTICATED,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::domain::chain::Revision;
     use crate::domain::login::LoginCause;
@@ -211,6 +220,23 @@ mod tests {
             ended(answer.headers()),
             (name(code), Some(reason.to_owned()))
         );
+    }
+
+    #[test]
+    fn who_is_too_fast_is_told_when_to_come_again() {
+        let again = Duration::from_millis(201);
+        let refusal = Refusal::RateLimited {
+            what: "calls",
+            again,
+        };
+        check(refusal.clone(), Code::ResourceExhausted, "RATE_LIMITED");
+        let status = status(refusal);
+        assert!(
+            status.message().ends_with("try again in 0.3 s"),
+            "{status:?}"
+        );
+        let retry = status.get_details_retry_info().expect("when");
+        assert_eq!(retry.retry_delay, Some(again));
     }
 
     #[test]

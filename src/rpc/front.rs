@@ -33,10 +33,11 @@ use crate::proto::v1::login_service_server::SERVICE_NAME as LOGIN;
 
 use super::auth::{Calling, Peer, admit, budget};
 use super::enforce::Patience;
-use super::errors::{ended, response};
+use super::errors::{UNAUTHENTICATED, ended, response};
 use super::half::Watched;
 use super::metrics::Metrics;
 use super::places::{Held, Place, Places};
+use super::rates::{Limit, Rates};
 use super::stream::Drain;
 
 type Answer = BoxFuture<Response<Body>, Infallible>;
@@ -52,6 +53,9 @@ const CROWDED: &str = "too many requests are waiting; try again";
 
 /// The field of every request that writes; a Check has it too, and does not come to the router.
 const OF_WRITES: &str = "request_id";
+
+/// The verbs that take power away: a flood of other calls keeps none of them out.
+const REVOKING: [&str; 4] = ["Revoke", "Disable", "Delete", "Remove"];
 
 /// The answer of a direct service, as it comes.
 ///
@@ -87,16 +91,24 @@ pub(super) struct Shared {
     places: Arc<Places>,
     // For those that wait for other servers: no Check is kept from its place by them.
     aside: Arc<Places>,
+    rates: Rates,
     methods: Methods,
 }
 
 impl Shared {
-    pub(super) fn new(metrics: Metrics, drain: Drain, places: Places, aside: Places) -> Self {
+    pub(super) fn new(
+        metrics: Metrics,
+        drain: Drain,
+        places: Places,
+        aside: Places,
+        rates: Rates,
+    ) -> Self {
         Self {
             metrics,
             drain,
             places: Arc::new(places),
             aside: Arc::new(aside),
+            rates,
             methods: Methods::described(),
         }
     }
@@ -110,6 +122,7 @@ struct Method {
     // `TokenService/IssueToken`.
     name: String,
     writes: bool,
+    revokes: bool,
 }
 
 impl Methods {
@@ -132,9 +145,14 @@ impl Methods {
                 for method in &service.method {
                     let name = format!("{}/{}", service.name(), method.name());
                     let writes = requests.contains(method.input_type());
+                    let revokes = REVOKING.iter().any(|verb| method.name().starts_with(verb));
                     methods.insert(
                         format!("/{}.{name}", file.package()),
-                        Method { name, writes },
+                        Method {
+                            name,
+                            writes,
+                            revokes,
+                        },
                     );
                 }
             }
@@ -196,10 +214,16 @@ where
 
 impl<D> Front<D> {
     fn managed(&self, mut request: Request<Body>, peer: Option<IpAddr>) -> Answer {
-        if let Some(group) = group_of(request.uri().path())
+        let group = group_of(request.uri().path());
+        if let Some(group) = group
             && let Err(refusal) = admit(request.extensions(), group)
         {
             self.shared.metrics.kept_out(group);
+            return Box::pin(ready(Ok(response(refusal))));
+        }
+        if let Some(group) = group
+            && let Err(refusal) = self.paced(group, request.uri().path(), peer)
+        {
             return Box::pin(ready(Ok(response(refusal))));
         }
         // Taken before the service is reached: who is turned away has written nothing.
@@ -211,6 +235,21 @@ impl<D> Front<D> {
         }
         let (routes, shared) = (self.routes.clone(), Arc::clone(&self.shared));
         Box::pin(managed(routes, shared, request, peer, place))
+    }
+
+    /// Refuses what comes too fast, before anything of it is looked at.
+    fn paced(&self, group: Group, path: &str, peer: Option<IpAddr>) -> Result<(), Refusal> {
+        let Shared { rates, methods, .. } = &*self.shared;
+        if group == Group::Login {
+            rates.may_log_in(peer)?;
+        }
+        let revokes = methods.0.get(path).is_some_and(|method| method.revokes);
+        let limit = if revokes {
+            Limit::Revocations
+        } else {
+            Limit::Calls
+        };
+        rates.spend(limit, peer)
     }
 
     fn watched(&self, request: Request<Body>, peer: Option<IpAddr>) -> Request<Body> {
@@ -314,6 +353,7 @@ async fn managed(
 ) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     let method = shared.methods.0.get(request.uri().path());
+    let logs_in = is_of(request.uri().path(), LOGIN);
     let writes = method.is_some_and(|method| method.writes);
     let granted = budget(request.headers(), shared.places.time_max());
     request.extensions_mut().insert(shared.drain.clone());
@@ -329,6 +369,9 @@ async fn managed(
     if let Some(method) = method {
         let took = started.elapsed();
         let (code, reason) = ended(answer.headers());
+        if logs_in && code == UNAUTHENTICATED {
+            shared.rates.login_failed(peer);
+        }
         shared.metrics.called(&method.name, code, took);
         if method.writes {
             let reason = reason.as_deref().unwrap_or_default();
@@ -368,6 +411,37 @@ mod tests {
     }
 
     #[test]
+    fn revocations_are_told_from_other_writes() {
+        let methods = Methods::described().0;
+        let revoking = methods.iter().filter(|(_, method)| method.revokes);
+        let mut names: Vec<_> = revoking.map(|(_, method)| method.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "CredentialService/RemoveLoginMethod",
+                "DirectoryService/DeleteGrant",
+                "DirectoryService/DeleteRole",
+                "DirectoryService/DeleteServiceAccount",
+                "DirectoryService/DeleteTeam",
+                "DirectoryService/DeleteUser",
+                "DirectoryService/DisableServiceAccount",
+                "DirectoryService/DisableTeam",
+                "DirectoryService/DisableUser",
+                "DirectoryService/RemoveTeamMember",
+                "KeyService/RevokeKey",
+                "TokenService/RevokeAll",
+                "TokenService/RevokeToken",
+            ]
+        );
+        assert!(
+            methods
+                .values()
+                .all(|method| method.writes || !method.revokes)
+        );
+    }
+
+    #[test]
     fn reads_and_writes_are_told_apart() {
         let methods = Methods::described().0;
         for (path, writes) in [
@@ -384,10 +458,21 @@ mod tests {
         }
     }
 
+    fn rates(metrics: &Metrics) -> Rates {
+        let limits = crate::config::Limits::default();
+        Rates::new(metrics.clone(), &limits, Default::default())
+    }
+
     fn shared(time_max: Duration) -> Arc<Shared> {
         let (metrics, drain) = (Metrics::default(), Drain::default());
         let places = || Places::new(metrics.clone(), 1, time_max);
-        Arc::new(Shared::new(metrics.clone(), drain, places(), places()))
+        Arc::new(Shared::new(
+            metrics.clone(),
+            drain,
+            places(),
+            places(),
+            rates(&metrics),
+        ))
     }
 
     /// A direct answer that never comes.
@@ -495,7 +580,8 @@ mod tests {
         let (metrics, drain) = (Metrics::default(), Drain::default());
         let places = || Places::new(metrics.clone(), 1, time_max);
         let routes = Routes::new(service.clone());
-        let shared = Shared::new(metrics.clone(), drain, places(), places());
+        let rates = rates(&metrics);
+        let shared = Shared::new(metrics.clone(), drain, places(), places(), rates);
         Front::new(Uncalled, routes, shared)
     }
 

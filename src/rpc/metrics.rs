@@ -26,6 +26,7 @@ use crate::domain::reason::Reason;
 use super::admin::Files;
 use super::canary_metrics::CanaryMetrics;
 pub(super) use super::canary_metrics::CanaryRun;
+use super::rates::Limit;
 use super::route_metrics::RouteMetrics;
 use super::seal_metrics::SealMetrics;
 use super::tls_metrics::TlsMetrics;
@@ -124,6 +125,7 @@ struct Counted {
     connections: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     shed: AtomicU64,
+    rate_limited: [AtomicU64; Limit::ALL.len()],
     kept_out: [AtomicU64; Group::ALL.len()],
     envoy: [AtomicU64; Passed::ALL.len()],
     checks_refused: Family<Labels<1>, Counter>,
@@ -141,6 +143,7 @@ impl Default for Counted {
             connections: AtomicU64::new(0),
             refused: Default::default(),
             shed: AtomicU64::new(0),
+            rate_limited: Default::default(),
             kept_out: Default::default(),
             envoy: Default::default(),
             checks_refused: Family::default(),
@@ -246,6 +249,12 @@ impl Metrics {
         self.0.shed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a call that came too fast.
+    #[cold]
+    pub(super) fn rate_limited(&self, limit: Limit) {
+        self.0.rate_limited[limit as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a call that the access lists keep its peer from.
     #[cold]
     pub(super) fn kept_out(&self, group: Group) {
@@ -346,6 +355,14 @@ impl Collector for Scrape {
             "requests_shed",
             "Requests turned away under load",
             counted.shed.load(Ordering::Relaxed),
+        )?;
+        let by_limit = Limit::ALL.iter().map(|limit| limit.name());
+        family(
+            out,
+            "calls_rate_limited",
+            "Calls turned away because their address asks too fast",
+            "limit",
+            by_limit.zip(&counted.rate_limited),
         )?;
         let connections = counted.connections.load(Ordering::Relaxed);
         gauge(out, "connections", "Open connections", connections)?;

@@ -39,6 +39,7 @@ mod page;
 mod places;
 mod principals;
 mod question;
+mod rates;
 mod roles;
 mod route_metrics;
 mod scopes;

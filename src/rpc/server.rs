@@ -47,6 +47,7 @@ use super::listen::{ConnectionLimits, Incoming};
 use super::login::LoginRpc;
 use super::metrics::Metrics;
 use super::places::Places;
+use super::rates::Rates;
 use super::straight::Straight;
 use super::stream::Drain;
 use super::token::TokenRpc;
@@ -182,7 +183,7 @@ pub async fn serve(
         }
         health.stop().await;
     };
-    serve_routes(direct, routes, metrics, listener, limits, until).await
+    serve_routes(direct, routes, metrics, listener, config, until).await
 }
 
 /// Serves a direct service and a router under all limits until `shutdown`, then drains.
@@ -194,7 +195,7 @@ pub async fn serve_routes<D>(
     routes: Routes,
     metrics: Metrics,
     listener: Listening,
-    limits: &Limits,
+    config: &Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
 where
@@ -203,6 +204,7 @@ where
         + Send
         + 'static,
 {
+    let limits = &config.limits;
     let drain = Drain::default();
     let places = || {
         Places::new(
@@ -211,7 +213,10 @@ where
             limits.request_time_max,
         )
     };
-    let shared = Shared::new(metrics.clone(), drain.clone(), places(), places());
+    // Settings that cannot be read did not start a server.
+    let proxies = config.login.proxies().unwrap_or_default();
+    let rates = Rates::new(metrics.clone(), limits, proxies);
+    let shared = Shared::new(metrics.clone(), drain.clone(), places(), places(), rates);
     let front = Front::new(direct, routes, shared);
     let Listening { listener, door } = listener;
     let incoming = Incoming::new(listener, door, of_connections(limits), metrics);

@@ -32,6 +32,7 @@ mod outage;
 mod postgres;
 mod program;
 mod proxy;
+mod rates;
 mod repeats;
 mod replicas;
 mod rolling;

@@ -95,23 +95,23 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
         let served = match kind {
             Kind::Check | Kind::Sealed | Kind::Authorize => {
                 let check = rpc::direct(&authority, &metrics, &config, Arc::default());
-                rpc::serve_routes(check, routes, metrics, listener, limits, input_ends()).await
+                rpc::serve_routes(check, routes, metrics, listener, &config, input_ends()).await
             }
             Kind::Empty => {
                 let empty = Empty::<false> {
                     message_bytes_max: limits.message_bytes_max,
                 };
-                rpc::serve_routes(empty, routes, metrics, listener, limits, input_ends()).await
+                rpc::serve_routes(empty, routes, metrics, listener, &config, input_ends()).await
             }
             Kind::Constant => {
                 let constant = Constant::new(limits.message_bytes_max);
-                rpc::serve_routes(constant, routes, metrics, listener, limits, input_ends()).await
+                rpc::serve_routes(constant, routes, metrics, listener, &config, input_ends()).await
             }
             Kind::Unread => {
                 let empty = Empty::<true> {
                     message_bytes_max: limits.message_bytes_max,
                 };
-                rpc::serve_routes(empty, routes, metrics, listener, limits, input_ends()).await
+                rpc::serve_routes(empty, routes, metrics, listener, &config, input_ends()).await
             }
         };
         served.expect("served");

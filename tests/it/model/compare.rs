@@ -45,6 +45,7 @@ pub(crate) fn reply_of(real: &Result<Outcome, Refusal>) -> Option<Reply> {
             Refusal::RequestIdReused => No::RequestIdReused,
             Refusal::LoginRefused(reason) => No::LoginRefused(*reason),
             Refusal::PeerNotAllowed
+            | Refusal::RateLimited { .. }
             | Refusal::Unavailable(_)
             | Refusal::OutcomeUnknown
             | Refusal::NotReached(_)

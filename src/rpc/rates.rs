@@ -1,0 +1,324 @@
+//! How fast one peer may call, and how fast its logins may fail.
+//!
+//! ```text
+//! call ─► calls, or revocations     spent before a place is taken; too fast is RATE_LIMITED
+//! login ─► failed logins            looked at before, spent by an answer UNAUTHENTICATED
+//! ```
+//!
+//! Used by `front`; a Check is never counted. Calls that take rights away have a measure of their
+//! own, so that a flood of others through the same proxy keeps none out. A measure is the generic
+//! cell rate algorithm (ITU-T I.371): one instant for each peer that was fast lately, in a bounded
+//! table. Whoever finds no room there shares one measure with all others who do not.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Limits;
+use crate::domain::limits::Networks;
+use crate::domain::refusal::Refusal;
+
+use super::listen::network_of;
+use super::metrics::Metrics;
+
+/// Peers that are told apart; each costs some 50 bytes.
+const PEERS_MAX: usize = 65_536;
+/// How often a full table is looked through for who has been slow since.
+const SWEPT_EVERY: Duration = Duration::from_secs(1);
+/// The peer that stands for all that find no room.
+const OTHERS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// Calls of a second come at once, failed logins of ten: people mistype in bursts, machines do not.
+const CALLS_BURST: Duration = Duration::from_secs(1);
+const FAILURES_BURST: Duration = Duration::from_secs(10);
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// Management calls.
+    Calls,
+    /// Calls that take rights away.
+    Revocations,
+    /// Logins, renewals and exchanges that are refused.
+    FailedLogins,
+}
+
+impl Limit {
+    pub(super) const ALL: [Self; 3] = [Self::Calls, Self::Revocations, Self::FailedLogins];
+
+    /// The word used in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Calls => "calls",
+            Self::Revocations => "revocations",
+            Self::FailedLogins => "failed_logins",
+        }
+    }
+
+    fn refusal(self, again: Duration) -> Refusal {
+        let what = match self {
+            Self::Calls | Self::Revocations => "calls",
+            Self::FailedLogins => "failed logins",
+        };
+        Refusal::RateLimited { what, again }
+    }
+}
+
+/// The measures of a port.
+pub(super) struct Rates {
+    // Where one address is many clients: nobody there is held to the failures of others.
+    proxies: Networks,
+    measures: [Measure; Limit::ALL.len()],
+    metrics: Metrics,
+}
+
+impl Rates {
+    pub(super) fn new(metrics: Metrics, limits: &Limits, proxies: Networks) -> Self {
+        let calls = || Measure::new(limits.calls_per_second, CALLS_BURST);
+        let failures = Measure::new(limits.failed_logins_per_second, FAILURES_BURST);
+        Self {
+            proxies,
+            measures: [calls(), calls(), failures],
+            metrics,
+        }
+    }
+
+    /// Counts a call of a peer, or refuses it. Who has no address is of this process.
+    pub(super) fn spend(&self, limit: Limit, peer: Option<IpAddr>) -> Result<(), Refusal> {
+        let waits = |peer| self.measures[limit as usize].spend(peer, Instant::now());
+        self.judged(limit, peer.and_then(waits))
+    }
+
+    /// Refuses a login from where too many have failed, before its credential is looked at.
+    pub(super) fn may_log_in(&self, peer: Option<IpAddr>) -> Result<(), Refusal> {
+        let wait = self
+            .failing(peer)
+            .and_then(|(peer, of)| of.look(peer, Instant::now()));
+        self.judged(Limit::FailedLogins, wait)
+    }
+
+    /// Counts a failed login.
+    pub(super) fn login_failed(&self, peer: Option<IpAddr>) {
+        if let Some((peer, of)) = self.failing(peer) {
+            of.spend(peer, Instant::now());
+        }
+    }
+
+    fn failing(&self, peer: Option<IpAddr>) -> Option<(IpAddr, &Measure)> {
+        let behind_proxy = !self.proxies.is_empty() && self.proxies.allow(peer);
+        let peer = peer.filter(|_| !behind_proxy)?;
+        Some((peer, &self.measures[Limit::FailedLogins as usize]))
+    }
+
+    fn judged(&self, limit: Limit, wait: Option<Duration>) -> Result<(), Refusal> {
+        match wait {
+            None => Ok(()),
+            Some(again) => {
+                self.metrics.rate_limited(limit);
+                Err(limit.refusal(again))
+            }
+        }
+    }
+}
+
+/// One rate, for every peer by itself.
+struct Measure {
+    // Between two calls, when they come evenly.
+    interval: Duration,
+    burst: Duration,
+    table: Mutex<Table>,
+}
+
+/// When each peer would be up to date if its calls had come evenly (the theoretical arrival time).
+struct Table {
+    due: HashMap<IpAddr, Instant>,
+    swept: Option<Instant>,
+}
+
+impl Measure {
+    fn new(per_second: u32, burst: Duration) -> Self {
+        Self {
+            interval: Duration::from_secs(1) / per_second.max(1),
+            burst,
+            table: Mutex::new(Table {
+                due: HashMap::new(),
+                swept: None,
+            }),
+        }
+    }
+
+    /// Counts one, unless it is too early: then how long it is.
+    fn spend(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let peer = table.place(network_of(peer), now);
+        let due = table.due.get(&peer).copied().unwrap_or(now).max(now);
+        let wait = self.wait(due, now);
+        if wait.is_none() {
+            table.due.insert(peer, due + self.interval);
+        }
+        wait
+    }
+
+    /// How long it is too early for one, without counting it.
+    fn look(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let peer = table.place(network_of(peer), now);
+        let due = table.due.get(&peer).copied()?;
+        self.wait(due, now)
+    }
+
+    fn wait(&self, due: Instant, now: Instant) -> Option<Duration> {
+        let wait = (due + self.interval).saturating_duration_since(now + self.burst);
+        (!wait.is_zero()).then_some(wait)
+    }
+}
+
+impl Table {
+    /// Where a peer is counted: by itself, if it is or there is room.
+    fn place(&mut self, peer: IpAddr, now: Instant) -> IpAddr {
+        if self.due.len() < PEERS_MAX || self.due.contains_key(&peer) {
+            return peer;
+        }
+        // A flood of addresses must not make each call look through all of them.
+        if self.swept.is_none_or(|at| now >= at + SWEPT_EVERY) {
+            self.swept = Some(now);
+            self.due.retain(|_, due| *due > now);
+        }
+        if self.due.len() < PEERS_MAX {
+            peer
+        } else {
+            OTHERS
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+
+    fn peer(number: u32) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from_bits(number))
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[tokio::test]
+    async fn a_burst_passes_and_then_one_at_a_time() {
+        let measure = Measure::new(10, ms(1_000));
+        let start = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(measure.spend(PEER, start), None);
+        }
+        assert_eq!(measure.spend(PEER, start), Some(ms(100)));
+        // To be refused costs nothing.
+        assert_eq!(measure.spend(PEER, start + ms(99)), Some(ms(1)));
+        assert_eq!(measure.spend(PEER, start + ms(100)), None);
+        assert_eq!(measure.spend(PEER, start + ms(100)), Some(ms(100)));
+        // Who was slow has a burst again, and not more than one.
+        let later = start + Duration::from_secs(60);
+        for _ in 0..10 {
+            assert_eq!(measure.spend(PEER, later), None);
+        }
+        assert!(measure.spend(PEER, later).is_some());
+    }
+
+    #[tokio::test]
+    async fn no_peer_spends_anothers() {
+        let measure = Measure::new(1, ms(1_000));
+        let now = Instant::now();
+        assert_eq!(measure.spend(PEER, now), None);
+        assert!(measure.spend(PEER, now).is_some());
+        assert_eq!(measure.spend(peer(1), now), None);
+        // One site is one peer, however many addresses it has.
+        let of_site = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(measure.spend(of_site("2001:db8::1"), now), None);
+        assert!(measure.spend(of_site("2001:db8::ffff:2"), now).is_some());
+        assert_eq!(measure.spend(of_site("2001:db8:0:1::1"), now), None);
+    }
+
+    #[tokio::test]
+    async fn looking_counts_nothing() {
+        let measure = Measure::new(1, ms(2_000));
+        let now = Instant::now();
+        for _ in 0..5 {
+            assert_eq!(measure.look(PEER, now), None);
+        }
+        assert_eq!(measure.spend(PEER, now), None);
+        assert_eq!(measure.look(PEER, now), None);
+        assert_eq!(measure.spend(PEER, now), None);
+        assert_eq!(measure.look(PEER, now), Some(ms(1_000)));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_addresses_is_bounded_and_keeps_out_only_newcomers() {
+        let measure = Measure::new(1, ms(1_000));
+        let start = Instant::now();
+        assert_eq!(measure.spend(PEER, start), None);
+        for number in 0..2 * PEERS_MAX as u32 {
+            measure.spend(peer(number), start);
+        }
+        let entries = || measure.table.lock().expect("no panic").due.len();
+        assert!(entries() <= PEERS_MAX + 1);
+        // Known ones are told apart still; the rest share one measure.
+        let soon = start + ms(500);
+        assert_eq!(measure.look(PEER, soon), Some(ms(500)));
+        assert!(measure.spend(peer(u32::MAX), soon).is_some());
+        // All were slow since: there is room.
+        let later = start + Duration::from_secs(2);
+        assert_eq!(measure.spend(peer(u32::MAX), later), None);
+        assert_eq!(entries(), 1);
+    }
+
+    #[test]
+    fn revocations_are_measured_by_themselves() {
+        let limits = Limits {
+            calls_per_second: 1,
+            ..Limits::default()
+        };
+        let rates = Rates::new(Metrics::default(), &limits, Networks::default());
+        let peer = Some(PEER);
+        rates.spend(Limit::Calls, peer).expect("the first");
+        let refused = rates.spend(Limit::Calls, peer).expect_err("too fast");
+        assert!(matches!(
+            refused,
+            Refusal::RateLimited { what: "calls", .. }
+        ));
+        // A revocation passes all the same, and whoever is of this process.
+        rates.spend(Limit::Revocations, peer).expect("the first");
+        rates.spend(Limit::Calls, None).expect("no peer");
+    }
+
+    #[test]
+    fn failing_logins_keep_their_address_out_but_no_proxy() {
+        let limits = Limits {
+            failed_logins_per_second: 1,
+            ..Limits::default()
+        };
+        let proxies = Networks::parse(&["198.51.100.0/24"]).expect("a network");
+        let rates = Rates::new(Metrics::default(), &limits, proxies);
+        let proxy = Some(IpAddr::from([198, 51, 100, 3]));
+        // One for each second of the burst.
+        for _ in 0..10 {
+            for peer in [Some(PEER), proxy, None] {
+                rates.may_log_in(peer).expect("not too many yet");
+                rates.login_failed(peer);
+            }
+        }
+        let refused = rates.may_log_in(Some(PEER)).expect_err("too many");
+        assert!(refused.to_string().contains("failed logins"), "{refused}");
+        for peer in [proxy, None, Some(peer(1))] {
+            rates
+                .may_log_in(peer)
+                .expect("nobody's failures but its own");
+        }
+    }
+}

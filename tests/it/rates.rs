@@ -1,0 +1,90 @@
+//! How fast one address may call: what comes faster is refused, and what must get through does.
+//!
+//! Against a server of its own with small rates, through the public doors. The arithmetic of the
+//! measure is tested beside it, with instants of its own.
+
+use latchkey::proto::v1;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::fleet::why;
+use crate::leaks::metrics;
+use crate::logins::house::{House, REASON};
+use crate::program::{Server, fresh};
+use crate::wire::bearer;
+
+/// So many fail before anything is over, on however slow a machine.
+const ATTEMPTS: usize = 500;
+
+fn must_be_told_when(status: &Status) {
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(why(status), "RATE_LIMITED");
+    let again = status.get_details_retry_info();
+    let again = again.and_then(|again| again.retry_delay).expect("when");
+    assert!(!again.is_zero());
+}
+
+#[tokio::test]
+async fn who_fails_to_log_in_too_fast_is_not_looked_at_any_more() {
+    let dir = fresh();
+    let rate = ["--set", "limits.failed_logins_per_second=1"];
+    let server = Server::start_with(dir.path(), &rate).expect("serves");
+    let mut house = House::furnished(&server).await;
+    let settings = v1::LoginSettings::default();
+    let method = v1::LoginMethodKind::UniversalAuth;
+    house.set_method(method, settings).await;
+    let secret = house.secret(House::wanted()).await.client_secret;
+    let token = house.login(&secret).await.access_token;
+
+    // Of the right form: what is not, is no guess.
+    let guess = house.secret(House::wanted()).await.client_secret;
+    house.revoke_found(&guess).await;
+    let mut refused = None;
+    for _ in 0..ATTEMPTS {
+        let status = house.try_login(&guess).await.expect_err("revoked");
+        if status.code() != Code::Unauthenticated {
+            refused = Some(status);
+            break;
+        }
+    }
+    must_be_told_when(&refused.expect("too fast"));
+    must_be_told_when(&house.try_login(&secret).await.expect_err("from there, too"));
+    // Nobody else is kept from anything.
+    assert_eq!(house.may_deploy(&token).await, v1::Reason::Allowed);
+    house.revoke_found(&token).await;
+    assert_eq!(house.may_deploy(&token).await, v1::Reason::Revoked);
+    let counted = r#"latchkey_calls_rate_limited_total{limit="failed_logins"} 2"#;
+    let page = metrics(&server.admin_address);
+    assert!(page.contains(counted), "{page}");
+}
+
+#[tokio::test]
+async fn a_flood_of_calls_keeps_no_revocation_out() {
+    let dir = fresh();
+    let rate = ["--set", "limits.calls_per_second=1"];
+    let server = Server::start_with(dir.path(), &rate).expect("serves");
+    let admin = server.admin.clone().expect("fresh");
+    let mut house = House::of(&server.address, &admin).await;
+    let mut refused = None;
+    for _ in 0..ATTEMPTS {
+        let who = bearer(&admin, v1::WhoAmIRequest::default());
+        if let Err(status) = house.tokens.who_am_i(who).await {
+            refused = Some(status);
+            break;
+        }
+    }
+    must_be_told_when(&refused.expect("too fast"));
+    // A Check is no such call, and neither is the health of the server.
+    let answer = house.check(&admin, &[]).await;
+    assert!(answer.allowed, "{answer:?}");
+    server.admin().run("health").ok();
+    let revoke = v1::RevokeAllRequest {
+        target: Some(v1::revoke_all_request::Target::ResourceUnder(
+            "acme".to_owned(),
+        )),
+        reason: REASON.to_owned(),
+        ..v1::RevokeAllRequest::default()
+    };
+    let revoked = house.tokens.revoke_all(bearer(&admin, revoke)).await;
+    revoked.expect("it is no other call's turn");
+}
