@@ -41,7 +41,7 @@ use crate::replica::{Durable, Replica};
 use crate::state::decide::{CallAbout, Caller, Envelope, Outcome, authenticate};
 use crate::state::{Power, Relation, State};
 
-pub use crate::replica::Counters;
+pub use crate::replica::{Counters, Operation};
 pub use crate::state::check::Context;
 pub use crate::state::decide::{
     About, Command, CreateCredential, CredentialForm, CutOffRequest, IssueToken, LimitsAsked,

@@ -11,6 +11,7 @@ pub mod entropy;
 pub mod entry;
 pub mod format;
 pub mod grammar;
+pub mod histogram;
 mod json;
 pub mod key;
 pub mod key_pair;

@@ -3,7 +3,12 @@
 //! Written by the writer, the keeper and the Checks that are answered without a lease; read by
 //! metrics. Absent on purpose: anything that a Check in good health would have to count.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::domain::histogram::Sizes;
+
+use super::measured::StoreCalls;
 
 /// What the replica counts; read by metrics.
 #[derive(Debug, Default)]
@@ -12,6 +17,10 @@ pub struct Counters {
     pub batches: AtomicU64,
     /// Entries appended.
     pub entries: AtomicU64,
+    /// How many entries each batch had.
+    pub batch_entries: Sizes,
+    /// How long the store took, and how often it could not do what it was asked.
+    pub store: Arc<StoreCalls>,
     /// Commands refused.
     pub refused: AtomicU64,
     /// Appends that found another head.

@@ -17,6 +17,7 @@ mod keeper;
 mod lease;
 mod load;
 mod logins;
+mod measured;
 mod mutation;
 mod raise;
 mod reach;
@@ -50,6 +51,7 @@ use crate::store::{Store, StoreError};
 use barrier::Readings;
 use keeper::Keeper;
 use lease::Lease;
+use measured::Measured;
 use mutation::mutated;
 use reach::Looks;
 use recent::Recent;
@@ -60,6 +62,7 @@ use writer::Writer;
 pub use barrier::Enforced;
 pub use counters::Counters;
 pub use load::LoadError;
+pub use measured::{Calls, Operation, StoreCalls};
 pub use settings::{
     BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, Identity, LEASE_MS_MAX, LeaseSettings, QUEUE_MAX, Settings,
 };
@@ -164,9 +167,11 @@ impl Shared {
             None => Lease::forever(),
         };
         let (revision, _) = watch::channel(0);
+        let counters = Counters::default();
+        let store = Measured::new(store, Arc::clone(&counters.store));
         Self {
             published: ArcSwap::from_pointee(State::default()),
-            store,
+            store: Arc::new(store),
             clock: Arc::new(SharedTime::new(clock)),
             lease,
             serve_stale: settings.lease.serve_stale,
@@ -188,7 +193,7 @@ impl Shared {
             #[cfg(test)]
             cached_boot_ms: AtomicU64::new(0),
             fenced: AtomicBool::new(false),
-            counters: Counters::default(),
+            counters,
             recent: Recent::default(),
             revision,
             used,

@@ -436,9 +436,9 @@ impl Writer {
         let counters = &self.shared.counters;
         let refused = plan.results.iter().filter(|result| result.is_err()).count();
         counters.batches.fetch_add(1, Ordering::Relaxed);
-        counters
-            .entries
-            .fetch_add(plan.batch.entries.len() as u64, Ordering::Relaxed);
+        let entries = plan.batch.entries.len() as u64;
+        counters.entries.fetch_add(entries, Ordering::Relaxed);
+        counters.batch_entries.was(entries);
         counters
             .refused
             .fetch_add(refused as u64, Ordering::Relaxed);

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use prost::Message as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::codegen::http::{Extensions, HeaderMap};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -19,12 +19,13 @@ use crate::domain::chain::Revision;
 use crate::domain::peer::Group;
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
+use crate::domain::token::TokenKind;
 use crate::proto::v1;
 use crate::proto::v1::check_service_server::CheckService;
 
 use super::auth::{Peer, admit, budget, credentials_in};
 use super::errors::{invalid, reason, status};
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Way};
 use super::question::{Needs, Told, answered, asked, counted, parse_revision};
 use super::stream::{Answers, answers};
 
@@ -57,6 +58,8 @@ pub(super) struct Guard {
 /// A decision as it would be sent, as a message or as its bytes.
 pub(super) struct Verdict<R> {
     pub(super) reason: Reason,
+    // Of the token, where its caller may learn of it.
+    pub(super) kind: Option<TokenKind>,
     pub(super) response: R,
     // Allowed, but only once the use is written.
     pub(super) counts_use: bool,
@@ -154,16 +157,17 @@ impl CheckRpc {
             let hidden =
                 !caller.asks_freely && request.needs.is_empty() && !view.may_see(caller, decision);
             let counts = |seen: &Seen<'_>| seen.counts_uses;
+            let seen = decision.token.as_ref().filter(|_| !hidden);
             Verdict {
                 reason: if hidden {
                     Reason::Unknown
                 } else {
                     decision.reason
                 },
+                kind: seen.map(|seen| seen.kind),
                 // A spent budget may have been spent by this very request before.
-                counts_use: !hidden
-                    && matches!(decision.reason, Reason::Allowed | Reason::UsesExhausted)
-                    && decision.token.as_ref().is_some_and(counts),
+                counts_use: matches!(decision.reason, Reason::Allowed | Reason::UsesExhausted)
+                    && seen.is_some_and(counts),
                 response: write(&Told::of(answer, hidden)),
             }
         }))
@@ -191,8 +195,14 @@ impl CheckRpc {
     /// The reply of a verdict that stands, counted.
     #[inline]
     pub(super) fn done<R>(&self, verdict: Verdict<R>) -> R {
-        self.metrics.checked(verdict.reason);
+        self.metrics.checked(verdict.reason, verdict.kind);
         verdict.response
+    }
+
+    /// Notes that a question that came at this instant was answered, or a batch of them.
+    #[inline]
+    pub(super) fn took(&self, way: Way, since: Instant) {
+        self.metrics.answered(way, since.elapsed());
     }
 
     /// Answers one question, waiting up to `wait` where it must.
@@ -221,8 +231,24 @@ impl CheckRpc {
             Ok(counted) => counted?,
             Err(_) => return Err(Refusal::OutcomeUnknown),
         };
-        self.metrics.checked(reason);
+        self.metrics.checked(reason, verdict.kind);
         Ok(counted(verdict.response, reason, revision))
+    }
+
+    async fn unary(
+        &self,
+        request: &Request<v1::CheckRequest>,
+    ) -> Result<v1::CheckResponse, Refusal> {
+        let caller = self.caller_of(request)?;
+        let message = request.get_ref();
+        if message.at_least.is_none() {
+            let verdict = self.decide(&self.authority.view(), caller, message)?;
+            if !verdict.counts_use {
+                return Ok(self.done(verdict));
+            }
+        }
+        // Boxed, so that a Check that does not wait carries no room for one that does.
+        Box::pin(self.answer(caller, message, wait_of(request))).await
     }
 
     async fn count_use(&self, message: &v1::CheckRequest) -> Result<(Reason, Revision), Refusal> {
@@ -250,19 +276,21 @@ impl CheckRpc {
         Some(self.view()).filter(View::is_stale)
     }
 
-    /// Counts a use of a token that was found to be allowed, within `wait`, and the decision.
+    /// Counts a use of a token of this kind that was found to be allowed, within `wait`, and the
+    /// decision.
     ///
     /// # Errors
     /// A [`Refusal`] when it could not be counted, or may not have been: the request must not pass.
     pub(super) async fn spend(
         &self,
         request: &CheckRequest<'_>,
+        kind: Option<TokenKind>,
         wait: Duration,
     ) -> Result<Reason, Refusal> {
         let counting = self.authority.count_use(request, None);
         let counted = timeout(wait, counting).await;
         let (reason, _) = counted.unwrap_or(Err(Refusal::OutcomeUnknown))?;
-        self.metrics.checked(reason);
+        self.metrics.checked(reason, kind);
         Ok(reason)
     }
 
@@ -338,6 +366,15 @@ fn is_proven(extensions: &Extensions) -> bool {
         .is_some_and(|peer| peer.proven().is_some())
 }
 
+/// When a Check came; the straight way has looked at it before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Came(pub(super) Instant);
+
+fn came<T>(request: &Request<T>) -> Instant {
+    let noted = request.extensions().get::<Came>();
+    noted.map_or_else(Instant::now, |came| came.0)
+}
+
 /// How long a call may wait, by its deadline.
 pub(super) fn wait_of<T>(request: &Request<T>) -> Duration {
     budget(request.metadata().as_ref(), WAIT_MAX)
@@ -349,21 +386,12 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
-        let refused = |refusal| self.refused(refusal);
-        let caller = self.caller_of(&request).map_err(refused)?;
-        let message = request.get_ref();
-        if message.at_least.is_none() {
-            let verdict = self
-                .decide(&self.authority.view(), caller, message)
-                .map_err(refused)?;
-            if !verdict.counts_use {
-                return Ok(Response::new(self.done(verdict)));
-            }
-        }
-        // Boxed, so that a Check that does not wait carries no room for one that does.
-        let wait = wait_of(&request);
-        let answer = Box::pin(self.answer(caller, message, wait)).await;
-        answer.map(Response::new).map_err(refused)
+        let came = came(&request);
+        let answer = self.unary(&request).await;
+        self.took(Way::Check, came);
+        answer
+            .map(Response::new)
+            .map_err(|refusal| self.refused(refusal))
     }
 
     async fn batch_check(
@@ -371,9 +399,11 @@ impl CheckService for CheckRpc {
         request: Request<v1::BatchCheckRequest>,
     ) -> Result<Response<v1::BatchCheckResponse>, Status> {
         let refused = |refusal| self.refused(refusal);
+        let came = Instant::now();
         let caller = self.caller_of(&request).map_err(refused)?;
         let wait = wait_of(&request);
         let answer = self.batch(caller, request.get_ref(), wait).await;
+        self.took(Way::Batch, came);
         answer.map(Response::new).map_err(refused)
     }
 

@@ -1,8 +1,7 @@
 //! What the port counts, and all that `/metrics` shows.
 //!
-//! Used by the services, the listener and the admin port. A Check pays one relaxed increment; the
-//! numbers of the authority are read when somebody asks. Absent on purpose: a histogram of Check
-//! latency, which costs more than it tells here; the caller measures what it waits.
+//! Used by the services, the listener and the admin port. What a Check pays is in `check_metrics`;
+//! the numbers of the replica and of the process are read when somebody asks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -19,39 +20,26 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::authority::Authority;
+use crate::domain::histogram::Reading;
 use crate::domain::login::LoginMethod;
 use crate::domain::peer::Group;
 use crate::domain::reason::Reason;
+use crate::domain::token::TokenKind;
 
 use super::admin::Files;
 use super::canary_metrics::CanaryMetrics;
 pub(super) use super::canary_metrics::CanaryRun;
+use super::check_metrics::CheckMetrics;
+pub(super) use super::check_metrics::Way;
+use super::process_metrics::ProcessMetrics;
 use super::rates::Limit;
+use super::replica_metrics::ReplicaMetrics;
 use super::route_metrics::RouteMetrics;
 use super::seal_metrics::SealMetrics;
 use super::tls_metrics::TlsMetrics;
 
-/// Every reason, in the order of its number.
-const REASONS: [Reason; 15] = [
-    Reason::Stale,
-    Reason::NoToken,
-    Reason::Malformed,
-    Reason::Unknown,
-    Reason::WrongKind,
-    Reason::Revoked,
-    Reason::SubjectDisabled,
-    Reason::Expired,
-    Reason::NotYetValid,
-    Reason::Network,
-    Reason::Audience,
-    Reason::Workload,
-    Reason::NotPermitted,
-    Reason::UsesExhausted,
-    Reason::Allowed,
-];
-
-/// What `State::token_bytes` counts apart.
-const TOKEN_PARTS: [&str; 3] = ["index", "extensions", "scopes"];
+/// In front of the names that are ours.
+const PREFIX: &str = "latchkey";
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -121,7 +109,7 @@ impl Passed {
 pub struct Metrics(Arc<Counted>);
 
 struct Counted {
-    checks: [AtomicU64; REASONS.len()],
+    checks: CheckMetrics,
     connections: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     shed: AtomicU64,
@@ -139,7 +127,7 @@ struct Counted {
 impl Default for Counted {
     fn default() -> Self {
         Self {
-            checks: Default::default(),
+            checks: CheckMetrics::default(),
             connections: AtomicU64::new(0),
             refused: Default::default(),
             shed: AtomicU64::new(0),
@@ -168,10 +156,16 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Counts an answered Check.
+    /// Counts a decided question, about a token of this kind if one is known.
     #[inline]
-    pub(super) fn checked(&self, reason: Reason) {
-        self.0.checks[reason as usize].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn checked(&self, reason: Reason, kind: Option<TokenKind>) {
+        self.0.checks.decided(reason, kind);
+    }
+
+    /// Notes how long a question, or a batch of them, took from its arrival to its answer.
+    #[inline]
+    pub(super) fn answered(&self, way: Way, time: Duration) {
+        self.0.checks.took(way, time);
     }
 
     /// Counts a request that Envoy asked about.
@@ -263,7 +257,10 @@ impl Metrics {
 
     /// Everything that `/metrics` shows.
     pub(super) fn registry(&self, authority: Authority, files: Files) -> Registry {
-        let mut registry = Registry::with_prefix("latchkey");
+        let mut all = Registry::default();
+        // Their names are everybody's.
+        all.register_collector(Box::new(ProcessMetrics));
+        let registry = all.sub_registry_with_prefix(PREFIX);
         registry.register(
             "checks_refused",
             "Checks that were refused, not decided, by reason",
@@ -285,7 +282,7 @@ impl Metrics {
             "Time that writes waited until every server enforced them, by outcome",
             self.0.waited.clone(),
         );
-        self.0.canary.register(&mut registry);
+        self.0.canary.register(registry);
         registry.register_collector(Box::new(RouteMetrics(files.routes)));
         registry.register_collector(Box::new(SealMetrics {
             live: files.seals,
@@ -294,18 +291,13 @@ impl Metrics {
         if let Some(tls) = files.tls {
             registry.register_collector(Box::new(TlsMetrics(tls)));
         }
-        registry.register_collector(Box::new(Scrape {
-            metrics: self.clone(),
-            authority,
-        }));
-        registry
+        registry.register_collector(Box::new(Scrape(self.clone())));
+        registry.register_collector(Box::new(ReplicaMetrics(authority)));
+        all
     }
 }
 
-struct Scrape {
-    metrics: Metrics,
-    authority: Authority,
-}
+struct Scrape(Metrics);
 
 impl fmt::Debug for Scrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -316,15 +308,8 @@ impl fmt::Debug for Scrape {
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
-        let counted = &*self.metrics.0;
-        let by_reason = REASONS.iter().map(|reason| reason.name());
-        family(
-            out,
-            "checks",
-            "Checks by reason",
-            "reason",
-            by_reason.zip(&counted.checks),
-        )?;
+        let counted = &*(self.0).0;
+        counted.checks.encode(out)?;
         let by_outcome = Passed::ALL.iter().map(|passed| passed.name());
         family(
             out,
@@ -365,108 +350,7 @@ impl Collector for Scrape {
             by_limit.zip(&counted.rate_limited),
         )?;
         let connections = counted.connections.load(Ordering::Relaxed);
-        gauge(out, "connections", "Open connections", connections)?;
-
-        self.writer(out)?;
-        self.lease(out)?;
-        let (tokens, bytes, principals) = self.authority.sizes();
-        gauge(
-            out,
-            "revision",
-            "Newest published revision",
-            self.authority.head().revision,
-        )?;
-        gauge(out, "tokens", "Tokens in memory", tokens as u64)?;
-        gauge(out, "principals", "Principals", principals as u64)?;
-        let help = "Memory that tokens take";
-        let mut parts = out.encode_descriptor("token_bytes", help, None, MetricType::Gauge)?;
-        for (part, bytes) in TOKEN_PARTS.iter().zip(bytes) {
-            let value = ConstGauge::new(bytes as u64);
-            value.encode(parts.encode_family(&[("part", *part)])?)?;
-        }
-        Ok(())
-    }
-}
-
-impl Scrape {
-    fn writer(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let writer = self.authority.counters();
-        for (name, help, value) in [
-            ("batches", "Batches appended", &writer.batches),
-            ("entries", "Log entries appended", &writer.entries),
-            ("commands_refused", "Commands refused", &writer.refused),
-            (
-                "store_conflicts",
-                "Appends on a head that had moved",
-                &writer.conflicts,
-            ),
-            (
-                "unknown_outcomes",
-                "Appends that had to be settled",
-                &writer.unknown_outcomes,
-            ),
-            (
-                "store_errors",
-                "Appends the store could not take",
-                &writer.store_errors,
-            ),
-            (
-                "divergences",
-                "Times State was not what the log says",
-                &writer.divergences,
-            ),
-            (
-                "last_used_dropped",
-                "Last uses of tokens without room or time to be noted",
-                &writer.last_used_dropped,
-            ),
-            (
-                "logins_dropped",
-                "Logins without room or time to be recorded",
-                &writer.logins_dropped,
-            ),
-        ] {
-            counter(out, name, help, value.load(Ordering::Relaxed))?;
-        }
-        Ok(())
-    }
-
-    fn lease(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let counters = self.authority.counters();
-        family(
-            out,
-            "stale_checks",
-            "Checks without a lease, by what was done",
-            "outcome",
-            [
-                ("denied", &counters.stale_denied),
-                ("served", &counters.stale_served),
-            ]
-            .into_iter(),
-        )?;
-        let answers = u64::from(self.authority.may_answer());
-        gauge(out, "serving", "1 while Checks are answered", answers)?;
-        // A server that has its store to itself needs no lease.
-        let Some(left_ms) = self.authority.lease_left_ms() else {
-            return Ok(());
-        };
-        let left = ConstGauge::new(left_ms as f64 / 1_000.0);
-        let help = "What is left of the lease";
-        left.encode(out.encode_descriptor(
-            "lease_remaining_seconds",
-            help,
-            None,
-            MetricType::Gauge,
-        )?)?;
-        let lag = self.authority.counters().lag.load(Ordering::Relaxed);
-        gauge(
-            out,
-            "replica_lag_revisions",
-            "Revisions behind the log at the last renewal",
-            lag,
-        )?;
-        let members = self.authority.counters().members.load(Ordering::Relaxed);
-        gauge(out, "replicas", "Replicas on the database", members)
+        gauge(out, "connections", "Open connections", connections)
     }
 }
 
@@ -489,7 +373,7 @@ pub(super) fn gauge(
     ConstGauge::new(value).encode(out.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
-fn family<'a>(
+pub(super) fn family<'a>(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -504,15 +388,17 @@ fn family<'a>(
     Ok(())
 }
 
+/// Writes what was read of a histogram.
+pub(super) fn histogram(read: &Reading, mut out: MetricEncoder<'_>) -> fmt::Result {
+    out.encode_histogram::<NoLabelSet>(read.sum, read.count(), &read.buckets, None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_and_refusal_counts_in_its_own_place() {
-        for (number, reason) in REASONS.into_iter().enumerate() {
-            assert_eq!(reason as usize, number);
-        }
+    fn every_refusal_counts_in_its_own_place() {
         for (number, why) in Refused::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, number);
         }

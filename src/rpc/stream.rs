@@ -9,6 +9,7 @@ use std::future::ready;
 use std::pin::Pin;
 
 use futures_util::stream::{Stream, StreamExt as _, once, unfold};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, Streaming};
 
@@ -19,6 +20,7 @@ use crate::proto::v1::stream_check_response::Outcome;
 use super::auth::Kept;
 use super::check::{CheckRpc, WAIT_MAX};
 use super::errors::{invalid, status, told};
+use super::metrics::Way;
 
 /// The answers of a stream.
 pub(super) type Answers =
@@ -121,11 +123,12 @@ impl Asking {
             return Ok(None);
         };
         let v1::StreamCheckRequest { id, check } = question;
-        let caller = self.caller.credentials();
+        let (caller, came) = (self.caller.credentials(), Instant::now());
         let answer = match &check {
             Some(check) => self.rpc.answer(caller, check, WAIT_MAX).await,
             None => Err(invalid("check", "is required")),
         };
+        self.rpc.took(Way::Stream, came);
         let outcome = match answer {
             Ok(answer) => Outcome::Check(answer),
             Err(refusal @ Refusal::Unauthenticated) => return Err(self.rpc.refused(refusal)),

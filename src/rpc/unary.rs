@@ -21,6 +21,7 @@ use std::task::{Context, Poll};
 
 use http_body::{Body as _, Frame};
 use prost::bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -33,10 +34,11 @@ use crate::domain::refusal::Refusal;
 use crate::domain::token::KindSet;
 use crate::proto::v1::check_service_server::CheckServiceServer;
 
-use super::check::CheckRpc;
+use super::check::{Came, CheckRpc};
 use super::errors::invalid;
 use super::fields::{HEAD_BYTES, message_in};
 use super::front::DirectAnswer;
+use super::metrics::Way;
 use super::question::parsed_context;
 use super::wire::{Usual, written};
 
@@ -84,7 +86,7 @@ impl Service<http::Request<Body>> for CheckFront {
     fn call(&mut self, request: http::Request<Body>) -> Answering {
         let services = Arc::clone(&self.0);
         match request.uri().path() {
-            CHECK => Answering::First(Box::pin(services.first(request))),
+            CHECK => Answering::First(Box::pin(services.first(request, Instant::now()))),
             STREAM_CHECK => Answering::Unwritten(services.streams.clone().call(request)),
             _ => Answering::Unwritten(services.all.clone().call(request)),
         }
@@ -140,18 +142,21 @@ impl Services {
     async fn first(
         self: Arc<Self>,
         request: http::Request<Body>,
+        came: Instant,
     ) -> Result<http::Response<Body>, Box<Unusual>> {
         let unusual = |services, request| Err(Box::new(Unusual { services, request }));
-        let (parts, mut body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         let read = Read::all(&mut body).await;
         if let Read::Whole(bytes) = &read
             && let Some(answer) = self.at_once(&parts, bytes)
         {
+            self.check.took(Way::Check, came);
             return Ok(match answer {
                 Ok(message) => replied(message),
                 Err(refusal) => self.check.refused(refusal).into_http(),
             });
         }
+        parts.extensions.insert(Came(came));
         let body = Body::new(read.rewound(body));
         unusual(self, http::Request::from_parts(parts, body))
     }

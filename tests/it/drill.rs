@@ -197,7 +197,8 @@ async fn a_canary_raises_an_alarm_where_the_promise_is_broken_postgres() {
     tell.send(b.address.parse().expect("an address"))
         .expect("it waits");
 
-    let allowed = |text: &str| value(text, "latchkey_checks_total{reason=\"allowed\"}");
+    let of_drills = "latchkey_checks_total{reason=\"allowed\",kind=\"resource\"}";
+    let allowed = |text: &str| value(text, of_drills);
     let mut told = String::new();
     for _ in 0..ROUNDS_MAX {
         // Its answers are held, so the drill has not come to its revocation.

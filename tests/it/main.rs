@@ -43,6 +43,7 @@ mod stale;
 mod store;
 mod streams;
 mod tampered;
+mod telemetry;
 mod tidy;
 mod tls;
 mod told;

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::Response;
 use zeroize::Zeroizing;
@@ -21,6 +22,7 @@ use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{KindSet, TokenId, TokenKind};
 
+use super::super::metrics::Way;
 use super::super::question::Told;
 use super::super::unary::replied;
 use super::answer::Refused;
@@ -113,17 +115,29 @@ pub(in super::super) struct Counting {
     inner: Arc<Inner>,
     used: Box<Use>,
     wait: Duration,
+    came: Instant,
 }
 
 impl Counting {
-    pub(super) fn new(inner: Arc<Inner>, used: Box<Use>, wait: Duration) -> Self {
-        Self { inner, used, wait }
+    pub(super) fn new(inner: Arc<Inner>, used: Box<Use>, wait: Duration, came: Instant) -> Self {
+        Self {
+            inner,
+            used,
+            wait,
+            came,
+        }
     }
 
     /// Counts it, and the answer then.
     pub(super) async fn counted(self) -> Result<Response<Body>, Infallible> {
-        let Self { inner, used, wait } = self;
+        let Self {
+            inner,
+            used,
+            wait,
+            came,
+        } = self;
         let counted = count(&inner, &used, wait).await;
+        inner.check().took(Way::Envoy, came);
         Ok(match counted {
             Ok(Reason::Allowed) => inner.passed(used.allowed),
             Ok(reason) => used.denied(&inner, Denial::Token(reason)),
@@ -145,5 +159,6 @@ async fn count(inner: &Inner, used: &Use, wait: Duration) -> Result<Reason, Refu
         },
         kinds: KindSet::ALL,
     };
-    inner.check().spend(&question, wait).await
+    let kind = used.seen.as_ref().map(|(_, kind, _)| *kind);
+    inner.check().spend(&question, kind, wait).await
 }

@@ -35,7 +35,7 @@ use super::super::check::{CheckRpc, WAIT_MAX};
 use super::super::errors::response;
 use super::super::fields::message_in;
 use super::super::front::DirectAnswer;
-use super::super::metrics::{Metrics, Passed};
+use super::super::metrics::{Metrics, Passed, Way};
 use super::super::question::Told;
 use super::super::unary::{NoBody, collected, replied};
 use super::answer::{Refused, Style, unanswered};
@@ -113,7 +113,7 @@ impl Service<http::Request<Body>> for EnvoyFront {
     fn call(&mut self, request: http::Request<Body>) -> EnvoyAnswering {
         EnvoyAnswering {
             metrics: self.0.metrics.clone(),
-            state: State::First(Box::pin(Arc::clone(&self.0).first(request))),
+            state: State::First(Box::pin(Arc::clone(&self.0).first(request, Instant::now()))),
         }
     }
 }
@@ -229,6 +229,7 @@ impl Inner {
     async fn first(
         self: Arc<Self>,
         request: http::Request<Body>,
+        came: Instant,
     ) -> Result<http::Response<Body>, Box<Counting>> {
         let (parts, mut body) = request.into_parts();
         let step = match collected(&mut body, self.message_bytes_max).await {
@@ -237,14 +238,18 @@ impl Inner {
             Err(NoBody::Broken) => Step::Answer(self.refused(Denial::Unreadable, false, b"")),
         };
         match step {
-            Step::Answer(answer) => Ok(replied(answer.into())),
+            Step::Answer(answer) => {
+                self.check.took(Way::Envoy, came);
+                Ok(replied(answer.into()))
+            }
             Step::Error => {
+                self.check.took(Way::Envoy, came);
                 let message = Reason::Stale.message().to_owned();
                 Ok(response(Refusal::Unavailable(message)))
             }
             Step::Count(used) => {
                 let wait = budget(&parts.headers, WAIT_MAX);
-                Err(Box::new(Counting::new(self, used, wait)))
+                Err(Box::new(Counting::new(self, used, wait, came)))
             }
         }
     }
