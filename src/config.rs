@@ -16,6 +16,7 @@ mod login;
 mod optional_duration;
 mod seal;
 mod sources;
+mod telemetry;
 mod text_duration;
 mod tls;
 
@@ -36,6 +37,7 @@ pub use keys::{KEYS, Key};
 pub use login::{AUDIENCES_MAX, Login};
 pub use seal::{Seal, SealKeys};
 pub use sources::{ConfigError, Sources};
+pub use telemetry::{AccessLines, Ratio, Telemetry};
 pub use tls::{AccessLists, ClientAuth, Tls, TlsVersion};
 
 /// All settings of a server.
@@ -82,6 +84,8 @@ pub struct Config {
     pub limits: Limits,
     /// What it writes about its work.
     pub log: Log,
+    /// What it tells of single questions.
+    pub telemetry: Telemetry,
 }
 
 /// Where it listens.

@@ -26,10 +26,11 @@ use crate::domain::entropy::{Entropy, OsEntropy};
 use crate::domain::seal::ring::Ring;
 use crate::domain::token::TokenKind;
 use crate::replica::{self, Replica, WriterTask};
-use crate::rpc::{self, Metrics};
+use crate::rpc::{self, Metrics, Observer};
 use crate::state::decide::Lifetimes;
 use crate::store::StoreError;
 use crate::store::embedded::OpenError;
+use crate::telemetry::access::{Access, AccessTask};
 use crate::tls::Port;
 
 use super::failure::CliError;
@@ -218,10 +219,9 @@ async fn serve(
         Some(listener) => (listener, config.listen.addr),
         None => bind(config.listen.addr).await?,
     };
-    let admin = if config.admin.enabled {
-        Some(bind(config.admin.addr).await?)
-    } else {
-        None
+    let admin = match config.admin.enabled {
+        true => Some(bind(config.admin.addr).await?),
+        false => None,
     };
     let made = match first {
         First::Administrator => authority.bootstrap(false).await,
@@ -233,7 +233,8 @@ async fn serve(
     warn_of(config, &authority, first);
     let stop = stop_signal()?;
 
-    let metrics = Metrics::default();
+    let (observer, lines) = observer(config);
+    let metrics = Metrics::with(observer);
     let over = CancellationToken::new();
     let admin_addr = admin.as_ref().map(|(_, addr)| *addr);
     let admin_task = admin.map(|(listener, _)| {
@@ -255,15 +256,9 @@ async fn serve(
     let (canary, canary_stop) = start_canary(config, &authority, &metrics, followed, &stop);
     tracing::info!(%listen, "serving");
     let listener = followed.listening(config, Port::Api, listener);
-    let served = rpc::serve(
-        authority,
-        metrics,
-        listener,
-        config,
-        Arc::clone(&followed.files.routes),
-        stop.clone().cancelled_owned(),
-    );
-    let served = served.await;
+    let (routes, until) = (Arc::clone(&followed.files.routes), stop.clone());
+    let until = until.cancelled_owned();
+    let served = rpc::serve(authority, metrics, listener, config, routes, until).await;
     tracing::info!("stopped");
     over.cancel();
     canary_stop.cancel();
@@ -275,6 +270,7 @@ async fn serve(
         // Nothing of the admin port is worth waiting for longer than its last answer.
         let _ = task.await;
     }
+    lines.stop().await;
     served.map_err(|error| CliError::unavailable(format!("{error}")))?;
     if stop.is_cancelled() {
         Ok(())
@@ -283,6 +279,16 @@ async fn serve(
             "the server had to stop serving; the log says why",
         ))
     }
+}
+
+/// What is told of single questions, and who writes it.
+fn observer(config: &Config) -> (Observer, AccessTask) {
+    let told = &config.telemetry.access;
+    let (access, lines) = Access::start(told.denials_per_second);
+    let mut seed = [0; 8];
+    OsEntropy.fill(&mut seed);
+    let observer = Observer::new(access, told.ratio, u64::from_ne_bytes(seed));
+    (observer, lines)
 }
 
 /// What an operator may not have meant.

@@ -319,6 +319,14 @@ pub const KEYS: &[Key] = &[
         "log.level",
         "`error`, `warn`, `info`, `debug`, `trace`, or a filter by module",
     ),
+    key(
+        "telemetry.access.ratio",
+        "how many of all Checks have an access line, from `0` to `1`",
+    ),
+    key(
+        "telemetry.access.denials_per_second",
+        "denials that have one beside those, a second at the most; `0` is none",
+    ),
 ];
 
 const fn key(name: &'static str, meaning: &'static str) -> Key {

@@ -184,6 +184,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         config.envoy.wrong(),
         config.login.wrong(),
         config.seal.wrong(),
+        config.telemetry.wrong(),
         config.tls.wrong(config),
     ];
     if let Some((name, what)) = wrong.into_iter().flatten().next() {

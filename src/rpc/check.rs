@@ -26,6 +26,7 @@ use crate::proto::v1::check_service_server::CheckService;
 use super::auth::{Peer, admit, budget, credentials_in};
 use super::errors::{invalid, reason, status};
 use super::metrics::{Metrics, Way};
+use super::observe::{Arrival, Asking, Ended, Facts, Observer};
 use super::question::{Needs, Told, answered, asked, counted, parse_revision};
 use super::stream::{Answers, answers};
 
@@ -40,6 +41,7 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
 pub(super) struct CheckRpc {
     authority: Authority,
     metrics: Metrics,
+    observer: Observer,
     // Settings that do not change, so they are asked for once.
     guard: Guard,
 }
@@ -63,15 +65,25 @@ pub(super) struct Verdict<R> {
     pub(super) response: R,
     // Allowed, but only once the use is written.
     pub(super) counts_use: bool,
+    // What is told of it beside the counts, where anything is.
+    pub(super) facts: Option<Box<Facts>>,
 }
 
 impl CheckRpc {
     pub(super) fn new(authority: Authority, metrics: Metrics, guard: Guard) -> Self {
+        let observer = metrics.observer().clone();
         Self {
             authority,
             metrics,
+            observer,
             guard,
         }
+    }
+
+    /// A question that comes now.
+    #[inline]
+    pub(super) fn arrival(&self) -> Arrival {
+        self.observer.arrival()
     }
 
     /// Who asks, as far as it matters: nobody does on an open server.
@@ -132,9 +144,10 @@ impl CheckRpc {
         view: &View<'_>,
         caller: Credentials<'_>,
         message: &v1::CheckRequest,
+        arrival: &Arrival,
     ) -> Result<Verdict<v1::CheckResponse>, Refusal> {
         let needs = Needs::parse(&message.needs)?;
-        self.verdict(view, caller, &asked(message, &needs)?, answered)
+        self.verdict(view, caller, &asked(message, &needs)?, arrival, answered)
     }
 
     /// Decides a question that is read; `write` makes the reply from what may be told.
@@ -147,6 +160,7 @@ impl CheckRpc {
         view: &View<'_>,
         caller: Credentials<'_>,
         request: &CheckRequest<'_>,
+        arrival: &Arrival,
         write: impl FnOnce(&Told<'_>) -> R,
     ) -> Result<Verdict<R>, Refusal> {
         if !caller.asks_freely {
@@ -158,26 +172,49 @@ impl CheckRpc {
                 !caller.asks_freely && request.needs.is_empty() && !view.may_see(caller, decision);
             let counts = |seen: &Seen<'_>| seen.counts_uses;
             let seen = decision.token.as_ref().filter(|_| !hidden);
+            let reason = match hidden {
+                true => Reason::Unknown,
+                false => decision.reason,
+            };
+            // A spent budget may have been spent by this very request before.
+            let counts_use = matches!(reason, Reason::Allowed | Reason::UsesExhausted)
+                && seen.is_some_and(counts);
+            let told = counts_use || self.observer.wants(arrival, reason);
             Verdict {
-                reason: if hidden {
-                    Reason::Unknown
-                } else {
-                    decision.reason
-                },
+                reason,
                 kind: seen.map(|seen| seen.kind),
-                // A spent budget may have been spent by this very request before.
-                counts_use: matches!(decision.reason, Reason::Allowed | Reason::UsesExhausted)
-                    && seen.is_some_and(counts),
+                counts_use,
+                facts: told.then(|| Box::new(Facts::of(request, seen))),
                 response: write(&Told::of(answer, hidden)),
             }
         }))
     }
 
-    /// The status of a question that is refused, counted.
+    /// The status of a question that is refused, counted and told.
     #[cold]
-    pub(super) fn refused(&self, refusal: Refusal) -> Status {
+    pub(super) fn refused(&self, refusal: Refusal, asking: &Asking<'_>) -> Status {
         self.note(&refusal);
+        self.turned_away(reason(&refusal), asking);
         status(refusal)
+    }
+
+    /// Tells of a question that is refused for this stable reason.
+    #[cold]
+    pub(super) fn turned_away(&self, reason: &'static str, asking: &Asking<'_>) {
+        let facts = self.facts_of_denial(asking.arrival);
+        self.tell(facts, (false, reason), asking);
+    }
+
+    /// Room for facts of a denial, if any are told.
+    #[cold]
+    pub(super) fn facts_of_denial(&self, arrival: &Arrival) -> Option<Box<Facts>> {
+        self.observer.wants_denial(arrival).then(Box::default)
+    }
+
+    /// Room for facts of a question that is allowed, if any are told.
+    pub(super) fn facts_of_sample(&self, arrival: &Arrival) -> Option<Box<Facts>> {
+        let told = self.observer.wants(arrival, Reason::Allowed);
+        told.then(Box::default)
     }
 
     /// Counts a question that was refused for this stable reason.
@@ -192,11 +229,47 @@ impl CheckRpc {
         self.metrics.check_refused(reason(refusal));
     }
 
-    /// The reply of a verdict that stands, counted.
+    /// The reply of a verdict that stands, counted and told.
     #[inline]
-    pub(super) fn done<R>(&self, verdict: Verdict<R>) -> R {
-        self.metrics.checked(verdict.reason, verdict.kind);
+    pub(super) fn done<R>(&self, verdict: Verdict<R>, asking: &Asking<'_>) -> R {
+        self.decided(verdict.reason, verdict.kind, verdict.facts, asking);
         verdict.response
+    }
+
+    /// Counts what was decided, and tells of it.
+    #[inline]
+    pub(super) fn decided(
+        &self,
+        reason: Reason,
+        kind: Option<TokenKind>,
+        facts: Option<Box<Facts>>,
+        asking: &Asking<'_>,
+    ) {
+        self.metrics.checked(reason, kind);
+        if facts.is_some() || reason != Reason::Allowed {
+            self.tell(facts, (reason == Reason::Allowed, reason.name()), asking);
+        }
+    }
+
+    /// Tells of a question, if anything is told of it.
+    #[cold]
+    pub(super) fn tell(
+        &self,
+        facts: Option<Box<Facts>>,
+        (allowed, reason): (bool, &'static str),
+        asking: &Asking<'_>,
+    ) {
+        let way = asking.way;
+        let ended = Ended {
+            way,
+            allowed,
+            reason,
+        };
+        match facts {
+            Some(facts) => self.observer.tell(asking, ended, *facts),
+            None if !allowed => self.observer.pass_over(),
+            None => {}
+        }
     }
 
     /// Notes that a question that came at this instant was answered, or a batch of them.
@@ -214,16 +287,18 @@ impl CheckRpc {
         caller: Credentials<'_>,
         message: &v1::CheckRequest,
         wait: Duration,
+        asking: &Asking<'_>,
     ) -> Result<v1::CheckResponse, Refusal> {
         if let Some(wanted) = &message.at_least {
             if let Some(view) = self.stale_view() {
-                return Ok(self.done(self.decide(&view, caller, message)?));
+                let verdict = self.decide(&view, caller, message, asking.arrival)?;
+                return Ok(self.done(verdict, asking));
             }
             self.reach(caller, wanted, wait).await?;
         }
-        let verdict = self.decide(&self.authority.view(), caller, message)?;
+        let verdict = self.decide(&self.authority.view(), caller, message, asking.arrival)?;
         if !verdict.counts_use {
-            return Ok(self.done(verdict));
+            return Ok(self.done(verdict, asking));
         }
         let counting = self.count_use(message);
         // The use may be written yet: the same request id tells.
@@ -231,24 +306,25 @@ impl CheckRpc {
             Ok(counted) => counted?,
             Err(_) => return Err(Refusal::OutcomeUnknown),
         };
-        self.metrics.checked(reason, verdict.kind);
+        self.decided(reason, verdict.kind, verdict.facts, asking);
         Ok(counted(verdict.response, reason, revision))
     }
 
     async fn unary(
         &self,
         request: &Request<v1::CheckRequest>,
+        asking: &Asking<'_>,
     ) -> Result<v1::CheckResponse, Refusal> {
         let caller = self.caller_of(request)?;
         let message = request.get_ref();
         if message.at_least.is_none() {
-            let verdict = self.decide(&self.authority.view(), caller, message)?;
+            let verdict = self.decide(&self.authority.view(), caller, message, asking.arrival)?;
             if !verdict.counts_use {
-                return Ok(self.done(verdict));
+                return Ok(self.done(verdict, asking));
             }
         }
         // Boxed, so that a Check that does not wait carries no room for one that does.
-        Box::pin(self.answer(caller, message, wait_of(request))).await
+        Box::pin(self.answer(caller, message, wait_of(request), asking)).await
     }
 
     async fn count_use(&self, message: &v1::CheckRequest) -> Result<(Reason, Revision), Refusal> {
@@ -276,22 +352,18 @@ impl CheckRpc {
         Some(self.view()).filter(View::is_stale)
     }
 
-    /// Counts a use of a token of this kind that was found to be allowed, within `wait`, and the
-    /// decision.
+    /// Counts a use of a token that was found to be allowed, within `wait`.
     ///
     /// # Errors
     /// A [`Refusal`] when it could not be counted, or may not have been: the request must not pass.
     pub(super) async fn spend(
         &self,
         request: &CheckRequest<'_>,
-        kind: Option<TokenKind>,
         wait: Duration,
     ) -> Result<Reason, Refusal> {
         let counting = self.authority.count_use(request, None);
         let counted = timeout(wait, counting).await;
-        let (reason, _) = counted.unwrap_or(Err(Refusal::OutcomeUnknown))?;
-        self.metrics.checked(reason, kind);
-        Ok(reason)
+        Ok(counted.unwrap_or(Err(Refusal::OutcomeUnknown))?.0)
     }
 
     async fn reach(
@@ -314,6 +386,7 @@ impl CheckRpc {
         caller: Credentials<'_>,
         message: &v1::BatchCheckRequest,
         wait: Duration,
+        asking: &Asking<'_>,
     ) -> Result<v1::BatchCheckResponse, Refusal> {
         let checks = message.checks.as_slice();
         if checks.is_empty() || checks.len() > BATCH_MAX {
@@ -333,11 +406,11 @@ impl CheckRpc {
         }
         if let Some(wanted) = &message.at_least {
             if let Some(view) = self.stale_view() {
-                return self.decide_all(&view, caller, checks);
+                return self.decide_all(&view, caller, checks, asking);
             }
             self.reach(caller, wanted, wait).await?;
         }
-        self.decide_all(&self.authority.view(), caller, checks)
+        self.decide_all(&self.authority.view(), caller, checks, asking)
     }
 
     // One view, so that all answers are of one revision.
@@ -346,14 +419,15 @@ impl CheckRpc {
         view: &View<'_>,
         caller: Credentials<'_>,
         checks: &[v1::CheckRequest],
+        asking: &Asking<'_>,
     ) -> Result<v1::BatchCheckResponse, Refusal> {
         let decided = checks
             .iter()
-            .map(|check| self.decide(view, caller, check))
+            .map(|check| self.decide(view, caller, check, asking.arrival))
             .collect::<Result<Vec<_>, Refusal>>()?;
         let results = decided
             .into_iter()
-            .map(|verdict| self.done(verdict))
+            .map(|verdict| self.done(verdict, asking))
             .collect();
         Ok(v1::BatchCheckResponse { results })
     }
@@ -364,15 +438,6 @@ fn is_proven(extensions: &Extensions) -> bool {
     extensions
         .get::<Peer>()
         .is_some_and(|peer| peer.proven().is_some())
-}
-
-/// When a Check came; the straight way has looked at it before.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Came(pub(super) Instant);
-
-fn came<T>(request: &Request<T>) -> Instant {
-    let noted = request.extensions().get::<Came>();
-    noted.map_or_else(Instant::now, |came| came.0)
 }
 
 /// How long a call may wait, by its deadline.
@@ -386,24 +451,28 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
-        let came = came(&request);
-        let answer = self.unary(&request).await;
-        self.took(Way::Check, came);
+        // The straight way has looked at it before.
+        let noted = request.extensions().get::<Arrival>().cloned();
+        let arrival = noted.unwrap_or_else(|| self.arrival());
+        let asking = Asking::by(Way::Check, &arrival, &request);
+        let answer = self.unary(&request, &asking).await;
+        self.took(Way::Check, arrival.came);
         answer
             .map(Response::new)
-            .map_err(|refusal| self.refused(refusal))
+            .map_err(|refusal| self.refused(refusal, &asking))
     }
 
     async fn batch_check(
         &self,
         request: Request<v1::BatchCheckRequest>,
     ) -> Result<Response<v1::BatchCheckResponse>, Status> {
-        let refused = |refusal| self.refused(refusal);
-        let came = Instant::now();
+        let arrival = self.arrival();
+        let asking = Asking::by(Way::Batch, &arrival, &request);
+        let refused = |refusal| self.refused(refusal, &asking);
         let caller = self.caller_of(&request).map_err(refused)?;
         let wait = wait_of(&request);
-        let answer = self.batch(caller, request.get_ref(), wait).await;
-        self.took(Way::Batch, came);
+        let answer = self.batch(caller, request.get_ref(), wait, &asking).await;
+        self.took(Way::Batch, arrival.came);
         answer.map(Response::new).map_err(refused)
     }
 
@@ -413,8 +482,6 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<Streaming<v1::StreamCheckRequest>>,
     ) -> Result<Response<Self::StreamCheckStream>, Status> {
-        answers(self.clone(), request)
-            .map(Response::new)
-            .map_err(|refusal| self.refused(refusal))
+        answers(self.clone(), request).map(Response::new)
     }
 }

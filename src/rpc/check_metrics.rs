@@ -57,7 +57,7 @@ pub(super) enum Way {
 impl Way {
     const ALL: [Self; 4] = [Self::Check, Self::Batch, Self::Stream, Self::Envoy];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Check => "CheckService/Check",
             Self::Batch => "CheckService/BatchCheck",

@@ -31,6 +31,7 @@ use super::canary_metrics::CanaryMetrics;
 pub(super) use super::canary_metrics::CanaryRun;
 use super::check_metrics::CheckMetrics;
 pub(super) use super::check_metrics::Way;
+use super::observe::Observer;
 use super::process_metrics::ProcessMetrics;
 use super::rates::Limit;
 use super::replica_metrics::ReplicaMetrics;
@@ -122,6 +123,7 @@ struct Counted {
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     waited: Family<Labels<1>, Histogram, fn() -> Histogram>,
     canary: CanaryMetrics,
+    observer: Observer,
 }
 
 impl Default for Counted {
@@ -145,6 +147,7 @@ impl Default for Counted {
                 Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
             }),
             canary: CanaryMetrics::default(),
+            observer: Observer::default(),
         }
     }
 }
@@ -156,6 +159,20 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
+    /// Nothing was counted yet, and this is told of single questions.
+    #[must_use]
+    pub fn with(observer: Observer) -> Self {
+        Self(Arc::new(Counted {
+            observer,
+            ..Counted::default()
+        }))
+    }
+
+    /// What is told of single questions.
+    pub(super) fn observer(&self) -> &Observer {
+        &self.0.observer
+    }
+
     /// Counts a decided question, about a token of this kind if one is known.
     #[inline]
     pub(super) fn checked(&self, reason: Reason, kind: Option<TokenKind>) {
@@ -349,6 +366,12 @@ impl Collector for Scrape {
             "limit",
             by_limit.zip(&counted.rate_limited),
         )?;
+        if let Some([left_out, dropped]) = counted.observer.lost_lines() {
+            let help = "Denials without an access line because there were too many a second";
+            counter(out, "access_lines_left_out", help, left_out)?;
+            let help = "Access lines that were dropped because the log is written too slowly";
+            counter(out, "access_lines_dropped", help, dropped)?;
+        }
         let connections = counted.connections.load(Ordering::Relaxed);
         gauge(out, "connections", "Open connections", connections)
     }

@@ -9,7 +9,6 @@ use std::future::ready;
 use std::pin::Pin;
 
 use futures_util::stream::{Stream, StreamExt as _, once, unfold};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, Streaming};
 
@@ -21,6 +20,7 @@ use super::auth::Kept;
 use super::check::{CheckRpc, WAIT_MAX};
 use super::errors::{invalid, status, told};
 use super::metrics::Way;
+use super::observe::{Asking, Who};
 
 /// The answers of a stream.
 pub(super) type Answers =
@@ -75,9 +75,10 @@ fn stopping() -> Refusal {
 }
 
 /// One client's questions, and what its calling token is judged by at each of them.
-struct Asking {
+struct Questions {
     rpc: CheckRpc,
     caller: Kept,
+    who: Who,
     questions: Streaming<v1::StreamCheckRequest>,
     drain: Drain,
 }
@@ -85,25 +86,33 @@ struct Asking {
 /// Answers questions as they come, to whom may ask any: judged before anything is read.
 ///
 /// # Errors
-/// [`Refusal::Unauthenticated`] for no calling token that can be used, or more than one.
+/// The status of a [`Refusal::Unauthenticated`] for no calling token that can be used, or more than
+/// one.
 pub(super) fn answers(
     rpc: CheckRpc,
     request: Request<Streaming<v1::StreamCheckRequest>>,
-) -> Result<Answers, Refusal> {
-    let caller = rpc.caller_of(&request)?;
-    rpc.view().may_check(caller, &[])?;
-    let caller = Kept::of(caller);
+) -> Result<Answers, Status> {
+    let judged = rpc.caller_of(&request).and_then(|caller| {
+        rpc.view().may_check(caller, &[])?;
+        Ok(Kept::of(caller))
+    });
+    let caller = judged.map_err(|refusal| {
+        let arrival = rpc.arrival();
+        rpc.refused(refusal, &Asking::by(Way::Stream, &arrival, &request))
+    })?;
     let drain = Drain::of(&request);
-    let asking = Asking {
+    let who = Who::of(request.metadata().as_ref(), request.extensions());
+    let stream = Questions {
         drain,
         caller,
+        who,
         rpc,
         questions: request.into_inner(),
     };
-    let answers = unfold(Some(asking), |asking| async {
-        let mut asking = asking?;
-        match asking.next().await {
-            Ok(Some(answer)) => Some((Ok(answer), Some(asking))),
+    let answers = unfold(Some(stream), |stream| async {
+        let mut stream = stream?;
+        match stream.next().await {
+            Ok(Some(answer)) => Some((Ok(answer), Some(stream))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
         }
@@ -111,7 +120,7 @@ pub(super) fn answers(
     Ok(Box::pin(answers))
 }
 
-impl Asking {
+impl Questions {
     /// The next answer; none after the last question; an error ends the stream.
     async fn next(&mut self) -> Result<Option<v1::StreamCheckResponse>, Status> {
         let question = tokio::select! {
@@ -123,18 +132,22 @@ impl Asking {
             return Ok(None);
         };
         let v1::StreamCheckRequest { id, check } = question;
-        let (caller, came) = (self.caller.credentials(), Instant::now());
+        let (caller, arrival) = (self.caller.credentials(), self.rpc.arrival());
+        let asking = Asking::known(Way::Stream, &arrival, &self.who);
         let answer = match &check {
-            Some(check) => self.rpc.answer(caller, check, WAIT_MAX).await,
+            Some(check) => self.rpc.answer(caller, check, WAIT_MAX, &asking).await,
             None => Err(invalid("check", "is required")),
         };
-        self.rpc.took(Way::Stream, came);
+        self.rpc.took(Way::Stream, arrival.came);
         let outcome = match answer {
             Ok(answer) => Outcome::Check(answer),
-            Err(refusal @ Refusal::Unauthenticated) => return Err(self.rpc.refused(refusal)),
+            Err(refusal @ Refusal::Unauthenticated) => {
+                return Err(self.rpc.refused(refusal, &asking));
+            }
             Err(refusal) => {
                 self.rpc.note(&refusal);
                 let (code, reason, message) = told(&refusal);
+                self.rpc.turned_away(reason, &asking);
                 Outcome::Error(v1::StreamCheckError {
                     code,
                     reason: reason.to_owned(),

@@ -21,7 +21,6 @@ use std::task::{Context, Poll};
 
 use http_body::{Body as _, Frame};
 use prost::bytes::{Bytes, BytesMut};
-use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -34,11 +33,12 @@ use crate::domain::refusal::Refusal;
 use crate::domain::token::KindSet;
 use crate::proto::v1::check_service_server::CheckServiceServer;
 
-use super::check::{Came, CheckRpc};
+use super::check::CheckRpc;
 use super::errors::invalid;
 use super::fields::{HEAD_BYTES, message_in};
 use super::front::DirectAnswer;
 use super::metrics::Way;
+use super::observe::{Arrival, Asking};
 use super::question::parsed_context;
 use super::wire::{Usual, written};
 
@@ -86,7 +86,10 @@ impl Service<http::Request<Body>> for CheckFront {
     fn call(&mut self, request: http::Request<Body>) -> Answering {
         let services = Arc::clone(&self.0);
         match request.uri().path() {
-            CHECK => Answering::First(Box::pin(services.first(request, Instant::now()))),
+            CHECK => {
+                let arrival = services.check.arrival();
+                Answering::First(Box::pin(services.first(request, arrival)))
+            }
             STREAM_CHECK => Answering::Unwritten(services.streams.clone().call(request)),
             _ => Answering::Unwritten(services.all.clone().call(request)),
         }
@@ -142,21 +145,22 @@ impl Services {
     async fn first(
         self: Arc<Self>,
         request: http::Request<Body>,
-        came: Instant,
+        arrival: Arrival,
     ) -> Result<http::Response<Body>, Box<Unusual>> {
         let unusual = |services, request| Err(Box::new(Unusual { services, request }));
         let (mut parts, mut body) = request.into_parts();
         let read = Read::all(&mut body).await;
         if let Read::Whole(bytes) = &read
-            && let Some(answer) = self.at_once(&parts, bytes)
+            && let asking = Asking::of(Way::Check, &arrival, &parts.headers, &parts.extensions)
+            && let Some(answer) = self.at_once(&asking, &parts, bytes)
         {
-            self.check.took(Way::Check, came);
+            self.check.took(Way::Check, arrival.came);
             return Ok(match answer {
                 Ok(message) => replied(message),
-                Err(refusal) => self.check.refused(refusal).into_http(),
+                Err(refusal) => self.check.refused(refusal, &asking).into_http(),
             });
         }
-        parts.extensions.insert(Came(came));
+        parts.extensions.insert(arrival);
         let body = Body::new(read.rewound(body));
         unusual(self, http::Request::from_parts(parts, body))
     }
@@ -165,16 +169,18 @@ impl Services {
     #[inline]
     fn at_once(
         &self,
+        asking: &Asking<'_>,
         parts: &http::request::Parts,
         bytes: &Bytes,
     ) -> Option<Result<Bytes, Refusal>> {
         let usual = Usual::read(message_in(bytes, self.message_bytes_max)?)?;
-        self.decided(parts, &usual).transpose()
+        self.decided(asking, parts, &usual).transpose()
     }
 
     #[inline]
     fn decided(
         &self,
+        asking: &Asking<'_>,
         parts: &http::request::Parts,
         usual: &Usual<'_>,
     ) -> Result<Option<Bytes>, Refusal> {
@@ -193,11 +199,12 @@ impl Services {
             kinds: KindSet::ALL,
         };
         let view = self.check.view();
-        let verdict = self.check.verdict(&view, caller, &question, written)?;
+        let check = &self.check;
+        let verdict = check.verdict(&view, caller, &question, asking.arrival, written)?;
         if verdict.counts_use {
             return Ok(None);
         }
-        Ok(Some(self.check.done(verdict).into()))
+        Ok(Some(check.done(verdict, asking).into()))
     }
 }
 

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::Response;
 use zeroize::Zeroizing;
@@ -23,6 +22,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::token::{KindSet, TokenId, TokenKind};
 
 use super::super::metrics::Way;
+use super::super::observe::{Arrival, Asking, Facts, Who};
 use super::super::question::Told;
 use super::super::unary::replied;
 use super::answer::Refused;
@@ -40,8 +40,10 @@ pub(super) struct Use {
     seen: Option<(TokenId, TokenKind, String)>,
     revision: Revision,
     grpc: bool,
-    request_id: Vec<u8>,
+    pub(super) request_id: Vec<u8>,
     allowed: Vec<u8>,
+    // What is told of it; it is the judge who knows.
+    pub(super) facts: Option<Box<Facts>>,
 }
 
 impl Use {
@@ -68,6 +70,7 @@ impl Use {
             grpc: request.0,
             request_id: request.1.to_vec(),
             allowed,
+            facts: None,
         }
     }
 
@@ -115,11 +118,16 @@ pub(in super::super) struct Counting {
     inner: Arc<Inner>,
     used: Box<Use>,
     wait: Duration,
-    came: Instant,
+    came: (Arrival, Who),
 }
 
 impl Counting {
-    pub(super) fn new(inner: Arc<Inner>, used: Box<Use>, wait: Duration, came: Instant) -> Self {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        used: Box<Use>,
+        wait: Duration,
+        came: (Arrival, Who),
+    ) -> Self {
         Self {
             inner,
             used,
@@ -132,12 +140,22 @@ impl Counting {
     pub(super) async fn counted(self) -> Result<Response<Body>, Infallible> {
         let Self {
             inner,
-            used,
+            mut used,
             wait,
-            came,
+            came: (arrival, who),
         } = self;
         let counted = count(&inner, &used, wait).await;
-        inner.check().took(Way::Envoy, came);
+        let check = inner.check();
+        check.took(Way::Envoy, arrival.came);
+        let asking = Asking::known(Way::Envoy, &arrival, &who);
+        let facts = used.facts.take();
+        match &counted {
+            Ok(reason) => {
+                let kind = used.seen.as_ref().map(|(_, kind, _)| *kind);
+                check.decided(*reason, kind, facts, &asking);
+            }
+            Err(_) => check.tell(facts, (false, Denial::Unanswered.name()), &asking),
+        }
         Ok(match counted {
             Ok(Reason::Allowed) => inner.passed(used.allowed),
             Ok(reason) => used.denied(&inner, Denial::Token(reason)),
@@ -159,6 +177,5 @@ async fn count(inner: &Inner, used: &Use, wait: Duration) -> Result<Reason, Refu
         },
         kinds: KindSet::ALL,
     };
-    let kind = used.seen.as_ref().map(|(_, kind, _)| *kind);
-    inner.check().spend(&question, kind, wait).await
+    inner.check().spend(&question, wait).await
 }

@@ -36,6 +36,7 @@ use super::super::errors::response;
 use super::super::fields::message_in;
 use super::super::front::DirectAnswer;
 use super::super::metrics::{Metrics, Passed, Way};
+use super::super::observe::{Arrival, Asking, Facts, Who};
 use super::super::question::Told;
 use super::super::unary::{NoBody, collected, replied};
 use super::answer::{Refused, Style, unanswered};
@@ -46,6 +47,9 @@ use super::headers::{Credential, Headers, Wanted};
 use super::sender::{client_ip, thumbprint, workload};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// Why a request without a credential passes.
+const ANONYMOUS: &str = "anonymous";
 
 /// Characters of what is logged of it.
 const LOGGED_CHARS_MAX: usize = 256;
@@ -113,7 +117,9 @@ impl Service<http::Request<Body>> for EnvoyFront {
     fn call(&mut self, request: http::Request<Body>) -> EnvoyAnswering {
         EnvoyAnswering {
             metrics: self.0.metrics.clone(),
-            state: State::First(Box::pin(Arc::clone(&self.0).first(request, Instant::now()))),
+            state: State::First(Box::pin(
+                Arc::clone(&self.0).first(request, self.0.check.arrival()),
+            )),
         }
     }
 }
@@ -199,6 +205,10 @@ impl<'a> Asked<'a> {
         self.headers.request_id().unwrap_or(self.attributes.id)
     }
 
+    fn asking<'b>(&'b self, arrival: &'b Arrival, parts: &'b Parts) -> Asking<'b> {
+        Asking::about(arrival, self.request_id(), &parts.extensions)
+    }
+
     fn request(&self) -> Result<routes::Request<'a>, Denial> {
         let text = |bytes| std::str::from_utf8(bytes);
         Ok(routes::Request {
@@ -229,44 +239,77 @@ impl Inner {
     async fn first(
         self: Arc<Self>,
         request: http::Request<Body>,
-        came: Instant,
+        arrival: Arrival,
     ) -> Result<http::Response<Body>, Box<Counting>> {
         let (parts, mut body) = request.into_parts();
         let step = match collected(&mut body, self.message_bytes_max).await {
-            Ok(body) => self.at_once(&parts, &body),
-            Err(NoBody::TooLong) => Step::Answer(self.refused(Denial::TooLarge, false, b"")),
-            Err(NoBody::Broken) => Step::Answer(self.refused(Denial::Unreadable, false, b"")),
+            Ok(body) => self.at_once(&arrival, &parts, &body),
+            Err(NoBody::TooLong) => self.unread(Denial::TooLarge, &arrival, &parts),
+            Err(NoBody::Broken) => self.unread(Denial::Unreadable, &arrival, &parts),
         };
         match step {
             Step::Answer(answer) => {
-                self.check.took(Way::Envoy, came);
+                self.check.took(Way::Envoy, arrival.came);
                 Ok(replied(answer.into()))
             }
             Step::Error => {
-                self.check.took(Way::Envoy, came);
+                self.check.took(Way::Envoy, arrival.came);
                 let message = Reason::Stale.message().to_owned();
                 Ok(response(Refusal::Unavailable(message)))
             }
             Step::Count(used) => {
                 let wait = budget(&parts.headers, WAIT_MAX);
-                Err(Box::new(Counting::new(self, used, wait, came)))
+                let who = Who::called(&used.request_id, &parts.extensions);
+                Err(Box::new(Counting::new(self, used, wait, (arrival, who))))
             }
         }
     }
 
     #[inline]
-    fn at_once(&self, parts: &Parts, body: &[u8]) -> Step {
+    fn at_once(&self, arrival: &Arrival, parts: &Parts, body: &[u8]) -> Step {
         let Some(asked) = Asked::read(self, body) else {
-            return Step::Answer(self.refused(Denial::Unreadable, false, b""));
+            return self.unread(Denial::Unreadable, arrival, parts);
         };
+        let asking = asked.asking(arrival, parts);
         let table = self.routes.current();
-        self.decided(parts, &asked, &table)
+        self.decided(&asking, parts, &asked, &table)
             .unwrap_or_else(|denial| {
                 // A stranger is told nothing of what routes there are.
                 let denial = self.may_ask(parts).err().unwrap_or(denial);
+                let mut facts = self.check.facts_of_denial(arrival);
+                if let Some(facts) = &mut facts {
+                    self.add_request(facts, &asked);
+                }
+                self.check.tell(facts, (false, denial.name()), &asking);
                 let grpc = asked.headers.is_grpc();
                 Step::Answer(self.refused(denial, grpc, asked.request_id()))
             })
+    }
+
+    /// The answer to a question of which nothing is known.
+    #[cold]
+    fn unread(&self, denial: Denial, arrival: &Arrival, parts: &Parts) -> Step {
+        let asking = Asking::about(arrival, b"", &parts.extensions);
+        self.check.turned_away(denial.name(), &asking);
+        Step::Answer(self.refused(denial, false, b""))
+    }
+
+    /// With the request that the question is about, and who sent it.
+    #[cold]
+    fn add_request(&self, facts: &mut Facts, asked: &Asked<'_>) {
+        let attributes = &asked.attributes;
+        facts.note_request(attributes.method, attributes.path);
+        facts.client = client_ip(&attributes.source, &asked.headers, self.trusted_hops);
+    }
+
+    /// The answer to a request that passes without a credential, counted and told.
+    fn anonymous(&self, asking: &Asking<'_>, asked: &Asked<'_>, look_alikes: &[&str]) -> Step {
+        self.metrics.passed(Passed::Anonymous);
+        if let Some(mut facts) = self.check.facts_of_sample(asking.arrival) {
+            self.add_request(&mut facts, asked);
+            self.check.tell(Some(facts), (true, ANONYMOUS), asking);
+        }
+        Step::Answer(self.style.allowed(None, &asked.headers, look_alikes))
     }
 
     /// The answer to a question that was read.
@@ -274,7 +317,13 @@ impl Inner {
     /// # Errors
     /// The [`Denial`] of what is not asked of the token.
     #[inline]
-    fn decided(&self, parts: &Parts, asked: &Asked<'_>, table: &Table) -> Result<Step, Denial> {
+    fn decided(
+        &self,
+        asking: &Asking<'_>,
+        parts: &Parts,
+        asked: &Asked<'_>,
+        table: &Table,
+    ) -> Result<Step, Denial> {
         let request = asked.request()?;
         let needed = self.needed(parts, asked, &request, table)?;
         let look_alikes = asked.headers.look_alikes().ok_or(Denial::Headers)?;
@@ -287,12 +336,7 @@ impl Inner {
             Credential::Several => return Err(Denial::SeveralTokens),
             Credential::None if needed.optional => {
                 view.may_check(caller, &[]).map_err(by_caller)?;
-                self.metrics.passed(Passed::Anonymous);
-                return Ok(Step::Answer(self.style.allowed(
-                    None,
-                    &asked.headers,
-                    look_alikes,
-                )));
+                return Ok(self.anonymous(asking, asked, look_alikes));
             }
             Credential::None => "",
         };
@@ -320,7 +364,7 @@ impl Inner {
         let judge = |question: &CheckRequest<'_>| {
             let tell = |told: &Told<'_>| self.told(asked, fails, question, told, look_alikes);
             self.check
-                .verdict(&view, caller, question, tell)
+                .verdict(&view, caller, question, asking.arrival, tell)
                 .map_err(by_caller)
         };
         let mut verdict = judge(&question)?;
@@ -332,15 +376,21 @@ impl Inner {
             by_thumbprint.context.workload = Some(&thumbprint);
             verdict = judge(&by_thumbprint)?;
         }
-        let passed = match (&verdict.response, verdict.reason) {
+        if let Some(facts) = &mut verdict.facts {
+            self.add_request(facts, asked);
+        }
+        let passed = match (&mut verdict.response, verdict.reason) {
             // It is known once the use is counted.
-            (Step::Count(_), _) => return Ok(verdict.response),
+            (Step::Count(used), _) => {
+                used.facts = verdict.facts.take();
+                return Ok(verdict.response);
+            }
             (Step::Error, _) => Passed::Error,
             (Step::Answer(_), Reason::Allowed) => Passed::Allowed,
             (Step::Answer(_), reason) => denied(Denial::Token(reason)),
         };
         self.metrics.passed(passed);
-        Ok(self.check.done(verdict))
+        Ok(self.check.done(verdict, asking))
     }
 
     /// What the request needs, by Envoy's route or by the table.

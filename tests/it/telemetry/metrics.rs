@@ -6,15 +6,10 @@
 use latchkey::proto::v1;
 use latchkey::proto::v1::check_service_client::CheckServiceClient;
 
-use crate::leaks::{metrics, value};
+use super::shown;
+use crate::leaks::metrics;
 use crate::program::{Server, fresh};
 use crate::wire::{channel, check};
-
-/// The value of a metric whose labels are these.
-#[track_caller]
-fn shown(text: &str, metric: &str) -> f64 {
-    value(text, &format!("{metric} ")).unwrap_or_else(|| panic!("{metric}: {text}"))
-}
 
 fn server(folder: &tempfile::TempDir) -> Server {
     Server::start_with(folder.path(), &["--admin", "127.0.0.1:0"])

@@ -3,6 +3,8 @@
 //! Started once by `cli` before a server does anything; client commands log nothing. A line never
 //! holds a secret or a digest, since no type that holds one can be written into it.
 
+pub mod access;
+
 use std::io::{self, IsTerminal as _};
 
 use thiserror::Error;

@@ -1,0 +1,269 @@
+//! What is told of single questions beside the counts: access lines.
+//!
+//! ```text
+//! arrival ─► is anything wanted? ─► decided ─► facts, if so ─► told
+//!            a branch otherwise
+//! ```
+//!
+//! Used by CheckService and by Envoy's service; `cli` says what is told. A question of which
+//! nothing is told pays a branch when it comes and one when it is decided. Facts are gathered while
+//! the decision is at hand, told when the answer is made.
+
+mod facts;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Request;
+use tonic::codegen::http::{Extensions, HeaderMap};
+
+use crate::config::Ratio;
+use crate::domain::reason::Reason;
+use crate::telemetry::access::{Access, Line};
+
+use super::metrics::Way;
+
+pub(super) use facts::{Facts, Who};
+
+const MILLION: u64 = 1_000_000;
+
+/// What is told of single questions. Clones are handles to the same one; one by default tells
+/// nothing.
+#[derive(Clone, Default)]
+pub struct Observer(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    // Whether a question may be wanted before it is known how it is decided.
+    samples: bool,
+    access: Option<Access>,
+    ratio: Ratio,
+    // Makes each choice another; which is not to be foreseen by clients.
+    seed: u64,
+    number: AtomicU64,
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+/// A question on its way, from when it came.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    pub(super) came: Instant,
+    // What is told of it however it is decided.
+    wanted: Option<Box<Wanted>>,
+}
+
+/// What is told of a question.
+#[derive(Clone, Debug)]
+struct Wanted {
+    line: bool,
+}
+
+/// A question that is being answered: how it came and when, and where to read of who asks.
+pub(super) struct Asking<'a> {
+    pub(super) way: Way,
+    pub(super) arrival: &'a Arrival,
+    from: From<'a>,
+}
+
+// Looked at only where something is told.
+enum From<'a> {
+    Call(&'a HeaderMap, &'a Extensions),
+    About(&'a [u8], &'a Extensions),
+    Known(&'a Who),
+}
+
+impl<'a> Asking<'a> {
+    /// By the parts of a call.
+    #[inline]
+    pub(super) fn of(
+        way: Way,
+        arrival: &'a Arrival,
+        headers: &'a HeaderMap,
+        extensions: &'a Extensions,
+    ) -> Self {
+        let from = From::Call(headers, extensions);
+        Self { way, arrival, from }
+    }
+
+    /// By a call whose message is read.
+    pub(super) fn by<T>(way: Way, arrival: &'a Arrival, request: &'a Request<T>) -> Self {
+        let (headers, extensions) = (request.metadata().as_ref(), request.extensions());
+        Self::of(way, arrival, headers, extensions)
+    }
+
+    /// By Envoy, about the request with this id.
+    #[inline]
+    pub(super) fn about(
+        arrival: &'a Arrival,
+        request_id: &'a [u8],
+        extensions: &'a Extensions,
+    ) -> Self {
+        Self {
+            way: Way::Envoy,
+            arrival,
+            from: From::About(request_id, extensions),
+        }
+    }
+
+    /// By somebody who is known from before.
+    pub(super) fn known(way: Way, arrival: &'a Arrival, who: &'a Who) -> Self {
+        let from = From::Known(who);
+        Self { way, arrival, from }
+    }
+
+    fn who(&self) -> Who {
+        match self.from {
+            From::Call(headers, extensions) => Who::of(headers, extensions),
+            From::About(id, extensions) => Who::called(id, extensions),
+            From::Known(who) => who.clone(),
+        }
+    }
+}
+
+/// How a question ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) way: Way,
+    pub(super) allowed: bool,
+    pub(super) reason: &'static str,
+}
+
+impl Observer {
+    /// Writes lines of so many questions, and of denials.
+    #[must_use]
+    pub fn new(access: Access, ratio: Ratio, seed: u64) -> Self {
+        Self(Arc::new(Inner {
+            samples: ratio > Ratio::NONE,
+            access: Some(access),
+            ratio,
+            seed,
+            number: AtomicU64::new(0),
+        }))
+    }
+
+    /// A question that comes now.
+    #[inline]
+    pub(super) fn arrival(&self) -> Arrival {
+        Arrival {
+            came: Instant::now(),
+            wanted: match self.0.samples {
+                true => self.wanted(),
+                false => None,
+            },
+        }
+    }
+
+    #[cold]
+    fn wanted(&self) -> Option<Box<Wanted>> {
+        let line = self.samples(self.0.ratio);
+        line.then(|| Box::new(Wanted { line }))
+    }
+
+    fn samples(&self, ratio: Ratio) -> bool {
+        ratio > Ratio::NONE && self.unlike_before() % MILLION < u64::from(ratio.of_a_million())
+    }
+
+    /// A number that is another each time (SplitMix64).
+    fn unlike_before(&self) -> u64 {
+        let number = self.0.number.fetch_add(1, Ordering::Relaxed);
+        let mut mixed = self.0.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// Whether facts are wanted of a question that is decided for this reason.
+    #[inline]
+    pub(super) fn wants(&self, arrival: &Arrival, reason: Reason) -> bool {
+        arrival.wanted.is_some() || (reason != Reason::Allowed && self.wants_denial(arrival))
+    }
+
+    #[cold]
+    pub(super) fn wants_denial(&self, arrival: &Arrival) -> bool {
+        let access = self.0.access.as_ref();
+        arrival.wanted.is_some() || access.is_some_and(|access| access.has_room(arrival.came))
+    }
+
+    /// A denial of which no facts were wanted.
+    #[cold]
+    pub(super) fn pass_over(&self) {
+        if let Some(access) = &self.0.access {
+            access.leave_out();
+        }
+    }
+
+    /// Tells of a question whose facts were wanted.
+    #[cold]
+    pub(super) fn tell(&self, asking: &Asking<'_>, ended: Ended, facts: Facts) {
+        let arrival = asking.arrival;
+        let took = arrival.came.elapsed();
+        let sampled = arrival.wanted.as_ref().is_some_and(|wanted| wanted.line);
+        if let Some(access) = &self.0.access
+            && (sampled || (!ended.allowed && access.admit(arrival.came)))
+        {
+            access.write(self.line(ended, facts, asking.who(), took));
+        }
+    }
+
+    fn line(&self, ended: Ended, facts: Facts, who: Who, took: Duration) -> Line {
+        let request_id = match who.request_id {
+            id if id.is_empty() => format!("{:016x}", self.unlike_before()),
+            id => id,
+        };
+        Line {
+            method: ended.way.name(),
+            allowed: ended.allowed,
+            reason: ended.reason,
+            kind: facts.kind,
+            token: facts.token,
+            subject: facts.subject,
+            needs: facts.needs,
+            http: facts.http,
+            client: facts.client,
+            peer: who.peer,
+            request_id,
+            trace_id: None,
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            left_out: 0,
+        }
+    }
+
+    /// Denials without a line because there were too many, and lines that were dropped; none where
+    /// no lines are written.
+    pub(super) fn lost_lines(&self) -> Option<[u64; 2]> {
+        let access = self.0.access.as_ref()?;
+        Some([access.left_out(), access.dropped()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_are_sampled_as_the_ratio_says() {
+        let check = |text: &str, expected: std::ops::RangeInclusive<usize>| {
+            let config: crate::config::Config =
+                toml::from_str(&format!("telemetry.access.ratio = {text}")).unwrap();
+            let ratio = config.telemetry.access.ratio;
+            let observer = Observer(Arc::new(Inner {
+                seed: 7,
+                ..Inner::default()
+            }));
+            let sampled = (0..10_000).filter(|_| observer.samples(ratio)).count();
+            assert!(expected.contains(&sampled), "{text}: {sampled}");
+        };
+        check("0", 0..=0);
+        check("1", 10_000..=10_000);
+        check("0.5", 4_800..=5_200);
+        check("0.01", 60..=140);
+    }
+}
