@@ -21,7 +21,7 @@ use super::calls::{CallError, CallingToken, within};
 use super::{Client, v1};
 use crate::domain::entropy::OsEntropy;
 use crate::domain::key_pair::{KeyPair, PairError, Statement};
-use crate::domain::token::TokenId;
+use crate::domain::token::{TokenId, TokenKind, recognise};
 use v1::login_request::Proof;
 
 /// How long an assertion is good; it is sent at once.
@@ -41,6 +41,9 @@ pub enum LoginError {
     /// Of the credential that it is registered as.
     #[error("the id of the credential is none")]
     CredentialId,
+    /// Of the client secret.
+    #[error("the secret is no client secret, or is cut off or mistyped")]
+    Secret,
 }
 
 /// Who logs in and with what. `Debug` shows the account alone.
@@ -62,15 +65,22 @@ enum Shown {
 }
 
 impl Login {
-    /// With a client secret; the client id is the account's name, `service:ci-runner`.
-    #[must_use]
-    pub fn with_secret(client_id: impl Into<String>, secret: &str) -> Self {
-        let secret = Zeroizing::new(secret.trim().to_owned());
-        Self {
-            client_id: client_id.into(),
-            shown: Shown::Secret(Arc::new(secret)),
-            ttl: None,
+    /// With a client secret; the client id is the account's name, `service:ci-runner`. White space
+    /// around the secret is left off, as files end in it.
+    ///
+    /// # Errors
+    /// [`LoginError::Secret`] for what can be none, which is never sent: as a guess it would count
+    /// towards a lockout.
+    pub fn with_secret(client_id: impl Into<String>, secret: &str) -> Result<Self, LoginError> {
+        let secret = secret.trim();
+        if recognise(secret) != Some(TokenKind::ClientSecret) {
+            return Err(LoginError::Secret);
         }
+        Ok(Self {
+            client_id: client_id.into(),
+            shown: Shown::Secret(Arc::new(Zeroizing::new(secret.to_owned()))),
+            ttl: None,
+        })
     }
 
     /// With a private key, PKCS#8 in PEM, whose public half is registered as this credential; the

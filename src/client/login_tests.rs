@@ -14,6 +14,7 @@ use super::*;
 use crate::domain::assertion::Assertion;
 use crate::domain::clock::{Clock as _, ManualClock};
 use crate::domain::key::Algorithm;
+use crate::domain::token::Secret;
 use v1::login_service_server::{LoginService, LoginServiceServer};
 
 type Answered<T> = Result<Response<T>, Status>;
@@ -120,7 +121,10 @@ async fn a_login_is_presented_by_all_clones_and_carries_no_token_itself() {
         .client
         .clone()
         .with_token(CallingToken::parse("lku_x").expect("a token"));
-    let login = Login::with_secret("service:ci", " lkc_x\n").with_ttl(Duration::from_secs(600));
+    let secret = Secret::generate(TokenKind::ClientSecret, &OsEntropy);
+    let written = format!(" {}\n", secret.reveal());
+    let login = Login::with_secret("service:ci", &written).expect("a client secret");
+    let login = login.with_ttl(Duration::from_secs(600));
     assert_eq!(format!("{login:?}"), "Login(service:ci)");
     let (client, kept) = before.clone().login(login).await.expect("logged in");
     assert_eq!(presented(&client.clone()).as_deref(), Some("Bearer lka_1"));
@@ -133,8 +137,25 @@ async fn a_login_is_presented_by_all_clones_and_carries_no_token_itself() {
     let (request, carried) = world.canned.seen.lock().expect("not poisoned")[0].clone();
     assert!(!carried);
     assert_eq!(request.client_id, "service:ci");
-    assert_eq!(request.proof, Some(Proof::ClientSecret("lkc_x".to_owned())));
+    let shown = Proof::ClientSecret(secret.reveal().to_owned());
+    assert_eq!(request.proof, Some(shown));
     assert_eq!(request.ttl.map(|ttl| ttl.seconds), Some(600));
+}
+
+#[test]
+fn what_can_be_no_client_secret_is_never_sent_as_a_guess() {
+    let secret = Secret::generate(TokenKind::ClientSecret, &OsEntropy);
+    let other = Secret::generate(TokenKind::Service, &OsEntropy);
+    let cut = &secret.reveal()[..52];
+    for text in ["", "lkc_x", cut, other.reveal()] {
+        let login = Login::with_secret("service:ci", text);
+        assert_eq!(login.err(), Some(LoginError::Secret), "{text:?}");
+    }
+}
+
+fn with_a_secret() -> Login {
+    let secret = Secret::generate(TokenKind::ClientSecret, &OsEntropy);
+    Login::with_secret("service:ci", secret.reveal()).expect("a client secret")
 }
 
 #[tokio::test]
@@ -170,7 +191,7 @@ async fn an_assertion_is_signed_anew_for_each_login() {
 #[tokio::test]
 async fn a_token_is_replaced_before_it_ends_and_failures_are_tried_again() {
     let world = World::start().await;
-    let login = Login::with_secret("service:ci", "lkc_x");
+    let login = with_a_secret();
     let (client, _) = world
         .client
         .clone()
@@ -211,7 +232,7 @@ async fn a_token_is_replaced_before_it_ends_and_failures_are_tried_again() {
 async fn who_is_refused_at_first_has_no_client() {
     let world = World::start().await;
     world.refuse(true);
-    let login = Login::with_secret("service:ci", "lkc_x");
+    let login = with_a_secret();
     let refused = world.client.clone().login(login).await.err();
     assert!(
         matches!(refused, Some(CallError::Unauthenticated(_))),
