@@ -73,6 +73,15 @@ pub struct TokenFilter {
     pub query: TokenQuery,
 }
 
+/// What is known of the rows that a query finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    /// The caller may read them all.
+    Whole,
+    /// Each is still to be judged.
+    EachRow,
+}
+
 impl Authority {
     /// A new id, as a place holder for a command that fills it in itself.
     #[must_use]
@@ -206,7 +215,7 @@ impl Authority {
     ) -> Result<StoredToken, Refusal> {
         let reader = self.reader(credentials)?;
         let stored = self.stored(id).await?.ok_or(Refusal::NotFound("token"))?;
-        if reader.token == id || reader.may_read(&stored) {
+        if reader.token == id || reader.may_read(&stored.record) {
             Ok(stored)
         } else {
             Err(Refusal::NotFound("token"))
@@ -217,10 +226,12 @@ impl Authority {
     #[must_use]
     pub fn may_read_token(&self, credentials: Credentials<'_>, stored: &StoredToken) -> bool {
         self.reader(credentials)
-            .is_ok_and(|reader| reader.token == stored.record.id || reader.may_read(stored))
+            .is_ok_and(|reader| reader.token == stored.record.id || reader.may_read(&stored.record))
     }
 
-    /// A page of tokens. Without a filter, callers who may not list everything see their own.
+    /// A page of tokens. Without a filter, callers who may not list everything see their own; of
+    /// what came of a token that they may read they see what they may read of it, so that a page
+    /// may be short.
     ///
     /// # Errors
     /// [`Refusal::NotPermitted`] with what is missing.
@@ -230,9 +241,13 @@ impl Authority {
         filter: TokenFilter,
     ) -> Result<Page<StoredToken, TokenId>, Refusal> {
         let reader = self.reader(credentials)?;
-        let query = reader.token_query(filter)?;
+        let (query, judged) = reader.token_query(filter)?;
         let page = self.replica.store().tokens(query).await;
-        page.map_err(|error| unavailable(&error))
+        let mut page = page.map_err(|error| unavailable(&error))?;
+        if judged == Judged::EachRow {
+            page.rows.retain(|stored| reader.may_read(&stored.record));
+        }
+        Ok(page)
     }
 
     /// Who the calling token is and what it holds.
@@ -424,9 +439,9 @@ impl Reader {
     }
 
     // Own tokens, and those of one's teams, can be read unless the calling token is narrowed.
-    fn may_read(&self, stored: &StoredToken) -> bool {
-        let home = self.state.home_of(&stored.record);
-        let own = self.is_own(&stored.record.subject) && self.in_scopes("tokens:read", &home);
+    fn may_read(&self, record: &TokenRecord) -> bool {
+        let home = self.state.home_of(record);
+        let own = self.is_own(&record.subject) && self.in_scopes("tokens:read", &home);
         own || self.permits("tokens:read", &home)
     }
 
@@ -435,7 +450,7 @@ impl Reader {
         self.power().cut_covers(&permission)
     }
 
-    fn token_query(&self, filter: TokenFilter) -> Result<TokenQuery, Refusal> {
+    fn token_query(&self, filter: TokenFilter) -> Result<(TokenQuery, Judged), Refusal> {
         let mut query = filter.query;
         query.now_ms = self.now.latest;
         if let Some(name) = &filter.subject {
@@ -462,9 +477,12 @@ impl Reader {
                     judged => judged?,
                 }
             }
-            return Ok(query);
+            return Ok((query, Judged::Whole));
         }
         let everywhere = self.require_under("tokens:read", query.resource_under.as_ref());
+        if everywhere.is_err() && self.came_of_readable(&query) {
+            return Ok((query, Judged::EachRow));
+        }
         let narrowed = self.power().is_narrowed();
         if everywhere.is_err()
             && query.resource_under.is_none()
@@ -475,8 +493,18 @@ impl Reader {
             if query.issuer != self.principal {
                 query.subject = self.principal;
             }
-            return Ok(query);
+            return Ok((query, Judged::Whole));
         }
-        everywhere.map(|()| query)
+        everywhere.map(|()| (query, Judged::Whole))
+    }
+
+    /// Whether only what came of tokens is asked for that the caller may read.
+    fn came_of_readable(&self, query: &TokenQuery) -> bool {
+        let mut named = query.issuer_token.iter().chain(&query.parent).peekable();
+        let may_read = |id: &TokenId| {
+            let record = self.state.token(*id);
+            record.is_some_and(|record| self.may_read(&record))
+        };
+        named.peek().is_some() && named.all(may_read)
     }
 }

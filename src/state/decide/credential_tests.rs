@@ -295,24 +295,26 @@ fn uses_that_are_set_later_end_what_is_not_counted() {
 
 #[test]
 fn a_longest_life_bounds_a_period_of_stored_tokens_too() {
+    // So long that tokens are stored.
+    const PERIOD_S: u32 = 31 * 86_400;
     let mut logins = Logins::with(LoginSettings {
-        period_s: Some(3_600),
-        uses: Some(5),
+        period_s: Some(PERIOD_S),
         ..LoginSettings::default()
     });
-    logins.world.lifetimes.max_s[TokenKind::Access as usize - 1] = Some(5_000);
+    logins.world.lifetimes.max_s[TokenKind::Access as usize - 1] = Some(PERIOD_S + 5_000);
     let secret = logins.create(|_| {});
     let (token, login) = login_of(&logins, &secret);
     logins.world.run(Caller::System, login, "").expect("stored");
     let id = logins.world.id_of(&token);
-    logins.world.now_ms += 3_000_000;
+    logins.world.now_ms += 30_000_000;
     let renew = Command::RenewToken {
         id: Some(id),
         ttl_s: None,
     };
     logins.as_admin(renew).expect("renewed");
     let record = logins.world.state.token(id).expect("there");
-    assert_eq!(record.expires_ms, Some(T0 + 5_000_000));
+    let end_ms = T0 + u64::from(PERIOD_S + 5_000) * 1_000;
+    assert_eq!(record.expires_ms, Some(end_ms));
     let mut narrowing = unchanged(id);
     narrowing.networks = Networks::parse(&["10.0.0.0/8"]);
     let narrowed = logins.as_admin(Command::UpdateToken(Box::new(narrowing)));
@@ -343,6 +345,9 @@ fn who_may_revoke_a_credential_may_end_what_it_gave_and_no_other() {
         .expect_err("no credential");
     assert_eq!(missing(&refused), ["tokens:revoke@**"]);
     logins.world.as_bearer(&bob, end(id)).expect("he keeps it");
+    // The same, in other words.
+    let issued = Command::RevokeAll(CutOffRequest::IssuedByToken(id));
+    logins.world.as_bearer(&bob, issued).expect("he keeps it");
     assert_eq!(logins.check(&claims), Reason::Revoked);
     assert!(logins.login(&secret).is_ok(), "the credential stays");
 }

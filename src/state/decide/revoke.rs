@@ -159,34 +159,29 @@ impl Judged<'_> {
         ))
     }
 
-    /// For its own tokens a bearer may; for others, also forgotten ones, it takes the right
-    /// everywhere, since what they issued may lie anywhere.
+    /// For its own tokens a bearer may, and for a credential whoever may revoke it: revoking it as
+    /// compromised ends all that it gave, and what that has issued wherever it lies, and the
+    /// credential as well. For others, also forgotten ones, it takes the right everywhere, since
+    /// what they issued may lie anywhere.
     fn may_cut_off_issued_by(&self, id: TokenId) -> Result<(), Refusal> {
-        let own = self.state.token(id).is_some_and(|record| {
+        let may = self.state.token(id).is_some_and(|record| {
             let home = self.home_of(&record);
-            (self.is_itself(id) || self.is_own(&record))
-                && self.require_in_scopes("tokens:revoke", &home).is_ok()
+            let own = (self.is_itself(id) || self.is_own(&record))
+                && self.require_in_scopes("tokens:revoke", &home).is_ok();
+            own || record.kind.is_credential()
+                && self.require_token("tokens:revoke", &record).is_ok()
         });
-        if own {
+        if may {
             return Ok(());
         }
         self.require_on("tokens:revoke", ResourcePattern::everything())
     }
 
-    /// Who may revoke a credential may end what it gave: revoking it as compromised ends all of
-    /// that, and what that has issued wherever it lies, and the credential as well.
     fn may_cut_off_given_by(&self, id: TokenId) -> Result<(), Refusal> {
+        self.may_cut_off_issued_by(id)?;
         let record = self.state.token(id);
         let credential = record.filter(|record| record.kind.is_credential());
-        let Some(record) = credential else {
-            self.may_cut_off_issued_by(id)?;
-            return Err(Refusal::NotFound("credential"));
-        };
-        if self.require_token("tokens:revoke", &record).is_ok() {
-            return Ok(());
-        }
-        // As of one that is not there.
-        self.may_cut_off_issued_by(id)
+        credential.map(drop).ok_or(Refusal::NotFound("credential"))
     }
 
     fn cut_off_principal(

@@ -6,7 +6,7 @@
 use latchkey::proto::v1;
 use v1::revoke_all_request::Target;
 
-use super::company::{REASON, seconds};
+use super::company::{REASON, resource_token, seconds};
 use super::door::{Door, on_each_store};
 use super::entrance::{BOT, settings, wanted};
 use crate::wire::bearer;
@@ -15,6 +15,7 @@ on_each_store! {
     a_secret_is_rotated_with_a_grace_and_its_sessions_go_on
     a_secret_is_described_and_not_flagged_revoked_when_it_is_over
     who_logged_in_with_what_and_from_where_is_recorded
+    what_a_secret_gave_is_listed_as_far_as_each_may_be_read
 }
 
 async fn a_secret_is_rotated_with_a_grace_and_its_sessions_go_on(door: Door) {
@@ -114,4 +115,66 @@ async fn who_logged_in_with_what_and_from_where_is_recorded(door: Door) {
         assert_eq!(logins[0].from, "127.0.0.1");
         assert_eq!(logins[0].expires_at, token.expires_at);
     }
+}
+
+async fn what_a_secret_gave_is_listed_as_far_as_each_may_be_read(door: Door) {
+    door.furnish().await;
+    door.role("issuer", "acme", &["tokens:issue"]).await;
+    for place in ["acme/**", "beta/**"] {
+        door.grant(BOT, "issuer", place).await;
+        door.grant(BOT, "deployer", place).await;
+    }
+    door.universal_auth(settings(600, 1_200)).await;
+    let secret = door.secret(wanted()).await;
+    let token = door.enter(&secret.secret).await.access_token;
+    let mut issued = Vec::new();
+    for place in ["acme/web", "beta/web"] {
+        let scope = format!("deploy:run@{place}");
+        let made = door
+            .issued_by(&token, resource_token(place, &[&scope]))
+            .await;
+        issued.push(made.expect("issued").id);
+    }
+    // Where tokens have uses they are stored, and children of the credential.
+    let counted = v1::LoginSettings {
+        uses: Some(5),
+        ..v1::LoginSettings::default()
+    };
+    door.universal_auth(counted).await;
+    let given = door.enter(&secret.secret).await.token_id;
+
+    door.role("reader", "acme", &["tokens:read"]).await;
+    for (name, place) in [("user:eve", Some("acme/**")), ("user:bob", Some("beta/**"))] {
+        door.principal(name, "acme").await;
+        if let Some(place) = place {
+            door.grant(name, "reader", place).await;
+        }
+    }
+    let listed = async |who: &str, asked: v1::ListTokensRequest| {
+        let listed = door.listed(who, asked).await.expect("listed");
+        listed
+            .into_iter()
+            .map(|one| one.token_id)
+            .collect::<Vec<_>>()
+    };
+    let children = v1::ListTokensRequest {
+        parent_token_id: secret.id.clone(),
+        ..v1::ListTokensRequest::default()
+    };
+    let issued_with = v1::ListTokensRequest {
+        issuer_token_id: secret.id.clone(),
+        ..v1::ListTokensRequest::default()
+    };
+    let (eve, bob) = (door.login("user:eve").await, door.login("user:bob").await);
+    assert_eq!(
+        listed(&eve, children.clone()).await,
+        std::slice::from_ref(&given)
+    );
+    let seen = [issued[0].clone(), given.clone()];
+    assert_eq!(listed(&eve, issued_with.clone()).await, seen);
+    // Who may not read the credential is told of nothing that came of it.
+    assert_eq!(listed(&bob, children).await, [""; 0]);
+    assert_eq!(listed(&bob, issued_with.clone()).await, [""; 0]);
+    let all = [issued[0].clone(), issued[1].clone(), given];
+    assert_eq!(listed(&door.admin, issued_with).await, all);
 }
