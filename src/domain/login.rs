@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -13,6 +14,7 @@ use super::chain::RevisionNumber;
 use super::limits::Networks;
 use super::principal::PrincipalId;
 use super::reason::Reason;
+use super::refusal::Refusal;
 use super::token::TokenKind;
 
 /// The life of an access token where none is set, in seconds.
@@ -20,6 +22,11 @@ pub const TTL_S_DEFAULT: u32 = 3_600;
 
 /// Networks that are locked out of one account at a time.
 pub const LOCKS_MAX: usize = 64;
+
+const THRESHOLD_MAX: u32 = 30;
+const LOCKED_S: RangeInclusive<u32> = 30..=86_400;
+const RESET_S: RangeInclusive<u32> = 5..=3_600;
+const TTL_BESIDE_PERIOD: &str = "has no ttl beside it: tokens live by the period";
 
 /// How credentials are shown at a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,7 +112,8 @@ pub struct LoginSettings {
     pub ttl_s: u32,
     /// How long a session can be renewed, in seconds from the login; none is not at all.
     pub max_ttl_s: Option<u32>,
-    /// Renewable for ever by this many seconds; then the two above do not matter.
+    /// Renewable for ever by this many seconds: then neither of the two above is given, nor are
+    /// uses.
     pub period_s: Option<u32>,
     /// How often an access token can be used; then it is stored, not sealed.
     pub uses: Option<u32>,
@@ -132,6 +140,70 @@ impl Default for LoginSettings {
 }
 
 impl LoginSettings {
+    /// The ttl beside a period, as both are asked for: none given is the default.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] where both are given.
+    pub fn ttl_asked(ttl_s: Option<u32>, period_s: Option<u32>) -> Result<u32, Refusal> {
+        match ttl_s {
+            Some(_) if period_s.is_some() => Err(Refusal::invalid("period", TTL_BESIDE_PERIOD)),
+            ttl_s => Ok(ttl_s.unwrap_or(TTL_S_DEFAULT)),
+        }
+    }
+
+    /// The ttl, unless tokens live by a period.
+    #[must_use]
+    pub fn ttl_given(&self) -> Option<u32> {
+        self.period_s.is_none().then_some(self.ttl_s)
+    }
+
+    /// Whether they can be set.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for what is out of its bounds, or means nothing beside another.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let refused = |field, what: &str| Err(Refusal::invalid(field, what));
+        let seconds = [
+            ("ttl", Some(self.ttl_s)),
+            ("max_ttl", self.max_ttl_s),
+            ("period", self.period_s),
+        ];
+        if let Some((field, _)) = seconds.into_iter().find(|(_, seconds)| *seconds == Some(0)) {
+            return refused(field, "is at least one second");
+        }
+        if self.period_s.is_some() {
+            if self.max_ttl_s.is_some() {
+                return refused("period", "has no max_ttl beside it");
+            }
+            if self.ttl_s != TTL_S_DEFAULT {
+                return refused("period", TTL_BESIDE_PERIOD);
+            }
+            if self.uses.is_some() {
+                let what = "has no uses beside it: what has a number of uses is not renewed";
+                return refused("period", what);
+            }
+        }
+        if self.max_ttl_s.is_some_and(|max| max < self.ttl_s) {
+            return refused("max_ttl", "is less than the ttl");
+        }
+        if self.uses == Some(0) {
+            return refused("uses", "is at least 1");
+        }
+        let Some(lockout) = self.lockout else {
+            return Ok(());
+        };
+        if !(1..=THRESHOLD_MAX).contains(&lockout.threshold) {
+            return refused("lockout.threshold", "is 1 to 30");
+        }
+        if !LOCKED_S.contains(&lockout.duration_s) {
+            return refused("lockout.duration", "is 30 seconds to a day");
+        }
+        if !RESET_S.contains(&lockout.reset_s) {
+            return refused("lockout.reset", "is 5 seconds to an hour");
+        }
+        Ok(())
+    }
+
     /// How long an access token lives from its issue or renewal, in seconds.
     #[must_use]
     #[inline]

@@ -392,10 +392,12 @@ fn settings(settings: Option<&v1::LoginSettings>) -> Result<LoginSettings, Refus
             })
         }
     };
+    let ttl_s = seconds("settings.ttl", settings.ttl.as_ref())?;
+    let period_s = seconds("settings.period", settings.period.as_ref())?;
     Ok(LoginSettings {
-        ttl_s: seconds("settings.ttl", settings.ttl.as_ref())?.unwrap_or(defaults.ttl_s),
+        ttl_s: LoginSettings::ttl_asked(ttl_s, period_s)?,
         max_ttl_s: seconds("settings.max_ttl", settings.max_ttl.as_ref())?,
-        period_s: seconds("settings.period", settings.period.as_ref())?,
+        period_s,
         uses: settings.uses,
         networks: networks("settings.networks", &settings.networks)?,
         login_networks: networks("settings.login_networks", &settings.login_networks)?,
@@ -412,7 +414,7 @@ fn shown(record: &MethodRecord) -> v1::LoginMethod {
     v1::LoginMethod {
         kind: kind.into(),
         settings: Some(v1::LoginSettings {
-            ttl: Some(duration(settings.ttl_s)),
+            ttl: settings.ttl_given().map(duration),
             max_ttl: settings.max_ttl_s.map(duration),
             period: settings.period_s.map(duration),
             uses: settings.uses,

@@ -359,10 +359,21 @@ fn failures_lock_a_network_out_and_it_is_shown_embedded() {
 }
 
 #[test]
+fn settings_that_mean_nothing_beside_a_period_are_refused_embedded() {
+    let world = World::start();
+    for both in ["--ttl 2h", "--uses 5", "--max-ttl 2h"] {
+        let set =
+            format!("service login-method set ci universal-auth --period 1h {both} --reason r");
+        let ran = world.admin().run(&set);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn login_methods_are_set_whole_shown_and_removed_embedded() {
     let world = World::start();
     let long = "service login-method set ci universal-auth --ttl 10m --max-ttl 2h --uses 5 \
-                --network 10.0.0.0/8 --login-network 10.1.0.0/16 --lockout-duration 10m --reason r";
+                --network 10.0.0.1/8 --login-network 10.1.2.3/16 --lockout-duration 10m --reason r";
     let set = world.json(long);
     assert_eq!(set["ttl_seconds"], 600);
     assert_eq!(set["max_ttl_seconds"], 7_200);
@@ -375,6 +386,10 @@ fn login_methods_are_set_whole_shown_and_removed_embedded() {
     assert_eq!(
         shown["methods"][0]["networks"],
         serde_json::json!(["10.0.0.0/8"])
+    );
+    assert_eq!(
+        shown["methods"][0]["login_networks"],
+        serde_json::json!(["10.1.0.0/16"])
     );
     // What is not given is the default again.
     let set = world.json("service login-method set ci universal-auth --no-lockout --reason r");

@@ -12,6 +12,7 @@ use crate::cli::output::{duration, span};
 use crate::cli::parse;
 use crate::domain::limits::Networks;
 use crate::domain::login::{LockoutPolicy, LoginMethod, LoginSettings};
+use crate::domain::refusal::Refusal;
 use crate::proto::v1;
 
 /// The methods of a service account, all of them.
@@ -95,15 +96,20 @@ impl Settings {
             (None, false) => usual.lockout,
             (Some(lockout), false) => Some(lockout.read()?),
         };
-        Ok(LoginSettings {
-            ttl_s: seconds("ttl", self.ttl.as_deref())?.unwrap_or(usual.ttl_s),
+        let ttl_s = seconds("ttl", self.ttl.as_deref())?;
+        let period_s = seconds("period", self.period.as_deref())?;
+        let refused = |refusal: Refusal| refusal.to_string();
+        let settings = LoginSettings {
+            ttl_s: LoginSettings::ttl_asked(ttl_s, period_s).map_err(refused)?,
             max_ttl_s: seconds("max_ttl", self.max_ttl.as_deref())?,
-            period_s: seconds("period", self.period.as_deref())?,
+            period_s,
             uses: self.uses,
             networks: networks("networks", &self.networks)?,
             login_networks: networks("login_networks", &self.login_networks)?,
             lockout,
-        })
+        };
+        settings.check().map_err(refused)?;
+        Ok(settings)
     }
 }
 
@@ -164,7 +170,7 @@ pub(super) fn found(method: &v1::LoginMethod) -> Option<(LoginMethod, LoginSetti
 pub(super) fn wire(settings: &LoginSettings) -> v1::LoginSettings {
     let time = |seconds: u32| parse::wire_duration(Duration::from_secs(seconds.into()));
     v1::LoginSettings {
-        ttl: Some(time(settings.ttl_s)),
+        ttl: settings.ttl_given().map(time),
         max_ttl: settings.max_ttl_s.map(time),
         period: settings.period_s.map(time),
         uses: settings.uses,
@@ -200,7 +206,7 @@ fn shown(settings: &LoginSettings) -> [(&'static str, String); 7] {
         format!("{} failures, for {lasts}, reset {reset}", policy.threshold)
     });
     [
-        ("ttl", time(settings.ttl_s)),
+        ("ttl", or_none(settings.ttl_given().map(time))),
         ("max_ttl", or_none(settings.max_ttl_s.map(time))),
         ("period", or_none(settings.period_s.map(time))),
         ("uses", or_none(settings.uses.map(|uses| uses.to_string()))),
@@ -245,7 +251,7 @@ mod tests {
     #[test]
     fn what_differs_is_told_setting_by_setting() {
         let all = "key_pair: {ttl: 2h, max_ttl: 12h, uses: 5, networks: ['10.0.0.1'], \
-                   login_networks: ['10.0.0.0/8'], lockout_disabled: true}";
+                   login_networks: ['10.0.0.9/8'], lockout_disabled: true}";
         let (_, all) = read(all).expect("valid").remove(0);
         let usual = LoginSettings::default();
         assert_eq!(
@@ -277,6 +283,9 @@ mod tests {
         check("key_pair: {ttl: 1500ms}\n", "whole seconds");
         check("key_pair: {max_ttl: 200years}\n", "too long");
         check("key_pair: {networks: [here]}\n", "key_pair, networks");
+        check("key_pair: {period: 1h, ttl: 1h}\n", "key_pair, period");
+        check("key_pair: {period: 1h, uses: 5}\n", "key_pair, period");
+        check("key_pair: {uses: 0}\n", "key_pair, uses");
         check(
             "key_pair: {lockout: {threshold: 2}, lockout_disabled: true}\n",
             "disabled",

@@ -69,7 +69,7 @@ pub(crate) struct SetArgs {
     #[arg(value_enum)]
     method: Method,
     /// How long an access token lives [default: 1h].
-    #[arg(long, value_name = "DURATION", value_parser = parse::lifetime)]
+    #[arg(long, value_name = "DURATION", value_parser = parse::lifetime, conflicts_with = "period")]
     ttl: Option<Duration>,
     /// Renewable up to this long after the login.
     #[arg(long, value_name = "DURATION", value_parser = parse::lifetime, conflicts_with = "period")]
@@ -78,7 +78,7 @@ pub(crate) struct SetArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse::lifetime)]
     period: Option<Duration>,
     /// How often an access token can be used; such tokens are stored.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "period")]
     uses: Option<u32>,
     /// Client network, as CIDR, that access tokens may be used from; may be repeated.
     #[arg(long = "network", value_name = "CIDR")]
@@ -179,6 +179,7 @@ pub(crate) struct UnlockArgs {
 #[derive(Serialize)]
 struct MethodView {
     method: &'static str,
+    /// None where tokens live by a period.
     ttl_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_ttl_seconds: Option<u64>,

@@ -31,9 +31,6 @@ use super::{About, Judged, Outcome, ScopesAsked};
 
 /// How far the clocks of two servers may part.
 const SKEW_MS: UnixMs = 5 * 60 * 1_000;
-const THRESHOLD_MAX: u32 = 30;
-const LOCKED_S: std::ops::RangeInclusive<u32> = 30..=86_400;
-const RESET_S: std::ops::RangeInclusive<u32> = 5..=3_600;
 
 /// What a credential is shown by.
 #[derive(Clone, Debug)]
@@ -237,7 +234,7 @@ impl<'s> Judged<'s> {
         } = set;
         let method = *method;
         let principal = self.governed(account)?;
-        valid_settings(settings)?;
+        settings.check()?;
         let id = principal.record.id;
         let former = principal.method(method);
         let record = MethodRecord {
@@ -517,38 +514,4 @@ impl<'s> Judged<'s> {
         };
         Ok(Self::key_change(EntryKind::KeyRevoke, id, vec![record]))
     }
-}
-
-fn valid_settings(settings: &LoginSettings) -> Result<(), Refusal> {
-    let refused = |field, what: &str| Err(Refusal::invalid(field, what));
-    let seconds = [
-        ("ttl", Some(settings.ttl_s)),
-        ("max_ttl", settings.max_ttl_s),
-        ("period", settings.period_s),
-    ];
-    if let Some((field, _)) = seconds.into_iter().find(|(_, seconds)| *seconds == Some(0)) {
-        return refused(field, "is at least one second");
-    }
-    if settings.max_ttl_s.is_some_and(|max| max < settings.ttl_s) {
-        return refused("max_ttl", "is less than the ttl");
-    }
-    if settings.period_s.is_some() && settings.max_ttl_s.is_some() {
-        return refused("period", "has no max_ttl beside it");
-    }
-    if settings.uses == Some(0) {
-        return refused("uses", "is at least 1");
-    }
-    let Some(lockout) = settings.lockout else {
-        return Ok(());
-    };
-    if !(1..=THRESHOLD_MAX).contains(&lockout.threshold) {
-        return refused("lockout.threshold", "is 1 to 30");
-    }
-    if !LOCKED_S.contains(&lockout.duration_s) {
-        return refused("lockout.duration", "is 30 seconds to a day");
-    }
-    if !RESET_S.contains(&lockout.reset_s) {
-        return refused("lockout.reset", "is 5 seconds to an hour");
-    }
-    Ok(())
 }

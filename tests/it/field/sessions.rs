@@ -94,7 +94,7 @@ async fn a_periodic_session_is_renewed_for_ever(door: Door) {
         period: Some(seconds(10)),
         ..v1::LoginSettings::default()
     };
-    let (_, mut token) = entered(&door, period).await;
+    let (_, mut token) = entered(&door, period.clone()).await;
     for _ in 0..10 {
         door.pass(8);
         token = door.next(&token, None).await.expect("renewed");
@@ -102,6 +102,28 @@ async fn a_periodic_session_is_renewed_for_ever(door: Door) {
     }
     door.pass(11);
     assert_eq!(door.deploys(&token).await, v1::Reason::Expired);
+    // What a period makes meaningless cannot stand beside it, and nobody is shown it.
+    let kind = v1::LoginMethodKind::UniversalAuth;
+    let ttl = v1::LoginSettings {
+        ttl: Some(seconds(3_600)),
+        ..period.clone()
+    };
+    let uses = v1::LoginSettings {
+        uses: Some(5),
+        ..period.clone()
+    };
+    for both in [ttl, uses] {
+        let set = door.method_by(&door.admin, kind, both).await;
+        let status = refused(set, Code::InvalidArgument, "INVALID_ARGUMENT");
+        assert!(status.message().starts_with("period: "), "{status}");
+    }
+    let set = door.method_by(&door.admin, kind, period.clone()).await;
+    let shown = set.expect("set").method.and_then(|method| method.settings);
+    let again = shown.expect("shown");
+    assert_eq!((again.period, again.ttl), (period.period, None));
+    // So whoever reads settings can set them again.
+    let set = door.method_by(&door.admin, kind, again).await;
+    set.expect("set again");
 }
 
 async fn settings_of_now_hold_for_tokens_that_are_there(door: Door) {
