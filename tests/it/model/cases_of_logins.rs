@@ -11,7 +11,7 @@ use latchkey::domain::scopes::Scopes;
 use latchkey::domain::seal::key::KeyId;
 use latchkey::domain::token::{Secret, TokenId, TokenKind};
 use latchkey::state::decide::{
-    Caller, Command, CreateCredential, CredentialForm, Login, ScopesAsked, SetMethod,
+    Caller, Command, CreateCredential, CredentialForm, Login, RevokeTarget, ScopesAsked, SetMethod,
 };
 use latchkey::state::login::{ExchangeAsked, LoginAsked, Shown};
 
@@ -57,16 +57,58 @@ fn with_secret(settings: LoginSettings, networks: &[&str]) -> (Pair, Secret) {
         create_principal("service:s1", "a"),
         create_role("keeper", "a", &["s:read", "tokens:*"]),
         create_grant("service:s1", "keeper", "a/**"),
-        Command::SetMethod(Box::new(SetMethod {
-            account: name("service:s1"),
-            method: LoginMethod::UniversalAuth,
-            settings,
-        })),
+        universal(settings),
         Command::CreateCredential(Box::new(create)),
     ] {
         both(&mut pair, Caller::Local, command);
     }
     (pair, secret)
+}
+
+fn universal(settings: LoginSettings) -> Command {
+    Command::SetMethod(Box::new(SetMethod {
+        account: name("service:s1"),
+        method: LoginMethod::UniversalAuth,
+        settings,
+    }))
+}
+
+fn set_universal(pair: &mut Pair, settings: LoginSettings) {
+    both(pair, Caller::Local, universal(settings));
+}
+
+/// Settings whose tokens live longer than anything sealed.
+fn stored() -> LoginSettings {
+    LoginSettings {
+        ttl_s: 3_000_000,
+        ..LoginSettings::default()
+    }
+}
+
+/// A login whose token is stored: the key of its secret.
+fn enter_stored(pair: &mut Pair, secret: &Secret) -> u128 {
+    let access = Secret::generate(TokenKind::Access, &entropy(3));
+    let login = Login {
+        asked: asked(secret),
+        id: TokenId::generate(T0, &entropy(4)),
+        digest: access.digest(),
+        last4: String::new(),
+    };
+    both(pair, Caller::System, Command::Login(Box::new(login)));
+    access.digest().key()
+}
+
+/// A token that is derived from a stored access token.
+fn derive(pair: &mut Pair, key: u128, networks: Networks) -> TokenId {
+    let derived = Secret::generate(TokenKind::Access, &entropy(6));
+    let id = TokenId::generate(T0, &entropy(7));
+    let mut issue = plain_issue(id, derived.digest(), TokenKind::Access);
+    issue.derive = true;
+    issue.scopes = only(&["s:read@a"]);
+    issue.limits.networks = networks;
+    let derive = Command::IssueToken(Box::new(issue));
+    both(pair, place().bearer(key), derive);
+    id
 }
 
 /// Carries a command out, which must be a change.
@@ -141,22 +183,10 @@ fn a_key_is_retired_when_what_it_sealed_has_ended() {
 
 #[test]
 fn from_where_a_credential_logs_in_bounds_no_token_that_it_gives() {
-    let stored = LoginSettings {
-        ttl_s: 3_000_000,
-        ..LoginSettings::default()
-    };
-    let (mut pair, secret) = with_secret(stored, &["10.0.0.0/8"]);
-    let access = Secret::generate(TokenKind::Access, &entropy(3));
-    let login = Login {
-        asked: asked(&secret),
-        id: TokenId::generate(T0, &entropy(4)),
-        digest: access.digest(),
-        last4: String::new(),
-    };
-    both(&mut pair, Caller::System, Command::Login(Box::new(login)));
+    let (mut pair, secret) = with_secret(stored(), &["10.0.0.0/8"]);
+    let key = enter_stored(&mut pair, &secret);
     // Wider than the credential's networks: those are of logins alone.
     let elsewhere = Networks::parse(&["192.0.2.0/24"]).expect("networks");
-    let key = access.digest().key();
     let exchanged = ExchangeAsked {
         networks: elsewhere.clone(),
         ..child()
@@ -165,12 +195,68 @@ fn from_where_a_credential_logs_in_bounds_no_token_that_it_gives() {
     let step = LoginStep::Exchange(Shower::Stored(key), place(), Box::new(exchanged), id);
     pair.login_step(T0, &step).expect("the same");
     assert_eq!(pair.sealed.len(), 1, "a child");
-    let derived = Secret::generate(TokenKind::Access, &entropy(6));
-    let id = TokenId::generate(T0, &entropy(7));
-    let mut issue = plain_issue(id, derived.digest(), TokenKind::Access);
-    issue.derive = true;
-    issue.scopes = only(&["s:read@a"]);
-    issue.limits.networks = elsewhere;
-    let derive = Command::IssueToken(Box::new(issue));
-    both(&mut pair, place().bearer(key), derive);
+    derive(&mut pair, key, elsewhere);
+}
+
+#[test]
+fn a_derived_token_ends_as_the_settings_of_now_end_its_parent() {
+    let (mut pair, secret) = with_secret(stored(), &[]);
+    let key = enter_stored(&mut pair, &secret);
+    let ttl_s = 3_600;
+    set_universal(&mut pair, LoginSettings { ttl_s, ..stored() });
+    let id = derive(&mut pair, key, Networks::default());
+    let derived = pair.state.token(id).expect("there");
+    assert_eq!(derived.expires_ms, Some(T0 + 3_600_000));
+}
+
+#[test]
+fn the_end_of_a_session_is_kept_a_day_longer_than_its_tokens_could_live() {
+    let (mut pair, _) = with_secret(LoginSettings::default(), &[]);
+    let session = TokenId::generate(T0, &entropy(100));
+    let revoke = Command::RevokeToken {
+        target: RevokeTarget::Session(session),
+        compromised: false,
+    };
+    both(&mut pair, Caller::Local, revoke);
+    let kept_ms = 31 * 24 * 60 * 60 * 1_000;
+    for (at, forgotten) in [(T0 + kept_ms, false), (T0 + kept_ms + 1, true)] {
+        let before = pair.state.head();
+        let forget = Command::Forget {
+            before_ms: at,
+            slice: 0,
+        };
+        let step = Step::Command(at, envelope(Caller::System, forget));
+        pair.step(&step, &[]).expect("the same");
+        assert_eq!(pair.state.head() != before, forgotten, "{at}");
+    }
+}
+
+#[test]
+fn a_session_keeps_the_end_that_it_began_with() {
+    let settings = LoginSettings {
+        ttl_s: 600,
+        max_ttl_s: Some(1_200),
+        ..LoginSettings::default()
+    };
+    let (mut pair, secret) = with_secret(settings.clone(), &[]);
+    let id = TokenId::generate(T0, &entropy(100));
+    let enter = LoginStep::Enter(Box::new(asked(&secret)), id);
+    pair.login_step(T0, &enter).expect("the same");
+    let max_ttl_s = Some(7_200);
+    set_universal(
+        &mut pair,
+        LoginSettings {
+            max_ttl_s,
+            ..settings
+        },
+    );
+    let mut last = id;
+    for (after_s, ends_s) in [(500, 1_100), (1_000, 1_200)] {
+        let now = T0 + after_s * 1_000;
+        let renew = LoginStep::Renew(last, place(), None);
+        pair.login_step(now, &renew).expect("the same");
+        last = last.renewed(now);
+        let renewed = pair.oracle.sealed(last).expect("renewed");
+        assert_eq!(renewed.expires, Some(T0 + ends_s * 1_000));
+    }
 }

@@ -435,9 +435,11 @@ impl Generator {
                 (Command::UnlockLogins { account, network }, false)
             }
             19 => {
-                let cut = match self.dice.percent(50) {
-                    true => CutOffRequest::Sessions(account),
-                    false => CutOffRequest::IssuedByCredential(self.any_known().id),
+                let sealed = self.any_sealed();
+                let cut = match (self.dice.below(4), sealed) {
+                    (0, _) => CutOffRequest::Sessions(account),
+                    (1..3, Some((id, _))) => CutOffRequest::IssuedByToken(id),
+                    _ => CutOffRequest::IssuedByCredential(self.any_known().id),
                 };
                 (Command::RevokeAll(cut), false)
             }

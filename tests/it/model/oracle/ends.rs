@@ -9,7 +9,8 @@ use latchkey::state::decide::{CutOffRequest, RevokeTarget};
 use super::verbs::{DAY_MS, Me, No, Outcome, actions_on, change};
 use super::{Cut, Lock, Oracle, Subject, Token};
 
-const MONTH_MS: u64 = 30 * DAY_MS;
+/// A day longer than a sealed token lives: how long the end of a session is kept.
+const ENDED_MS: u64 = 31 * DAY_MS;
 /// How far the clocks of two servers may part.
 const SKEW_MS: u64 = 5 * 60 * 1_000;
 
@@ -105,7 +106,7 @@ impl Me<'_> {
     /// A session as long as any token of it may live; another one until its own end.
     fn revoke_sealed(&self, token: &Token, compromised: bool) -> Outcome {
         if self.oracle.is_session(token) {
-            return self.revoke_session(token.id, self.now + MONTH_MS, compromised);
+            return self.revoke_session(token.id, self.now + ENDED_MS, compromised);
         }
         let ends = token.expires.unwrap_or_default();
         if ends <= self.now && !compromised {
@@ -123,7 +124,7 @@ impl Me<'_> {
         if id.created_ms() > self.now + SKEW_MS {
             return Err(No::NotFound);
         }
-        self.revoke_session(id, self.now + MONTH_MS, compromised)
+        self.revoke_session(id, self.now + ENDED_MS, compromised)
     }
 
     fn revoke_session(&self, id: TokenId, until: u64, compromised: bool) -> Outcome {

@@ -430,8 +430,7 @@ impl<'o> Me<'o> {
         let max = issue.max_lifetime_s.map(at);
         let mut ends: Vec<u64> = seconds.map(at).into_iter().chain(max).collect();
         if let Some(me) = self.token.filter(|_| issue.derive) {
-            let chain = self.oracle.lineage(me).unwrap_or_default();
-            ends.extend(chain.iter().filter_map(|one| one.expires));
+            ends.extend(self.oracle.ends(me));
         }
         let expires = ends.into_iter().min();
         if issue

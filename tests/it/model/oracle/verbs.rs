@@ -58,6 +58,21 @@ pub(crate) fn change(
     Ok(Some((kind, Box::new(effect))))
 }
 
+/// The kinds of changes that not every server could read once.
+const OF_LOGINS: [&str; 11] = [
+    "credential.create",
+    "method.set",
+    "method.remove",
+    "login",
+    "login.lock",
+    "login.unlock",
+    "session.revoke",
+    "session.revoke_all",
+    "key.mint",
+    "key.retire",
+    "key.revoke",
+];
+
 pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 impl Oracle {
@@ -71,6 +86,9 @@ impl Oracle {
         let Some((kind, effect)) = outcome else {
             return Reply::Already;
         };
+        if OF_LOGINS.contains(&kind) && self.format < 2 {
+            return Reply::Refused(No::Precondition);
+        }
         self.revision += 1;
         self.instant = now;
         effect(self, self.revision, now);
