@@ -245,7 +245,7 @@ const REACHED: [&str; 43] = [
     "login: stored",
     "login: spends",
     "login: locked",
-    "login: method missing",
+    "login: no_method",
     "login: no such credential",
     "login: revoked",
     "login: subject_disabled",

@@ -229,10 +229,16 @@ impl Generator {
         };
         match self.dice.below(8) {
             0..4 => settings.max_ttl_s = self.dice.one(&[Some(600), Some(7_200)]),
-            4 | 5 => settings.period_s = self.dice.one(&[Some(0), Some(60), Some(900)]),
+            4 | 5 => {
+                settings.period_s = self.dice.one(&[Some(0), Some(60), Some(900)]);
+                if self.dice.percent(80) {
+                    settings.ttl_s = LoginSettings::default().ttl_s;
+                }
+            }
             _ => {}
         }
-        if self.dice.percent(15) {
+        let counts = if settings.period_s.is_some() { 5 } else { 15 };
+        if self.dice.percent(counts) {
             settings.uses = Some(self.dice.below(4) as u32);
         }
         if self.dice.percent(5) {

@@ -437,6 +437,8 @@ impl Oracle {
 fn is_valid(settings: &LoginSettings) -> bool {
     let seconds = [Some(settings.ttl_s), settings.max_ttl_s, settings.period_s];
     let max_ttl = settings.max_ttl_s;
+    // Nothing beside it says how long tokens live; an hour is what nobody has set.
+    let goes_by_period = settings.ttl_s == 3_600 && max_ttl.is_none() && settings.uses.is_none();
     let lockout = settings.lockout.is_none_or(|policy| {
         (1..=30).contains(&policy.threshold)
             && (30..=86_400).contains(&policy.duration_s)
@@ -444,7 +446,7 @@ fn is_valid(settings: &LoginSettings) -> bool {
     });
     !seconds.contains(&Some(0))
         && max_ttl.is_none_or(|max| max >= settings.ttl_s)
-        && (settings.period_s.is_none() || max_ttl.is_none())
+        && (settings.period_s.is_none() || goes_by_period)
         && settings.uses != Some(0)
         && lockout
 }
