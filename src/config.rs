@@ -37,7 +37,7 @@ pub use keys::{KEYS, Key};
 pub use login::{AUDIENCES_MAX, Login};
 pub use seal::{Seal, SealKeys};
 pub use sources::{ConfigError, Sources};
-pub use telemetry::{AccessLines, Ratio, Telemetry};
+pub use telemetry::{AccessLines, Otlp, OtlpHeaders, Ratio, Telemetry, Traces};
 pub use tls::{AccessLists, ClientAuth, Tls, TlsVersion};
 
 /// All settings of a server.
@@ -84,7 +84,7 @@ pub struct Config {
     pub limits: Limits,
     /// What it writes about its work.
     pub log: Log,
-    /// What it tells of single questions.
+    /// What it tells of single questions, and to whom.
     pub telemetry: Telemetry,
 }
 

@@ -35,6 +35,7 @@ mod secure;
 mod server;
 mod status;
 mod store;
+mod telemetry;
 mod token;
 
 use std::ffi::OsString;

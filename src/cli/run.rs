@@ -26,11 +26,10 @@ use crate::domain::entropy::{Entropy, OsEntropy};
 use crate::domain::seal::ring::Ring;
 use crate::domain::token::TokenKind;
 use crate::replica::{self, Replica, WriterTask};
-use crate::rpc::{self, Metrics, Observer};
+use crate::rpc::{self, Metrics};
 use crate::state::decide::Lifetimes;
 use crate::store::StoreError;
 use crate::store::embedded::OpenError;
-use crate::telemetry::access::{Access, AccessTask};
 use crate::tls::Port;
 
 use super::failure::CliError;
@@ -38,6 +37,7 @@ use super::followed::Followed;
 use super::output::meter::Meter;
 use super::ready::Ready;
 use super::store;
+use super::telemetry::Telemetry;
 
 /// How long the first lease is waited for, at the most, before it is told that the server serves.
 const FIRST_LEASE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -134,7 +134,7 @@ fn last_used(settings: &LastUsed) -> Option<replica::LastUsedSettings> {
 }
 
 /// What the settings leave out, the host tells.
-fn identity(config: &Config) -> replica::Identity {
+pub(super) fn identity(config: &Config) -> replica::Identity {
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
     let listen = config.listen.addr;
@@ -168,6 +168,7 @@ pub(crate) async fn run(
     config: &Config,
     open: OpenArgs,
     first: First,
+    telemetry: Telemetry,
     ready: impl FnOnce(Ready) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     if let Some((key, addr)) = config.exposed() {
@@ -189,7 +190,10 @@ pub(crate) async fn run(
     let (authority, writer) = assemble(&config, open, followed.files.seals.handle()).await?;
     until_its_first_lease(&authority).await;
     followed.tell_missing(authority.clone(), config.seal.poll);
-    let served = serve(&config, taken, authority, &followed, first, ready).await;
+    let served = serve(
+        &config, taken, authority, &followed, first, telemetry, ready,
+    )
+    .await;
     followed.close().await;
     writer.stop().await;
     served
@@ -212,6 +216,7 @@ async fn serve(
     authority: Authority,
     followed: &Followed,
     first: First,
+    telemetry: Telemetry,
     ready: impl FnOnce(Ready) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     // Before the administrator is made: a port that is taken must not cost its only token.
@@ -233,7 +238,7 @@ async fn serve(
     warn_of(config, &authority, first);
     let stop = stop_signal()?;
 
-    let (observer, lines) = observer(config);
+    let (observer, telling) = telemetry.begin(config);
     let metrics = Metrics::with(observer);
     let over = CancellationToken::new();
     let admin_addr = admin.as_ref().map(|(_, addr)| *addr);
@@ -270,7 +275,7 @@ async fn serve(
         // Nothing of the admin port is worth waiting for longer than its last answer.
         let _ = task.await;
     }
-    lines.stop().await;
+    telling.stop().await;
     served.map_err(|error| CliError::unavailable(format!("{error}")))?;
     if stop.is_cancelled() {
         Ok(())
@@ -279,16 +284,6 @@ async fn serve(
             "the server had to stop serving; the log says why",
         ))
     }
-}
-
-/// What is told of single questions, and who writes it.
-fn observer(config: &Config) -> (Observer, AccessTask) {
-    let told = &config.telemetry.access;
-    let (access, lines) = Access::start(told.denials_per_second);
-    let mut seed = [0; 8];
-    OsEntropy.fill(&mut seed);
-    let observer = Observer::new(access, told.ratio, u64::from_ne_bytes(seed));
-    (observer, lines)
 }
 
 /// What an operator may not have meant.

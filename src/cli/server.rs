@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::config::{Config, KEYS, LogFormat, Sources};
 use crate::store::postgres::up as migrate;
-use crate::telemetry;
+use crate::telemetry::{self, spans::Spans};
 
 use super::failure::CliError;
 use super::login::SECRET_VARIABLE;
@@ -23,6 +23,7 @@ use super::ready;
 use super::run::{First, OpenArgs, run};
 use super::secure::VARIABLES as TLS_VARIABLES;
 use super::store::{Place, database, database_failed};
+use super::telemetry::Telemetry;
 
 /// The longest configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -33,6 +34,9 @@ const OTHER_VARIABLES: [&str; 4] = [
     "LATCHKEY_CONFIG",
     SECRET_VARIABLE,
 ];
+
+/// Names a collector to whatever sends telemetry.
+const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// Makes a debug build's server one format newer than it is: it then writes an entry `note` at
 /// every `forget.interval` once the log's level lets it, for tests of upgrades.
@@ -120,6 +124,11 @@ impl ConfigArgs {
         sources
             .environment(|name| std::env::var(name).ok())
             .map_err(CliError::usage)?;
+        if let Some(endpoint) = named_collector(&sources) {
+            sources
+                .flag("telemetry.otlp.endpoint", &endpoint, COLLECTOR)
+                .map_err(CliError::usage)?;
+        }
         let flags = [
             ("listen.addr", &self.listen, "--listen"),
             ("admin.addr", &self.admin, "--admin"),
@@ -154,14 +163,15 @@ impl ConfigArgs {
 /// Usage for settings, unavailable for a port or a store that cannot be used.
 pub(crate) async fn dev(args: DevArgs, output: Output) -> Result<(), CliError> {
     let config = args.config.load(true)?;
-    start_logs(&config, output)?;
+    let telemetry = Telemetry::start(&config, output)?;
     let place = Place::of(&config);
     if let Place::Database(_) = place {
         // What is tried out brings its own tables, as a data directory does.
         let settings = database(&config)?;
         migrate(&settings).await.map_err(database_failed)?;
     }
-    run(&config, args.open, First::Administrator, move |ready| {
+    let first = First::Administrator;
+    run(&config, args.open, first, telemetry, move |ready| {
         ready::with_next_steps(&ready, &place, output)
     })
     .await
@@ -176,12 +186,16 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<(), CliErro
     if args.print_config {
         return print_config(&config, output);
     }
-    start_logs(&config, output)?;
+    let telemetry = Telemetry::start(&config, output)?;
     warn_of_unknown_variables();
     let place = Place::of(&config);
-    run(&config, args.open, First::Nothing, move |ready| {
-        ready::plainly(&ready, &place, output)
-    })
+    run(
+        &config,
+        args.open,
+        First::Nothing,
+        telemetry,
+        move |ready| ready::plainly(&ready, &place, output),
+    )
     .await
 }
 
@@ -194,10 +208,23 @@ fn print_config(config: &Config, output: Output) -> Result<(), CliError> {
     write(&text)
 }
 
-pub(super) fn start_logs(config: &Config, output: Output) -> Result<(), CliError> {
+pub(super) fn start_logs(
+    config: &Config,
+    output: Output,
+    spans: Option<Spans>,
+) -> Result<(), CliError> {
     // Who reads one JSON document reads JSON lines too.
     let as_json = config.log.format == LogFormat::Json || output.is_json();
-    telemetry::start(as_json, &config.log.level, || AboveMeter).map_err(CliError::usage)
+    telemetry::start(as_json, &config.log.level, || AboveMeter, spans).map_err(CliError::usage)
+}
+
+/// The collector that the environment names for everybody, where the settings name none and it is
+/// to be spoken to as we do.
+fn named_collector(sources: &Sources) -> Option<String> {
+    let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let spoken = named("OTEL_EXPORTER_OTLP_PROTOCOL").is_none_or(|it| it == "grpc");
+    let wanted = spoken && !sources.has("telemetry.otlp.endpoint");
+    named(COLLECTOR).filter(|_| wanted)
 }
 
 /// A mistyped variable is said, not refused: Kubernetes sets some for a service of this name.

@@ -327,6 +327,35 @@ pub const KEYS: &[Key] = &[
         "telemetry.access.denials_per_second",
         "denials that have one beside those, a second at the most; `0` is none",
     ),
+    key(
+        "telemetry.otlp.endpoint",
+        "collector that telemetry is sent to by OTLP over gRPC, such as `http://collector:4317`; nothing is sent without; unset, `OTEL_EXPORTER_OTLP_ENDPOINT` names it",
+    ),
+    key(
+        "telemetry.otlp.headers",
+        "metadata that it asks for, `NAME=VALUE` with commas or line ends between them; never printed",
+    ),
+    key(
+        "telemetry.otlp.headers_file",
+        "file with such metadata, read at the start",
+    ),
+    key(
+        "telemetry.otlp.ca_file",
+        "PEM file with the authorities that its certificate may be signed by, for `https://`",
+    ),
+    key(
+        "telemetry.otlp.timeout",
+        "how long a sending may take, 10 ms to 1 min; what fails is counted and given up",
+    ),
+    key(
+        "telemetry.traces.enabled",
+        "whether spans are sent there: of calls whose caller samples (`traceparent`)",
+    ),
+    key(
+        "telemetry.traces.ratio",
+        "and how many of those whose caller says nothing, from `0` to `1`",
+    ),
+    key("telemetry.namespace", "`service.namespace` of what is sent"),
 ];
 
 const fn key(name: &'static str, meaning: &'static str) -> Key {

@@ -1,15 +1,23 @@
-//! Telemetry: what is told of single questions, and how many of them.
+//! Telemetry: what is told of single questions and of how many, and to which collector.
 //!
 //! Metrics are always there to be read; what is told beyond them costs something for each question
-//! and is off, but for denials, which are few or worth it.
+//! and is off, but for lines of denials, which are few or worth it. Nothing is sent anywhere unless
+//! a collector is named. Headers for it may hold a secret and are never printed.
 
 use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::text_duration;
+
 const MILLION: u32 = 1_000_000;
 const PER_SECOND_MAX: u32 = 100_000;
+const MASK: &str = "***";
+const TIMEOUT_MIN: Duration = Duration::from_millis(10);
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// How many of all, from 0 to 1, in millionths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +95,85 @@ impl<'de> Deserialize<'de> for Ratio {
 pub struct Telemetry {
     /// In the log.
     pub access: AccessLines,
+    /// By which collector.
+    pub otlp: Otlp,
+    /// In spans.
+    pub traces: Traces,
+    /// What this server is part of, where that is told; empty if nothing.
+    pub namespace: String,
+}
+
+/// Metadata for a collector as text; never printed.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct OtlpHeaders(String);
+
+impl OtlpHeaders {
+    /// The text, for whoever sends it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for OtlpHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "" } else { MASK })
+    }
+}
+
+impl Serialize for OtlpHeaders {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(if self.0.is_empty() { "" } else { MASK })
+    }
+}
+
+/// The collector that telemetry is sent to, by OTLP over gRPC.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Otlp {
+    /// Its address with `http://` or `https://`; empty if nothing is sent.
+    pub endpoint: String,
+    /// Metadata of every call: `NAME=VALUE`, with commas or line ends between them.
+    pub headers: OtlpHeaders,
+    /// A file with such; empty if there is none.
+    pub headers_file: PathBuf,
+    /// A file with the authorities that its certificate may be signed by; empty if there is none.
+    pub ca_file: PathBuf,
+    /// How long a sending may take.
+    #[serde(with = "text_duration")]
+    pub timeout: Duration,
+}
+
+/// Which calls have spans.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    /// Whether any have; if so, those whose callers sample.
+    pub enabled: bool,
+    /// How many of those whose callers say nothing.
+    pub ratio: Ratio,
+}
+
+impl Default for Otlp {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            headers: OtlpHeaders::default(),
+            headers_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Traces {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ratio: Ratio::NONE,
+        }
+    }
 }
 
 /// Which questions have a line in the log.
@@ -111,10 +198,22 @@ impl Default for AccessLines {
 impl Telemetry {
     /// What cannot be used, with the name of its key; none if all can.
     pub(super) fn wrong(&self) -> Option<(&'static str, String)> {
-        (self.access.denials_per_second > PER_SECOND_MAX).then(|| {
+        if self.access.denials_per_second > PER_SECOND_MAX {
             let what = format!("more than {PER_SECOND_MAX}");
-            ("telemetry.access.denials_per_second", what)
+            return Some(("telemetry.access.denials_per_second", what));
+        }
+        (!(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&self.otlp.timeout)).then(|| {
+            (
+                "telemetry.otlp.timeout",
+                "not within 10ms to 1min".to_owned(),
+            )
         })
+    }
+
+    /// Whether spans are made and sent.
+    #[must_use]
+    pub fn traces(&self) -> bool {
+        self.traces.enabled && !self.otlp.endpoint.is_empty()
     }
 }
 

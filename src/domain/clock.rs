@@ -92,6 +92,15 @@ impl Clock for SystemClock {
     }
 }
 
+/// Nanoseconds since the Unix epoch, for telemetry: nothing is decided by it.
+#[must_use]
+pub fn unix_nanos() -> u64 {
+    let time = clock_gettime(ClockId::Realtime);
+    // Some 584 years since then.
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
 // Far below the end of either type for any time that is a date.
 fn signed(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)

@@ -26,4 +26,5 @@ pub mod refusal;
 pub mod scopes;
 pub mod seal;
 pub mod token;
+pub mod traced;
 mod wire;

@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
+use tracing::Instrument as _;
 
 use crate::domain::chain::RevisionNumber;
 use crate::domain::clock::Clock;
 use crate::domain::refusal::Refusal;
+use crate::domain::traced::{TARGET, below};
 use crate::store::StoreError;
 use crate::store::cluster::{Cluster, Incarnation, Member, Roster};
 
@@ -71,7 +73,8 @@ impl Replica {
             incarnation,
             durable: *durable,
         };
-        barrier.wait(most).await
+        let span = below(|| tracing::info_span!(target: TARGET, "barrier"));
+        barrier.wait(most).instrument(span).await
     }
 
     /// All members as the store has them now, and which of them this server is; none where it

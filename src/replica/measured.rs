@@ -4,7 +4,8 @@
 //! writer, keeper, barrier, lists ─► Measured ─► the store
 //! ```
 //!
-//! Put before the store when a replica starts, so that there is one place that measures. Calls of
+//! Put before the store when a replica starts, so that there is one place that measures; within a call
+//! that is sampled each is a span. Calls of
 //! one purpose are one operation: what an operator has to do about a slow one is the same. A call
 //! that its caller gives up is not counted; stores have deadlines of their own.
 
@@ -16,11 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::domain::chain::{Head, RevisionNumber};
 use crate::domain::entry::LogEntry;
 use crate::domain::histogram::Times;
 use crate::domain::token::TokenId;
+use crate::domain::traced::{TARGET, below};
 use crate::store::cluster::{Cluster, Incarnation, Joining, Renewal, Renewed, Roster};
 use crate::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
@@ -83,6 +87,20 @@ impl Operation {
             Self::Consume => "consume",
         }
     }
+
+    fn span(self) -> &'static str {
+        match self {
+            Self::Append => "store append",
+            Self::Log => "store log",
+            Self::Snapshot => "store snapshot",
+            Self::List => "store list",
+            Self::Lease => "store lease",
+            Self::Roster => "store roster",
+            Self::Report => "store report",
+            Self::Note => "store note",
+            Self::Consume => "store consume",
+        }
+    }
 }
 
 /// How long the calls of one operation took, and how many of them failed.
@@ -122,13 +140,18 @@ impl Measured {
         operation: Operation,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        let span = below(|| {
+            let name = operation.span();
+            tracing::info_span!(target: TARGET, "store", otel.name = name, otel.status_code = Empty)
+        });
         let begun = Instant::now();
-        let result = call.await;
+        let result = call.instrument(span.clone()).await;
         let calls = self.calls.of(operation);
         calls.times.took(begun.elapsed());
         // That a log was trimmed is an answer.
         if matches!(&result, Err(error) if !matches!(error, StoreError::Trimmed { .. })) {
             calls.failures.fetch_add(1, Ordering::Relaxed);
+            span.record("otel.status_code", "ERROR");
         }
         result
     }

@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::domain::chain::{Head, Revision, RevisionNumber};
 use crate::domain::clock::Clock;
@@ -42,6 +43,7 @@ use crate::domain::entropy::Entropy;
 use crate::domain::entry::LogEntry;
 use crate::domain::refusal::Refusal;
 use crate::domain::seal::ring::Ring;
+use crate::domain::traced;
 use crate::state::State;
 use crate::state::decide::{Decided, Envelope, Lifetimes};
 use crate::store::cluster::{Incarnation, Roster};
@@ -110,6 +112,8 @@ pub struct Durable {
 struct Queued {
     envelope: Envelope,
     reply: oneshot::Sender<Result<Done, Refusal>>,
+    // Of the call that waits for it; none if that is not sampled, or there is none.
+    span: Span,
 }
 
 struct Shared {
@@ -451,7 +455,11 @@ impl Replica {
     /// has stopped, and then nothing was written.
     pub async fn submit(&self, envelope: Envelope) -> Result<Done, Refusal> {
         let (reply, outcome) = oneshot::channel();
-        let queued = Queued { envelope, reply };
+        let queued = Queued {
+            envelope,
+            reply,
+            span: traced::current(),
+        };
         self.commands.try_send(queued).map_err(|error| {
             let what = match error {
                 mpsc::error::TrySendError::Full(_) => "too many changes are waiting; try again",

@@ -15,12 +15,14 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use crate::domain::chain::Head;
 use crate::domain::clock::Clock as _;
 use crate::domain::entropy::Entropy;
 use crate::domain::entry::{Entry, EntryKind, LogEntry};
 use crate::domain::refusal::Refusal;
+use crate::domain::traced::TARGET;
 use crate::state::decide::{Caller, Command, Decided, Envelope, Moment, Outcome, decide};
 use crate::state::{Diverged, State};
 use crate::store::{Batch, StoreError};
@@ -130,7 +132,8 @@ impl Writer {
                 waiting = if self.away && self.stop.is_cancelled() {
                     refuse(waiting, &away())
                 } else {
-                    self.commit(waiting).await
+                    let span = span_of(&waiting);
+                    self.commit(waiting).instrument(span).await
                 };
             }
         }
@@ -202,8 +205,13 @@ impl Writer {
         let state = self.shared.published.load_full();
         // Only what changes something is worth an append.
         if is_change(&decide(&state, &envelope, self.moment(&state, 0))) {
-            self.commit(VecDeque::from([Queued { envelope, reply }]))
-                .await;
+            let span = Span::none();
+            let queued = Queued {
+                envelope,
+                reply,
+                span,
+            };
+            self.commit(VecDeque::from([queued])).await;
         }
     }
 
@@ -478,6 +486,22 @@ impl Writer {
 pub(super) fn is_change(decided: &Result<Decided, Refusal>) -> bool {
     let outcome = decided.as_ref().map(|decided| &decided.outcome);
     matches!(outcome, Ok(Outcome::Change { .. }))
+}
+
+/// The span of carrying commands out together: in the first call that is sampled, and tied to the
+/// others.
+fn span_of(waiting: &VecDeque<Queued>) -> Span {
+    let mut calls = waiting.iter().map(|queued| &queued.span);
+    let Some(first) = calls.find(|span| !span.is_none()) else {
+        return Span::none();
+    };
+    let commands = waiting.len();
+    let span =
+        tracing::info_span!(target: TARGET, parent: first, "commit", latchkey.commands = commands);
+    for other in calls.filter(|span| !span.is_none()) {
+        span.follows_from(other);
+    }
+    span
 }
 
 fn is_internal(queued: &Queued) -> bool {

@@ -24,9 +24,9 @@ use crate::proto::v1;
 use crate::proto::v1::check_service_server::CheckService;
 
 use super::auth::{Peer, admit, budget, credentials_in};
-use super::errors::{invalid, reason, status};
+use super::errors::{OK, how, invalid, reason, status};
 use super::metrics::{Metrics, Way};
-use super::observe::{Arrival, Asking, Ended, Facts, Observer};
+use super::observe::{Arrival, Asking, Ended, Facts, Observer, parent_in};
 use super::question::{Needs, Told, answered, asked, counted, parse_revision};
 use super::stream::{Answers, answers};
 
@@ -80,10 +80,27 @@ impl CheckRpc {
         }
     }
 
-    /// A question that comes now.
+    /// A question that comes now, and is yet to be read.
     #[inline]
     pub(super) fn arrival(&self) -> Arrival {
         self.observer.arrival()
+    }
+
+    /// A question that comes now with these headers.
+    #[inline]
+    pub(super) fn arrival_of(&self, headers: &HeaderMap) -> Arrival {
+        let mut arrival = self.observer.arrival();
+        if self.observer.traces() {
+            self.observer
+                .join(&mut arrival, parent_in(headers), headers);
+        }
+        arrival
+    }
+
+    /// What is told of single questions.
+    #[inline]
+    pub(super) fn observer(&self) -> &Observer {
+        &self.observer
     }
 
     /// Who asks, as far as it matters: nobody does on an open server.
@@ -194,15 +211,26 @@ impl CheckRpc {
     #[cold]
     pub(super) fn refused(&self, refusal: Refusal, asking: &Asking<'_>) -> Status {
         self.note(&refusal);
-        self.turned_away(reason(&refusal), asking);
+        self.turned_away(how(&refusal), asking);
         status(refusal)
     }
 
-    /// Tells of a question that is refused for this stable reason.
+    /// Tells of a question that is refused with this code for this stable reason.
     #[cold]
-    pub(super) fn turned_away(&self, reason: &'static str, asking: &Asking<'_>) {
+    pub(super) fn turned_away(
+        &self,
+        (code, reason): (&'static str, &'static str),
+        asking: &Asking<'_>,
+    ) {
         let facts = self.facts_of_denial(asking.arrival);
-        self.tell(facts, (false, reason), asking);
+        let (way, allowed) = (asking.way, false);
+        let ended = Ended {
+            way,
+            allowed,
+            reason,
+            code,
+        };
+        self.tell_ended(facts, ended, asking);
     }
 
     /// Room for facts of a denial, if any are told.
@@ -259,15 +287,19 @@ impl CheckRpc {
         (allowed, reason): (bool, &'static str),
         asking: &Asking<'_>,
     ) {
-        let way = asking.way;
         let ended = Ended {
-            way,
+            way: asking.way,
             allowed,
             reason,
+            code: OK,
         };
+        self.tell_ended(facts, ended, asking);
+    }
+
+    fn tell_ended(&self, facts: Option<Box<Facts>>, ended: Ended, asking: &Asking<'_>) {
         match facts {
             Some(facts) => self.observer.tell(asking, ended, *facts),
-            None if !allowed => self.observer.pass_over(),
+            None if !ended.allowed => self.observer.pass_over(),
             None => {}
         }
     }
@@ -453,7 +485,7 @@ impl CheckService for CheckRpc {
     ) -> Result<Response<v1::CheckResponse>, Status> {
         // The straight way has looked at it before.
         let noted = request.extensions().get::<Arrival>().cloned();
-        let arrival = noted.unwrap_or_else(|| self.arrival());
+        let arrival = noted.unwrap_or_else(|| self.arrival_of(request.metadata().as_ref()));
         let asking = Asking::by(Way::Check, &arrival, &request);
         let answer = self.unary(&request, &asking).await;
         self.took(Way::Check, arrival.came);
@@ -466,14 +498,28 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<v1::BatchCheckRequest>,
     ) -> Result<Response<v1::BatchCheckResponse>, Status> {
-        let arrival = self.arrival();
+        let arrival = self.arrival_of(request.metadata().as_ref());
         let asking = Asking::by(Way::Batch, &arrival, &request);
-        let refused = |refusal| self.refused(refusal, &asking);
-        let caller = self.caller_of(&request).map_err(refused)?;
-        let wait = wait_of(&request);
-        let answer = self.batch(caller, request.get_ref(), wait, &asking).await;
+        let answer = match self.caller_of(&request) {
+            Ok(caller) => {
+                let wait = wait_of(&request);
+                self.batch(caller, request.get_ref(), wait, &asking).await
+            }
+            Err(refusal) => Err(refusal),
+        };
         self.took(Way::Batch, arrival.came);
-        answer.map(Response::new).map_err(refused)
+        let (code, reason) = answer.as_ref().err().map_or((OK, ""), how);
+        let ended = Ended {
+            way: Way::Batch,
+            allowed: answer.is_ok(),
+            reason,
+            code,
+        };
+        let checks = request.get_ref().checks.len();
+        self.observer.tell_batch(&asking, ended, checks);
+        answer
+            .map(Response::new)
+            .map_err(|refusal| self.refused(refusal, &asking))
     }
 
     type StreamCheckStream = Answers;

@@ -56,6 +56,15 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
     }
 }
 
+/// The code of what did not fail.
+pub(super) const OK: &str = "OK";
+
+/// The name of a refusal's code, and its stable reason.
+pub(super) fn how(refusal: &Refusal) -> (&'static str, &'static str) {
+    let (code, reason) = mapped(refusal);
+    (name(code), reason)
+}
+
 /// The stable reason of a refusal.
 pub(super) fn reason(refusal: &Refusal) -> &'static str {
     mapped(refusal).1
@@ -167,7 +176,7 @@ pub(super) fn ended(headers: &HeaderMap) -> (&'static str, Option<String>) {
 /// The code's name as the gRPC specification writes it.
 fn name(code: Code) -> &'static str {
     match code {
-        Code::Ok => "OK",
+        Code::Ok => OK,
         Code::Cancelled => "CANCELLED",
         Code::Unknown => "UNKNOWN",
         Code::InvalidArgument => "INVALID_ARGUMENT",

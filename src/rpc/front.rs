@@ -25,6 +25,7 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{BoxFuture, Service};
 use tonic::service::Routes;
+use tracing::{Instrument as _, Span};
 
 use crate::domain::peer::Group;
 use crate::domain::refusal::Refusal;
@@ -36,6 +37,7 @@ use super::enforce::Patience;
 use super::errors::{UNAUTHENTICATED, ended, response};
 use super::half::Watched;
 use super::metrics::Metrics;
+use super::observe::{Called, Who};
 use super::places::{Held, Place, Places};
 use super::rates::{Limit, Rates};
 use super::stream::Drain;
@@ -121,6 +123,8 @@ struct Methods(HashMap<String, Method>);
 struct Method {
     // `TokenService/IssueToken`.
     name: String,
+    // The same with its package.
+    full: String,
     writes: bool,
     revokes: bool,
 }
@@ -146,10 +150,12 @@ impl Methods {
                     let name = format!("{}/{}", service.name(), method.name());
                     let writes = requests.contains(method.input_type());
                     let revokes = REVOKING.iter().any(|verb| method.name().starts_with(verb));
+                    let full = format!("{}.{name}", file.package());
                     methods.insert(
-                        format!("/{}.{name}", file.package()),
+                        format!("/{full}"),
                         Method {
                             name,
+                            full,
                             writes,
                             revokes,
                         },
@@ -362,23 +368,34 @@ async fn managed(
     request.extensions_mut().insert(patience.clone());
     let calling = Calling::default();
     request.extensions_mut().insert(calling.clone());
-    let answer = match timeout(granted, routes.call(request)).await {
+    let who = Who::of(request.headers(), request.extensions());
+    let called = method.map(|method| {
+        let observer = shared.metrics.observer();
+        observer.called(&method.full, request.headers(), peer)
+    });
+    let span = called.as_ref().map_or_else(Span::none, Called::span);
+    let answer = match timeout(granted, routes.call(request).instrument(span)).await {
         Ok(answer) => answer?,
         Err(_) => response(late(writes)),
     };
-    if let Some(method) = method {
+    if let Some((method, called)) = method.zip(called) {
         let took = started.elapsed();
         let (code, reason) = ended(answer.headers());
         if logs_in && code == UNAUTHENTICATED {
             shared.rates.login_failed(peer);
         }
         shared.metrics.called(&method.name, code, took);
+        let reason = reason.as_deref().unwrap_or_default();
+        let token_id = calling.text();
+        called.ended(code, reason, &token_id);
         if method.writes {
-            let reason = reason.as_deref().unwrap_or_default();
             let took_ms = took.as_millis() as u64;
-            let (method, token_id) = (&method.name, calling.text());
-            let enforced = patience.outcome();
-            tracing::info!(method, token_id, code, reason, enforced, took_ms, "write");
+            let (method, enforced) = (&method.name, patience.outcome());
+            let request_id = Some(who.request_id).filter(|id| !id.is_empty());
+            let trace_id = who.trace.map(|trace| trace.trace_id());
+            tracing::info!(
+                method, token_id, code, reason, enforced, took_ms, request_id, trace_id, "write"
+            );
         }
     }
     Ok(answer)

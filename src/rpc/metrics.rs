@@ -372,6 +372,18 @@ impl Collector for Scrape {
             let help = "Access lines that were dropped because the log is written too slowly";
             counter(out, "access_lines_dropped", help, dropped)?;
         }
+        if let Some(spans) = counted.observer.span_counts() {
+            counter(
+                out,
+                "spans_sent",
+                "Spans that the collector took",
+                spans.sent,
+            )?;
+            let help = "Spans that there was no room for";
+            counter(out, "spans_dropped", help, spans.dropped)?;
+            let help = "Spans that the collector did not take";
+            counter(out, "spans_failed", help, spans.failed)?;
+        }
         let connections = counted.connections.load(Ordering::Relaxed);
         gauge(out, "connections", "Open connections", connections)
     }

@@ -18,7 +18,7 @@ use crate::proto::v1::stream_check_response::Outcome;
 
 use super::auth::Kept;
 use super::check::{CheckRpc, WAIT_MAX};
-use super::errors::{invalid, status, told};
+use super::errors::{how, invalid, status, told};
 use super::metrics::Way;
 use super::observe::{Asking, Who};
 
@@ -147,7 +147,7 @@ impl Questions {
             Err(refusal) => {
                 self.rpc.note(&refusal);
                 let (code, reason, message) = told(&refusal);
-                self.rpc.turned_away(reason, &asking);
+                self.rpc.turned_away(how(&refusal), &asking);
                 Outcome::Error(v1::StreamCheckError {
                     code,
                     reason: reason.to_owned(),

@@ -87,7 +87,7 @@ impl Service<http::Request<Body>> for CheckFront {
         let services = Arc::clone(&self.0);
         match request.uri().path() {
             CHECK => {
-                let arrival = services.check.arrival();
+                let arrival = services.check.arrival_of(request.headers());
                 Answering::First(Box::pin(services.first(request, arrival)))
             }
             STREAM_CHECK => Answering::Unwritten(services.streams.clone().call(request)),

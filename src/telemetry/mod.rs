@@ -1,16 +1,29 @@
-//! Logs: structured lines on standard error, as text or as JSON.
+//! Telemetry: log lines on standard error, and what is sent to a collector.
+//!
+//! ```text
+//! tracing events ─► lines, as text or as JSON
+//! tracing spans  ─► tracer ─► spans ─► otlp ─► collector
+//! ```
 //!
 //! Started once by `cli` before a server does anything; client commands log nothing. A line never
 //! holds a secret or a digest, since no type that holds one can be written into it.
 
 pub mod access;
+pub mod context;
+pub mod otlp;
+pub mod spans;
+pub mod tracer;
 
 use std::io::{self, IsTerminal as _};
 
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, registry};
+
+use spans::Spans;
 
 /// Why logging cannot start.
 #[derive(Debug, Error)]
@@ -24,26 +37,31 @@ pub enum TelemetryError {
 }
 
 /// Starts logging for the rest of the process, to what `writer` makes: standard error, or what
-/// stands before it.
+/// stands before it; with `spans`, calls that are sampled have some.
 ///
 /// # Errors
 /// [`TelemetryError`] when the filter is not understood, or logging was started before.
-pub fn start<W>(json: bool, filter: &str, writer: W) -> Result<(), TelemetryError>
+pub fn start<W>(
+    json: bool,
+    filter: &str,
+    writer: W,
+    spans: Option<Spans>,
+) -> Result<(), TelemetryError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter =
         EnvFilter::try_new(filter).map_err(|_| TelemetryError::Filter(filter.to_owned()))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(io::stderr().is_terminal())
         .with_writer(writer);
-    let started = if json {
-        lines.json().flatten_event(true).finish().try_init()
-    } else {
-        lines.with_target(false).finish().try_init()
+    let lines = match json {
+        true => lines.json().flatten_event(true).boxed(),
+        false => lines.with_target(false).boxed(),
     };
-    started.map_err(|_| TelemetryError::Started)
+    let lines = lines.with_filter(tracer::only_lines(filter));
+    let subscriber = registry().with(lines).with(spans.map(tracer::layer));
+    subscriber.try_init().map_err(|_| TelemetryError::Started)
 }
 
 #[cfg(test)]
@@ -53,7 +71,7 @@ mod tests {
     #[test]
     fn a_filter_that_is_not_understood_is_refused() {
         assert!(matches!(
-            start(true, "latchkey=loud", io::stderr),
+            start(true, "latchkey=loud", io::stderr, None),
             Err(TelemetryError::Filter(_))
         ));
     }

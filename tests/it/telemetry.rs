@@ -1,9 +1,11 @@
 //! What a server tells about its work: metrics, access lines, traces.
 //!
-//! By the door of whoever reads them: the admin port and standard error.
+//! By the door of whoever reads them: the admin port, standard error, and a collector.
 
 mod access;
+mod collector;
 mod metrics;
+mod traces;
 
 /// The value of a metric whose labels are these.
 #[track_caller]

@@ -30,6 +30,8 @@ const CONNECTION: &str = "connection";
 const OF_CONNECTIONS: [&str; 5] = ["upgrade", "keep-alive", "close", "te", "http2-settings"];
 /// What Envoy's access log and traces call the request.
 const REQUEST_ID: &str = "x-request-id";
+/// The trace of the request (W3C Trace Context).
+const TRACE_PARENT: &str = "traceparent";
 const BEARER: &[u8] = b"bearer ";
 
 /// What a header is wanted for.
@@ -39,6 +41,7 @@ enum Use {
     ContentType,
     Connection,
     RequestId,
+    TraceParent,
     ForwardedFor,
     Identity,
 }
@@ -63,6 +66,7 @@ impl Wanted {
             ("content-type".into(), Use::ContentType),
             (CONNECTION.into(), Use::Connection),
             (REQUEST_ID.into(), Use::RequestId),
+            (TRACE_PARENT.into(), Use::TraceParent),
         ];
         for (at, name) in credentials.iter().enumerate() {
             names.push((name.clone(), Use::Credential(at)));
@@ -105,6 +109,7 @@ pub(super) struct Headers<'w, 'a> {
     credentials: [Noted<'a>; CREDENTIALS_MAX],
     content_type: Noted<'a>,
     request_id: Noted<'a>,
+    trace_parent: Noted<'a>,
     forwarded: VecDeque<&'a [u8]>,
     look_alikes: Vec<&'a str>,
     hostile: bool,
@@ -131,6 +136,7 @@ impl<'w, 'a> Headers<'w, 'a> {
             credentials: Default::default(),
             content_type: Noted::Absent,
             request_id: Noted::Absent,
+            trace_parent: Noted::Absent,
             forwarded: VecDeque::new(),
             look_alikes: Vec::new(),
             hostile: false,
@@ -154,6 +160,7 @@ impl<'w, 'a> Headers<'w, 'a> {
                 Use::ContentType => self.content_type.add(value),
                 Use::Connection => self.note_connection(value),
                 Use::RequestId => self.request_id.add(value),
+                Use::TraceParent => self.trace_parent.add(value),
                 Use::ForwardedFor => {
                     // The last ones count: what a client wrote stands before them.
                     if self.forwarded.len() == FORWARDED_MAX {
@@ -228,10 +235,12 @@ impl<'w, 'a> Headers<'w, 'a> {
 
     /// What the request is called in Envoy's access log; none where Envoy names none.
     pub(super) fn request_id(&self) -> Option<&'a [u8]> {
-        match self.request_id {
-            Noted::One(id) => Some(id),
-            Noted::Absent | Noted::Several => None,
-        }
+        self.request_id.one()
+    }
+
+    /// The trace that it says it is of; none where it says two things.
+    pub(super) fn trace_parent(&self) -> Option<&'a [u8]> {
+        self.trace_parent.one()
     }
 
     /// The credential, from the first of its headers that has one; two that differ are several.
@@ -263,6 +272,13 @@ impl<'w, 'a> Headers<'w, 'a> {
 }
 
 impl<'a> Noted<'a> {
+    fn one(self) -> Option<&'a [u8]> {
+        match self {
+            Self::One(value) => Some(value),
+            Self::Absent | Self::Several => None,
+        }
+    }
+
     fn add(&mut self, value: &'a [u8]) {
         *self = match self {
             Self::Absent => Self::One(value),

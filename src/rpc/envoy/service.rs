@@ -29,6 +29,7 @@ use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::KindSet;
 use crate::routes::{self, Extensions, HeaderValue, Live, Needed, OnStale, Table, Unanswerable};
+use crate::telemetry::context::Parent;
 
 use super::super::auth::budget;
 use super::super::check::{CheckRpc, WAIT_MAX};
@@ -36,7 +37,7 @@ use super::super::errors::response;
 use super::super::fields::message_in;
 use super::super::front::DirectAnswer;
 use super::super::metrics::{Metrics, Passed, Way};
-use super::super::observe::{Arrival, Asking, Facts, Who};
+use super::super::observe::{Arrival, Asking, Facts, Who, parent_in};
 use super::super::question::Told;
 use super::super::unary::{NoBody, collected, replied};
 use super::answer::{Refused, Style, unanswered};
@@ -206,7 +207,12 @@ impl<'a> Asked<'a> {
     }
 
     fn asking<'b>(&'b self, arrival: &'b Arrival, parts: &'b Parts) -> Asking<'b> {
-        Asking::about(arrival, self.request_id(), &parts.extensions)
+        Asking::about(arrival, self.request_id(), self.parent(), parts)
+    }
+
+    /// The trace that the request says it is of.
+    fn parent(&self) -> Option<Parent> {
+        Parent::read(self.headers.trace_parent()?)
     }
 
     fn request(&self) -> Result<routes::Request<'a>, Denial> {
@@ -239,11 +245,11 @@ impl Inner {
     async fn first(
         self: Arc<Self>,
         request: http::Request<Body>,
-        arrival: Arrival,
+        mut arrival: Arrival,
     ) -> Result<http::Response<Body>, Box<Counting>> {
         let (parts, mut body) = request.into_parts();
         let step = match collected(&mut body, self.message_bytes_max).await {
-            Ok(body) => self.at_once(&arrival, &parts, &body),
+            Ok(body) => self.at_once(&mut arrival, &parts, &body),
             Err(NoBody::TooLong) => self.unread(Denial::TooLarge, &arrival, &parts),
             Err(NoBody::Broken) => self.unread(Denial::Unreadable, &arrival, &parts),
         };
@@ -259,17 +265,24 @@ impl Inner {
             }
             Step::Count(used) => {
                 let wait = budget(&parts.headers, WAIT_MAX);
-                let who = Who::called(&used.request_id, &parts.extensions);
+                let trace = parent_in(&parts.headers);
+                let who = Who::called(&used.request_id, trace, &parts.extensions);
                 Err(Box::new(Counting::new(self, used, wait, (arrival, who))))
             }
         }
     }
 
     #[inline]
-    fn at_once(&self, arrival: &Arrival, parts: &Parts, body: &[u8]) -> Step {
+    fn at_once(&self, arrival: &mut Arrival, parts: &Parts, body: &[u8]) -> Step {
         let Some(asked) = Asked::read(self, body) else {
             return self.unread(Denial::Unreadable, arrival, parts);
         };
+        if self.check.observer().traces() {
+            // Envoy's own span, or what the client says where Envoy makes none.
+            let parent = parent_in(&parts.headers).or_else(|| asked.parent());
+            self.check.observer().join(arrival, parent, &parts.headers);
+        }
+        let arrival = &*arrival;
         let asking = asked.asking(arrival, parts);
         let table = self.routes.current();
         self.decided(&asking, parts, &asked, &table)
@@ -289,8 +302,9 @@ impl Inner {
     /// The answer to a question of which nothing is known.
     #[cold]
     fn unread(&self, denial: Denial, arrival: &Arrival, parts: &Parts) -> Step {
-        let asking = Asking::about(arrival, b"", &parts.extensions);
-        self.check.turned_away(denial.name(), &asking);
+        let asking = Asking::about(arrival, b"", None, parts);
+        let facts = self.check.facts_of_denial(arrival);
+        self.check.tell(facts, (false, denial.name()), &asking);
         Step::Answer(self.refused(denial, false, b""))
     }
 

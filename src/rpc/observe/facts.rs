@@ -10,8 +10,10 @@ use tonic::codegen::http::{Extensions, HeaderMap};
 use crate::authority::check::{CheckRequest, Seen};
 use crate::domain::token::{TokenId, TokenKind};
 use crate::telemetry::access::masked;
+use crate::telemetry::context::Parent;
 
 use super::super::auth::Peer;
+use super::call::parent_in;
 
 const NEEDS_CHARS_MAX: usize = 512;
 const PATH_CHARS_MAX: usize = 256;
@@ -29,6 +31,8 @@ pub(in super::super) struct Facts {
     pub(in super::super) client: Option<IpAddr>,
     // Method and path of the request that Envoy asks about.
     pub(in super::super) http: Option<(String, String)>,
+    // Questions of a batch.
+    pub(in super::super) checks: Option<usize>,
 }
 
 impl Facts {
@@ -49,7 +53,7 @@ impl Facts {
             subject: seen.map(|seen| seen.subject.to_owned()),
             needs: masked(&needs, NEEDS_CHARS_MAX),
             client: request.context.client_ip,
-            http: None,
+            ..Self::default()
         }
     }
 
@@ -68,18 +72,25 @@ pub(in super::super) struct Who {
     pub(in super::super) peer: Option<IpAddr>,
     // As it may be told; empty if it has none.
     pub(in super::super) request_id: String,
+    // The trace that it says it is of, recorded or not.
+    pub(in super::super) trace: Option<Parent>,
 }
 
 impl Who {
     /// By the parts of a call.
     pub(in super::super) fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
         let id = headers.get(REQUEST_ID).map(|id| id.as_bytes());
-        Self::called(id.unwrap_or_default(), extensions)
+        Self::called(id.unwrap_or_default(), parent_in(headers), extensions)
     }
 
-    /// By the parts of a call about a request with this id.
-    pub(in super::super) fn called(request_id: &[u8], extensions: &Extensions) -> Self {
+    /// By the parts of a call about a request with this id, of this trace.
+    pub(in super::super) fn called(
+        request_id: &[u8],
+        trace: Option<Parent>,
+        extensions: &Extensions,
+    ) -> Self {
         Self {
+            trace,
             peer: extensions.get::<Peer>().map(|peer| peer.address),
             request_id: masked(&String::from_utf8_lossy(request_id), REQUEST_ID_CHARS_MAX),
         }

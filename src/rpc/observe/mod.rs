@@ -1,14 +1,16 @@
-//! What is told of single questions beside the counts: access lines.
+//! What is told of single questions beside the counts: access lines and spans.
 //!
 //! ```text
 //! arrival ─► is anything wanted? ─► decided ─► facts, if so ─► told
 //!            a branch otherwise
 //! ```
 //!
-//! Used by CheckService and by Envoy's service; `cli` says what is told. A question of which
-//! nothing is told pays a branch when it comes and one when it is decided. Facts are gathered while
-//! the decision is at hand, told when the answer is made.
+//! Used by CheckService and by Envoy's service, and by `front` for the spans of calls; `cli` says
+//! what is told. A question of which nothing is told pays a branch when it comes and one when it is
+//! decided, and with traces on a look at its headers. Facts are gathered while the decision is at
+//! hand, told when the answer is made. Questions of a stream have no span: its call has not ended.
 
+mod call;
 mod facts;
 
 use std::fmt;
@@ -18,14 +20,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::Request;
+use tonic::codegen::http::request::Parts;
 use tonic::codegen::http::{Extensions, HeaderMap};
 
 use crate::config::Ratio;
 use crate::domain::reason::Reason;
 use crate::telemetry::access::{Access, Line};
+use crate::telemetry::context::Parent;
+use crate::telemetry::spans::{SpanCounts, Spans};
 
 use super::metrics::Way;
 
+use call::state_in;
+pub(super) use call::{Called, parent_in};
 pub(super) use facts::{Facts, Who};
 
 const MILLION: u64 = 1_000_000;
@@ -41,6 +48,8 @@ struct Inner {
     samples: bool,
     access: Option<Access>,
     ratio: Ratio,
+    spans: Option<Spans>,
+    traces: Ratio,
     // Makes each choice another; which is not to be foreseen by clients.
     seed: u64,
     number: AtomicU64,
@@ -61,9 +70,18 @@ pub(super) struct Arrival {
 }
 
 /// What is told of a question.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Wanted {
     line: bool,
+    span: Option<Joined>,
+}
+
+/// The trace that a question is part of.
+#[derive(Clone, Debug)]
+struct Joined {
+    trace: [u8; 16],
+    parent: Option<[u8; 8]>,
+    state: String,
 }
 
 /// A question that is being answered: how it came and when, and where to read of who asks.
@@ -76,7 +94,7 @@ pub(super) struct Asking<'a> {
 // Looked at only where something is told.
 enum From<'a> {
     Call(&'a HeaderMap, &'a Extensions),
-    About(&'a [u8], &'a Extensions),
+    About(&'a [u8], Option<Parent>, &'a Parts),
     Known(&'a Who),
 }
 
@@ -99,17 +117,18 @@ impl<'a> Asking<'a> {
         Self::of(way, arrival, headers, extensions)
     }
 
-    /// By Envoy, about the request with this id.
+    /// By Envoy, about the request with this id, of this trace.
     #[inline]
     pub(super) fn about(
         arrival: &'a Arrival,
         request_id: &'a [u8],
-        extensions: &'a Extensions,
+        trace: Option<Parent>,
+        parts: &'a Parts,
     ) -> Self {
         Self {
             way: Way::Envoy,
             arrival,
-            from: From::About(request_id, extensions),
+            from: From::About(request_id, trace, parts),
         }
     }
 
@@ -122,7 +141,9 @@ impl<'a> Asking<'a> {
     fn who(&self) -> Who {
         match self.from {
             From::Call(headers, extensions) => Who::of(headers, extensions),
-            From::About(id, extensions) => Who::called(id, extensions),
+            From::About(id, trace, parts) => {
+                Who::called(id, parent_in(&parts.headers).or(trace), &parts.extensions)
+            }
             From::Known(who) => who.clone(),
         }
     }
@@ -134,6 +155,8 @@ pub(super) struct Ended {
     pub(super) way: Way,
     pub(super) allowed: bool,
     pub(super) reason: &'static str,
+    // The gRPC status.
+    pub(super) code: &'static str,
 }
 
 impl Observer {
@@ -145,7 +168,19 @@ impl Observer {
             access: Some(access),
             ratio,
             seed,
-            number: AtomicU64::new(0),
+            ..Inner::default()
+        }))
+    }
+
+    /// Makes spans, too: of calls whose callers sample, and of so many whose callers say nothing.
+    #[must_use]
+    pub fn with_spans(self, spans: Spans, traces: Ratio) -> Self {
+        // Nobody has another handle yet: it was just made.
+        let inner = Arc::try_unwrap(self.0).unwrap_or_default();
+        Self(Arc::new(Inner {
+            spans: Some(spans),
+            traces,
+            ..inner
         }))
     }
 
@@ -164,7 +199,41 @@ impl Observer {
     #[cold]
     fn wanted(&self) -> Option<Box<Wanted>> {
         let line = self.samples(self.0.ratio);
-        line.then(|| Box::new(Wanted { line }))
+        let span = None;
+        line.then(|| Box::new(Wanted { line, span }))
+    }
+
+    /// Whether there are spans at all.
+    #[inline]
+    pub(super) fn traces(&self) -> bool {
+        self.0.spans.is_some()
+    }
+
+    /// Makes a question part of the trace that its caller says it is of, if that is recorded, or of
+    /// one of its own if it is one of so many.
+    #[inline(never)]
+    pub(super) fn join(&self, arrival: &mut Arrival, parent: Option<Parent>, headers: &HeaderMap) {
+        let joined = match parent {
+            Some(parent) if parent.sampled => Joined {
+                trace: parent.trace,
+                parent: Some(parent.span),
+                state: state_in(headers),
+            },
+            Some(_) => return,
+            None if self.samples(self.0.traces) => Joined {
+                trace: self.new_trace(),
+                parent: None,
+                state: String::new(),
+            },
+            None => return,
+        };
+        arrival.wanted.get_or_insert_default().span = Some(joined);
+    }
+
+    fn new_trace(&self) -> [u8; 16] {
+        let halves = [self.unlike_before(), self.unlike_before()];
+        // None is all zeros.
+        (u128::from(halves[0]) << 64 | u128::from(halves[1].max(1))).to_be_bytes()
     }
 
     fn samples(&self, ratio: Ratio) -> bool {
@@ -206,10 +275,43 @@ impl Observer {
         let arrival = asking.arrival;
         let took = arrival.came.elapsed();
         let sampled = arrival.wanted.as_ref().is_some_and(|wanted| wanted.line);
+        let who = asking.who();
+        // A batch is one call: it has a span when all of it is decided.
+        if asking.way != Way::Batch {
+            self.span(arrival, &ended, &facts, &who, took);
+        }
         if let Some(access) = &self.0.access
             && (sampled || (!ended.allowed && access.admit(arrival.came)))
         {
-            access.write(self.line(ended, facts, asking.who(), took));
+            access.write(self.line(ended, facts, who, took));
+        }
+    }
+
+    /// Tells of a batch of so many that was answered, or refused.
+    pub(super) fn tell_batch(&self, asking: &Asking<'_>, ended: Ended, checks: usize) {
+        let arrival = asking.arrival;
+        if arrival.wanted.is_some() {
+            let facts = Facts {
+                checks: Some(checks),
+                ..Facts::default()
+            };
+            self.span(
+                arrival,
+                &ended,
+                &facts,
+                &asking.who(),
+                arrival.came.elapsed(),
+            );
+        }
+    }
+
+    fn span(&self, arrival: &Arrival, ended: &Ended, facts: &Facts, who: &Who, took: Duration) {
+        let wanted = arrival.wanted.as_ref();
+        if let Some(spans) = &self.0.spans
+            && let Some(joined) = wanted.and_then(|wanted| wanted.span.as_ref())
+        {
+            let id = self.unlike_before().max(1).to_be_bytes();
+            spans.ended(call::span(id, joined, ended, facts, who, took));
         }
     }
 
@@ -230,10 +332,15 @@ impl Observer {
             client: facts.client,
             peer: who.peer,
             request_id,
-            trace_id: None,
+            trace_id: who.trace.map(|trace| trace.trace_id()),
             took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             left_out: 0,
         }
+    }
+
+    /// What became of spans; none where there are none.
+    pub(super) fn span_counts(&self) -> Option<SpanCounts> {
+        self.0.spans.as_ref().map(Spans::counts)
     }
 
     /// Denials without a line because there were too many, and lines that were dropped; none where

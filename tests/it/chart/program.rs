@@ -13,7 +13,7 @@ use super::{Rendered, ours, schema_paths, sets, text};
 use crate::program::{Ran, Server, fresh, latchkey, run};
 
 /// Settings that the chart makes from values of its own, so that `config` has none of them.
-const OWN: [&str; 22] = [
+const OWN: [&str; 25] = [
     "admin.addr",
     "admin.client_auth",
     "admin.enabled",
@@ -33,6 +33,9 @@ const OWN: [&str; 22] = [
     "seal.keys_dir",
     "seal.keys_file",
     "store.data_dir",
+    "telemetry.otlp.ca_file",
+    "telemetry.otlp.headers",
+    "telemetry.otlp.headers_file",
     "tls.cert_file",
     "tls.client_ca_file",
     "tls.key_file",

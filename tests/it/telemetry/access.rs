@@ -34,7 +34,7 @@ optional = true
 "#;
 
 /// A server with these settings, and a route table.
-fn server(folder: &TempDir, settings: &[&str]) -> Server {
+pub(super) fn server(folder: &TempDir, settings: &[&str]) -> Server {
     let file = folder.path().join("routes.toml");
     std::fs::write(&file, ROUTES).expect("written");
     let routes = format!("envoy.routes_file={}", file.display());
@@ -62,7 +62,7 @@ fn called<T>(id: &str, message: T) -> Request<T> {
 }
 
 /// What Envoy asks about a request.
-fn of_envoy(path: &str, headers: &[(&str, &str)]) -> auth::CheckRequest {
+pub(super) fn of_envoy(path: &str, headers: &[(&str, &str)]) -> auth::CheckRequest {
     let headers = headers.iter().map(|(name, value)| core::HeaderValue {
         key: (*name).to_owned(),
         raw_value: (*value).to_owned().into(),

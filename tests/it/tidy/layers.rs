@@ -78,7 +78,23 @@ const CONFINED: &[(&[&str], &[&str])] = &[
             "tonic_reflection",
             "tonic_types",
         ],
-        &["src/rpc", "src/client", "src/cli", "src/proto"],
+        &[
+            "src/rpc",
+            "src/client",
+            "src/cli",
+            "src/proto",
+            "src/telemetry",
+        ],
+    ),
+    (
+        &[
+            "opentelemetry",
+            "opentelemetry_proto",
+            "opentelemetry_sdk",
+            "tracing_opentelemetry",
+            "tracing_subscriber",
+        ],
+        &["src/telemetry"],
     ),
     (
         &["prost", "prost_types"],
@@ -401,6 +417,8 @@ fn a_crate_outside_its_layer_is_found() {
         1 src/domain/token.rs use prost::Message;
         1 src/rpc/mod.rs use tonic::Status; use rusqlite::Row;
         1 src/rpcx.rs use tonic::Status;
+        0 src/telemetry/otlp.rs use opentelemetry_proto::tonic::x;
+        1 src/replica/mod.rs use opentelemetry::Context;
         0 src/store/embedded/mod.rs use rusqlite::Row;
         1 src/store/mod.rs use rusqlite as sql;
         0 src/store/mod.rs // rusqlite::Row is not named

@@ -1,0 +1,127 @@
+//! What a server tells while it runs: log lines, access lines and what goes to a collector.
+//!
+//! Settings are judged before anything else is done, so that a collector that cannot be meant is
+//! said at once; one that is away is nobody's concern here. What is queued at the end is written,
+//! and sent if the collector takes it in a moment.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::config::{Config, Otlp};
+use crate::domain::entropy::{Entropy as _, OsEntropy};
+use crate::rpc::Observer;
+use crate::telemetry::access::{Access, AccessTask};
+use crate::telemetry::otlp::{Collector, Line, Service};
+use crate::telemetry::spans::{Queue, SpanTask, Spans};
+
+use super::failure::CliError;
+use super::output::Output;
+use super::run::identity;
+use super::server::start_logs;
+
+/// The longest file of headers or authorities.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Log lines are written; the rest waits for the server.
+pub(crate) struct Telemetry {
+    spans: Option<(Spans, Queue, Line)>,
+}
+
+/// Whoever writes and sends while the server runs.
+pub(crate) struct Telling {
+    lines: AccessTask,
+    spans: Option<SpanTask>,
+}
+
+impl Telemetry {
+    /// Begins to write log lines.
+    ///
+    /// # Errors
+    /// Usage for settings that cannot be used.
+    pub(crate) fn start(config: &Config, output: Output) -> Result<Self, CliError> {
+        let line = line(config)?.filter(|_| config.telemetry.traces());
+        let spans = line.map(|line| {
+            let (spans, queue) = Spans::queue();
+            (spans, queue, line)
+        });
+        let told = spans.as_ref().map(|(spans, ..)| spans.clone());
+        start_logs(config, output, told)?;
+        Ok(Self { spans })
+    }
+
+    /// Begins to tell of questions.
+    pub(crate) fn begin(self, config: &Config) -> (Observer, Telling) {
+        let told = &config.telemetry.access;
+        let (access, lines) = Access::start(told.denials_per_second);
+        let mut seed = [0; 8];
+        OsEntropy.fill(&mut seed);
+        let observer = Observer::new(access, told.ratio, u64::from_ne_bytes(seed));
+        let Some((spans, queue, line)) = self.spans else {
+            return (observer, Telling { lines, spans: None });
+        };
+        let observer = observer.with_spans(spans.clone(), config.telemetry.traces.ratio);
+        let spans = Some(spans.send(queue, line));
+        (observer, Telling { lines, spans })
+    }
+}
+
+impl Telling {
+    /// Writes and sends what is queued, and ends.
+    pub(crate) async fn stop(self) {
+        self.lines.stop().await;
+        if let Some(spans) = self.spans {
+            spans.stop().await;
+        }
+    }
+}
+
+/// The way to the collector, if one is named.
+fn line(config: &Config) -> Result<Option<Line>, CliError> {
+    let otlp = &config.telemetry.otlp;
+    if otlp.endpoint.is_empty() {
+        return Ok(None);
+    }
+    let given = |path: &Path| !path.as_os_str().is_empty();
+    let authorities = given(&otlp.ca_file).then(|| read(&otlp.ca_file));
+    let collector = Collector {
+        endpoint: otlp.endpoint.clone(),
+        headers: headers(otlp)?,
+        authorities: authorities
+            .transpose()?
+            .map(|text| text.as_bytes().to_vec()),
+        timeout: otlp.timeout,
+    };
+    let service = Service {
+        instance: identity(config).name,
+        namespace: config.telemetry.namespace.clone(),
+    };
+    let line = Line::open(&collector, service);
+    line.map(Some).map_err(CliError::usage)
+}
+
+/// Names and values of both places.
+fn headers(otlp: &Otlp) -> Result<Vec<(String, String)>, CliError> {
+    let mut text = Zeroizing::new(otlp.headers.reveal().to_owned());
+    if !otlp.headers_file.as_os_str().is_empty() {
+        text.push('\n');
+        text.push_str(&read(&otlp.headers_file)?);
+    }
+    let parts = text.split([',', '\n']).map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty());
+    let header = |part: &str| {
+        let (name, value) = part.split_once('=').unwrap_or_default();
+        (name.trim().to_lowercase(), value.trim().to_owned())
+    };
+    Ok(parts.map(header).collect())
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, CliError> {
+    let mut text = Zeroizing::new(String::new());
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|error| CliError::usage(format!("cannot read {}: {error}", path.display())))?;
+    Ok(text)
+}

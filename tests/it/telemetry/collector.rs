@@ -1,0 +1,203 @@
+//! A collector of the test's own: it takes spans and metrics by OTLP over gRPC, and keeps them.
+//!
+//! The services are those that the protocol's own definitions generate. It can be frozen: then it
+//! reads what comes and answers nothing. What was received is kept as bytes, too, to be searched.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1 as trace;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+/// Attributes by name.
+pub(super) type Attributes = BTreeMap<String, String>;
+
+/// A span as it was received.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    pub(super) name: String,
+    pub(super) trace: String,
+    pub(super) id: String,
+    pub(super) parent: String,
+    pub(super) state: String,
+    pub(super) kind: i32,
+    pub(super) nanos: u64,
+    pub(super) attributes: Attributes,
+}
+
+#[derive(Default)]
+struct Kept {
+    spans: Vec<Span>,
+    resources: Vec<Attributes>,
+    metadata: Vec<MetadataMap>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Clone, Default)]
+struct Receiver {
+    kept: Arc<Mutex<Kept>>,
+    frozen: Arc<AtomicBool>,
+}
+
+/// The collector; it ends with its handle.
+pub(super) struct Collector {
+    receiver: Receiver,
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Collector {
+    pub(super) async fn start() -> Self {
+        let receiver = Receiver::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let server = Server::builder()
+            .add_service(TraceServiceServer::new(receiver.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let task = tokio::spawn(async { server.await.expect("it serves") });
+        Self {
+            receiver,
+            address,
+            task,
+        }
+    }
+
+    /// From now on it answers nothing.
+    pub(super) fn freeze(&self) {
+        self.receiver.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// The setting that names it.
+    pub(super) fn setting(&self) -> String {
+        format!("telemetry.otlp.endpoint=http://{}", self.address)
+    }
+
+    pub(super) fn spans(&self) -> Vec<Span> {
+        self.kept(|kept| kept.spans.clone())
+    }
+
+    /// The one span of a trace that has this name.
+    #[track_caller]
+    pub(super) fn span(&self, trace: &str, name: &str) -> Span {
+        let spans = self.spans();
+        let mut found = spans
+            .iter()
+            .filter(|one| one.trace == trace && one.name == name);
+        let span = found.next().unwrap_or_else(|| panic!("{name}: {spans:#?}"));
+        assert!(found.next().is_none(), "{name} twice: {spans:#?}");
+        span.clone()
+    }
+
+    pub(super) fn resources(&self) -> Vec<Attributes> {
+        self.kept(|kept| kept.resources.clone())
+    }
+
+    /// A value of the metadata of every call.
+    pub(super) fn metadata(&self, name: &str) -> Vec<Option<String>> {
+        let value = |map: &MetadataMap| Some(map.get(name)?.to_str().ok()?.to_owned());
+        self.kept(|kept| kept.metadata.iter().map(value).collect())
+    }
+
+    /// Whether a text is anywhere in what was received.
+    pub(super) fn holds(&self, text: &str) -> bool {
+        let found = |kept: &Kept| {
+            kept.bytes
+                .windows(text.len())
+                .any(|it| it == text.as_bytes())
+        };
+        self.kept(|kept| found(kept))
+    }
+
+    fn kept<T>(&self, read: impl FnOnce(&Kept) -> T) -> T {
+        read(&self.receiver.kept.lock().expect("kept"))
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Receiver {
+    /// Keeps what all messages have; comes back once it is to be answered.
+    async fn take<T: prost::Message>(&self, request: Request<T>) -> T {
+        let (metadata, _, message) = request.into_parts();
+        {
+            let mut kept = self.kept.lock().expect("kept");
+            kept.bytes.extend(message.encode_to_vec());
+            kept.metadata.push(metadata);
+        }
+        if self.frozen.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        message
+    }
+
+    fn note(&self, resource: Option<Resource>) {
+        let attributes = attributes(&resource.expect("a resource").attributes);
+        self.kept.lock().expect("kept").resources.push(attributes);
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        for one in self.take(request).await.resource_spans {
+            self.note(one.resource);
+            for scope in one.scope_spans {
+                assert_eq!(scope.scope.expect("a scope").name, "latchkey");
+                let spans = scope.spans.iter().map(read);
+                self.kept.lock().expect("kept").spans.extend(spans);
+            }
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn read(span: &trace::Span) -> Span {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let nanos = span
+        .end_time_unix_nano
+        .checked_sub(span.start_time_unix_nano);
+    Span {
+        name: span.name.clone(),
+        trace: hex(&span.trace_id),
+        id: hex(&span.span_id),
+        parent: hex(&span.parent_span_id),
+        state: span.trace_state.clone(),
+        kind: span.kind,
+        nanos: nanos.expect("it ends after it has begun"),
+        attributes: attributes(&span.attributes),
+    }
+}
+
+pub(super) fn attributes(all: &[KeyValue]) -> Attributes {
+    let text = |value: &KeyValue| match value.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        Value::BoolValue(truth) => Some(truth.to_string()),
+        other => panic!("{other:?}"),
+    };
+    let read = |one: &KeyValue| (one.key.clone(), text(one).expect("a value"));
+    all.iter().map(read).collect()
+}
