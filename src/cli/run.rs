@@ -238,8 +238,7 @@ async fn serve(
     warn_of(config, &authority, first);
     let stop = stop_signal()?;
 
-    let (observer, telling) = telemetry.begin(config);
-    let metrics = Metrics::with(observer);
+    let (metrics, telling) = telemetry.begin(config, &authority, &followed.files);
     let over = CancellationToken::new();
     let admin_addr = admin.as_ref().map(|(_, addr)| *addr);
     let admin_task = admin.map(|(listener, _)| {

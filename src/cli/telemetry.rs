@@ -10,10 +10,12 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::authority::Authority;
 use crate::config::{Config, Otlp};
 use crate::domain::entropy::{Entropy as _, OsEntropy};
-use crate::rpc::Observer;
+use crate::rpc::{self, Files, Metrics, Observer};
 use crate::telemetry::access::{Access, AccessTask};
+use crate::telemetry::metrics::{MetricTask, Sendings};
 use crate::telemetry::otlp::{Collector, Line, Service};
 use crate::telemetry::spans::{Queue, SpanTask, Spans};
 
@@ -27,13 +29,15 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Log lines are written; the rest waits for the server.
 pub(crate) struct Telemetry {
-    spans: Option<(Spans, Queue, Line)>,
+    line: Option<Line>,
+    spans: Option<(Spans, Queue)>,
 }
 
 /// Whoever writes and sends while the server runs.
 pub(crate) struct Telling {
     lines: AccessTask,
     spans: Option<SpanTask>,
+    metrics: Option<MetricTask>,
 }
 
 impl Telemetry {
@@ -42,29 +46,47 @@ impl Telemetry {
     /// # Errors
     /// Usage for settings that cannot be used.
     pub(crate) fn start(config: &Config, output: Output) -> Result<Self, CliError> {
-        let line = line(config)?.filter(|_| config.telemetry.traces());
-        let spans = line.map(|line| {
-            let (spans, queue) = Spans::queue();
-            (spans, queue, line)
-        });
-        let told = spans.as_ref().map(|(spans, ..)| spans.clone());
+        let line = line(config)?;
+        let spans = config.telemetry.traces().then(Spans::queue);
+        let told = spans.as_ref().map(|(spans, _)| spans.clone());
         start_logs(config, output, told)?;
-        Ok(Self { spans })
+        Ok(Self { line, spans })
     }
 
-    /// Begins to tell of questions.
-    pub(crate) fn begin(self, config: &Config) -> (Observer, Telling) {
-        let told = &config.telemetry.access;
-        let (access, lines) = Access::start(told.denials_per_second);
+    /// Begins to count, to tell of questions and to send.
+    pub(crate) fn begin(
+        self,
+        config: &Config,
+        authority: &Authority,
+        files: &Files,
+    ) -> (Metrics, Telling) {
+        let told = &config.telemetry;
+        let (access, lines) = Access::start(told.access.denials_per_second);
         let mut seed = [0; 8];
         OsEntropy.fill(&mut seed);
-        let observer = Observer::new(access, told.ratio, u64::from_ne_bytes(seed));
-        let Some((spans, queue, line)) = self.spans else {
-            return (observer, Telling { lines, spans: None });
+        let seed = u64::from_ne_bytes(seed);
+        let mut observer = Observer::new(access, told.access.ratio, seed);
+        let mut span_task = None;
+        if let Some((line, (spans, queue))) = self.line.clone().zip(self.spans) {
+            observer = observer.with_spans(spans.clone(), told.traces.ratio);
+            span_task = Some(spans.send(queue, line));
+        }
+        let sends = self.line.zip(told.otlp.metrics_every);
+        let sendings = Sendings::default();
+        if sends.is_some() {
+            observer = observer.with_sendings(sendings.clone());
+        }
+        let metrics = Metrics::with(observer);
+        let metric_task = sends.map(|(line, every)| {
+            let read = rpc::metrics_reader(authority.clone(), &metrics, files.clone());
+            MetricTask::start(line, every, sendings, read)
+        });
+        let telling = Telling {
+            lines,
+            spans: span_task,
+            metrics: metric_task,
         };
-        let observer = observer.with_spans(spans.clone(), config.telemetry.traces.ratio);
-        let spans = Some(spans.send(queue, line));
-        (observer, Telling { lines, spans })
+        (metrics, telling)
     }
 }
 
@@ -72,9 +94,17 @@ impl Telling {
     /// Writes and sends what is queued, and ends.
     pub(crate) async fn stop(self) {
         self.lines.stop().await;
-        if let Some(spans) = self.spans {
-            spans.stop().await;
-        }
+        let spans = async {
+            if let Some(spans) = self.spans {
+                spans.stop().await;
+            }
+        };
+        let metrics = async {
+            if let Some(metrics) = self.metrics {
+                metrics.stop().await;
+            }
+        };
+        tokio::join!(spans, metrics);
     }
 }
 

@@ -348,6 +348,10 @@ pub const KEYS: &[Key] = &[
         "how long a sending may take, 10 ms to 1 min; what fails is counted and given up",
     ),
     key(
+        "telemetry.otlp.metrics_every",
+        "how often metrics are sent there, all that `/metrics` shows; `none` is never",
+    ),
+    key(
         "telemetry.traces.enabled",
         "whether spans are sent there: of calls whose caller samples (`traceparent`)",
     ),

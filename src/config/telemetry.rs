@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::text_duration;
+use super::{optional_duration, text_duration};
 
 const MILLION: u32 = 1_000_000;
 const PER_SECOND_MAX: u32 = 100_000;
@@ -143,6 +143,9 @@ pub struct Otlp {
     /// How long a sending may take.
     #[serde(with = "text_duration")]
     pub timeout: Duration,
+    /// How often metrics are sent; none is never.
+    #[serde(with = "optional_duration")]
+    pub metrics_every: Option<Duration>,
 }
 
 /// Which calls have spans.
@@ -163,6 +166,7 @@ impl Default for Otlp {
             headers_file: PathBuf::new(),
             ca_file: PathBuf::new(),
             timeout: Duration::from_secs(10),
+            metrics_every: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -201,6 +205,10 @@ impl Telemetry {
         if self.access.denials_per_second > PER_SECOND_MAX {
             let what = format!("more than {PER_SECOND_MAX}");
             return Some(("telemetry.access.denials_per_second", what));
+        }
+        if self.otlp.metrics_every.is_some_and(|every| every.is_zero()) {
+            let what = "less than 1s".to_owned();
+            return Some(("telemetry.otlp.metrics_every", what));
         }
         (!(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&self.otlp.timeout)).then(|| {
             (

@@ -95,11 +95,25 @@ pub async fn serve_admin(
 }
 
 async fn metrics_text(State(admin): State<Admin>) -> Response {
-    let mut text = String::new();
-    match encode(&mut text, &admin.registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    match shown(&admin.registry) {
+        Some(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+fn shown(registry: &Registry) -> Option<String> {
+    let mut text = String::new();
+    encode(&mut text, registry).ok().map(|()| text)
+}
+
+/// Reads all metrics as `/metrics` shows them; none where they cannot be written.
+pub fn metrics_reader(
+    authority: Authority,
+    metrics: &Metrics,
+    files: Files,
+) -> impl Fn() -> Option<String> + Send + Sync + 'static {
+    let registry = metrics.registry(authority, files);
+    move || shown(&registry)
 }
 
 async fn readiness(State(admin): State<Admin>) -> (StatusCode, &'static str) {

@@ -384,6 +384,12 @@ impl Collector for Scrape {
             let help = "Spans that the collector did not take";
             counter(out, "spans_failed", help, spans.failed)?;
         }
+        if let Some(sendings) = counted.observer.sendings() {
+            let help = "Times that the collector took these metrics";
+            counter(out, "metrics_sent", help, sendings.sent())?;
+            let help = "Times that it did not take them";
+            counter(out, "metrics_failed", help, sendings.failed())?;
+        }
         let connections = counted.connections.load(Ordering::Relaxed);
         gauge(out, "connections", "Open connections", connections)
     }

@@ -60,7 +60,7 @@ mod verify;
 mod watch;
 mod wire;
 
-pub use admin::{Files, serve_admin};
+pub use admin::{Files, metrics_reader, serve_admin};
 pub use canary::canary;
 pub use front::{Direct, DirectAnswer};
 pub use metrics::Metrics;

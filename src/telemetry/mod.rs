@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! tracing events ─► lines, as text or as JSON
-//! tracing spans  ─► tracer ─► spans ─► otlp ─► collector
+//! tracing spans  ─► tracer ─► spans ───┬─► otlp ─► collector
+//! registry       ─► openmetrics ─► metrics ─┘
 //! ```
 //!
 //! Started once by `cli` before a server does anything; client commands log nothing. A line never
@@ -10,6 +11,8 @@
 
 pub mod access;
 pub mod context;
+pub mod metrics;
+mod openmetrics;
 pub mod otlp;
 pub mod spans;
 pub mod tracer;

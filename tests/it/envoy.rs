@@ -27,4 +27,5 @@ mod routes;
 mod secured;
 mod sizes;
 mod taken_back;
+mod traced;
 mod upstream;

@@ -3,8 +3,9 @@
 //! By the door of whoever reads them: the admin port, standard error, and a collector.
 
 mod access;
-mod collector;
+pub(crate) mod collector;
 mod metrics;
+mod sent;
 mod traces;
 
 /// The value of a metric whose labels are these.

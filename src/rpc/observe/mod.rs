@@ -27,6 +27,7 @@ use crate::config::Ratio;
 use crate::domain::reason::Reason;
 use crate::telemetry::access::{Access, Line};
 use crate::telemetry::context::Parent;
+use crate::telemetry::metrics::Sendings;
 use crate::telemetry::spans::{SpanCounts, Spans};
 
 use super::metrics::Way;
@@ -50,6 +51,7 @@ struct Inner {
     ratio: Ratio,
     spans: Option<Spans>,
     traces: Ratio,
+    sendings: Option<Sendings>,
     // Makes each choice another; which is not to be foreseen by clients.
     seed: u64,
     number: AtomicU64,
@@ -180,6 +182,16 @@ impl Observer {
         Self(Arc::new(Inner {
             spans: Some(spans),
             traces,
+            ..inner
+        }))
+    }
+
+    /// Shows what became of metrics that were sent.
+    #[must_use]
+    pub fn with_sendings(self, sendings: Sendings) -> Self {
+        let inner = Arc::try_unwrap(self.0).unwrap_or_default();
+        Self(Arc::new(Inner {
+            sendings: Some(sendings),
             ..inner
         }))
     }
@@ -341,6 +353,11 @@ impl Observer {
     /// What became of spans; none where there are none.
     pub(super) fn span_counts(&self) -> Option<SpanCounts> {
         self.0.spans.as_ref().map(Spans::counts)
+    }
+
+    /// What became of metrics that were sent; none where they are not.
+    pub(super) fn sendings(&self) -> Option<&Sendings> {
+        self.0.sendings.as_ref()
     }
 
     /// Denials without a line because there were too many, and lines that were dropped; none where

@@ -8,6 +8,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -16,6 +22,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1 as trace;
 use tokio::net::TcpListener;
@@ -26,24 +33,26 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 /// Attributes by name.
-pub(super) type Attributes = BTreeMap<String, String>;
+pub(crate) type Attributes = BTreeMap<String, String>;
 
 /// A span as it was received.
 #[derive(Clone, Debug)]
-pub(super) struct Span {
-    pub(super) name: String,
-    pub(super) trace: String,
-    pub(super) id: String,
-    pub(super) parent: String,
-    pub(super) state: String,
-    pub(super) kind: i32,
-    pub(super) nanos: u64,
-    pub(super) attributes: Attributes,
+pub(crate) struct Span {
+    pub(crate) name: String,
+    pub(crate) trace: String,
+    pub(crate) id: String,
+    pub(crate) parent: String,
+    pub(crate) state: String,
+    pub(crate) kind: i32,
+    pub(crate) nanos: u64,
+    pub(crate) attributes: Attributes,
 }
 
 #[derive(Default)]
 struct Kept {
     spans: Vec<Span>,
+    // Of the last sending.
+    metrics: Vec<Metric>,
     resources: Vec<Attributes>,
     metadata: Vec<MetadataMap>,
     bytes: Vec<u8>,
@@ -56,19 +65,20 @@ struct Receiver {
 }
 
 /// The collector; it ends with its handle.
-pub(super) struct Collector {
+pub(crate) struct Collector {
     receiver: Receiver,
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Collector {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let receiver = Receiver::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let server = Server::builder()
             .add_service(TraceServiceServer::new(receiver.clone()))
+            .add_service(MetricsServiceServer::new(receiver.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let task = tokio::spawn(async { server.await.expect("it serves") });
         Self {
@@ -79,22 +89,27 @@ impl Collector {
     }
 
     /// From now on it answers nothing.
-    pub(super) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.receiver.frozen.store(true, Ordering::SeqCst);
     }
 
     /// The setting that names it.
-    pub(super) fn setting(&self) -> String {
+    pub(crate) fn setting(&self) -> String {
         format!("telemetry.otlp.endpoint=http://{}", self.address)
     }
 
-    pub(super) fn spans(&self) -> Vec<Span> {
+    pub(crate) fn spans(&self) -> Vec<Span> {
         self.kept(|kept| kept.spans.clone())
+    }
+
+    /// What was sent last.
+    pub(crate) fn metrics(&self) -> Vec<Metric> {
+        self.kept(|kept| kept.metrics.clone())
     }
 
     /// The one span of a trace that has this name.
     #[track_caller]
-    pub(super) fn span(&self, trace: &str, name: &str) -> Span {
+    pub(crate) fn span(&self, trace: &str, name: &str) -> Span {
         let spans = self.spans();
         let mut found = spans
             .iter()
@@ -104,18 +119,18 @@ impl Collector {
         span.clone()
     }
 
-    pub(super) fn resources(&self) -> Vec<Attributes> {
+    pub(crate) fn resources(&self) -> Vec<Attributes> {
         self.kept(|kept| kept.resources.clone())
     }
 
     /// A value of the metadata of every call.
-    pub(super) fn metadata(&self, name: &str) -> Vec<Option<String>> {
+    pub(crate) fn metadata(&self, name: &str) -> Vec<Option<String>> {
         let value = |map: &MetadataMap| Some(map.get(name)?.to_str().ok()?.to_owned());
         self.kept(|kept| kept.metadata.iter().map(value).collect())
     }
 
     /// Whether a text is anywhere in what was received.
-    pub(super) fn holds(&self, text: &str) -> bool {
+    pub(crate) fn holds(&self, text: &str) -> bool {
         let found = |kept: &Kept| {
             kept.bytes
                 .windows(text.len())
@@ -174,6 +189,22 @@ impl TraceService for Receiver {
     }
 }
 
+#[tonic::async_trait]
+impl MetricsService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        for one in self.take(request).await.resource_metrics {
+            self.note(one.resource);
+            let scopes = one.scope_metrics.into_iter();
+            let metrics = scopes.flat_map(|scope| scope.metrics).collect();
+            self.kept.lock().expect("kept").metrics = metrics;
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
 fn read(span: &trace::Span) -> Span {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let nanos = span
@@ -191,7 +222,7 @@ fn read(span: &trace::Span) -> Span {
     }
 }
 
-pub(super) fn attributes(all: &[KeyValue]) -> Attributes {
+pub(crate) fn attributes(all: &[KeyValue]) -> Attributes {
     let text = |value: &KeyValue| match value.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) => Some(text.clone()),
         Value::IntValue(number) => Some(number.to_string()),

@@ -12,8 +12,11 @@ use super::access::{of_envoy, server};
 use super::collector::{Collector, Span};
 use super::shown;
 use crate::crash::issue;
+use crate::fleet::revoke;
 use crate::leaks::metrics;
+use crate::postgres::database;
 use crate::program::{Server, fresh};
+use crate::replicas::bootstrap;
 use crate::wire::{bearer, channel, check};
 use latchkey::proto::envoy::service::auth::v3::CheckRequest as Question;
 use latchkey::proto::envoy::service::auth::v3::authorization_client::AuthorizationClient;
@@ -246,6 +249,27 @@ async fn what_is_done_for_a_management_call_lies_within_its_span_embedded() {
         log.contains(&format!(r#""trace_id":"{}""#, trace(1))),
         "{log}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_barrier_lies_within_the_call_that_waits_for_it_postgres() {
+    let (database, collector) = (database().await, Collector::start().await);
+    let (token, endpoint) = (bootstrap(&database), collector.setting());
+    let settings = ["--set", "lease.length=60s", "--set", &endpoint];
+    let server = Server::replica(&database.url, "a", &settings);
+    let server = server.unwrap_or_else(|said| panic!("{said}"));
+    let mut tokens = TokenServiceClient::new(channel(&server.address).await);
+    let issued = tokens.issue_token(bearer(&token, issue(1))).await;
+    let secret = issued.expect("issued").into_inner().secret;
+    let request = traced(1, true, bearer(&token, revoke(&secret)));
+    tokens.revoke_token(request).await.expect("revoked");
+    ended(server);
+    let call = collector.span(&trace(1), "latchkey.v1.TokenService/RevokeToken");
+    let barrier = collector.span(&trace(1), "barrier");
+    assert_eq!(barrier.parent, call.id);
+    let spans = collector.spans();
+    let read = |span: &Span| span.name == "store roster" && span.parent == barrier.id;
+    assert!(spans.iter().any(read), "{spans:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
