@@ -1,9 +1,10 @@
 //! The connections of an open port: how many, from whom, and for how long without a word.
 //!
 //! Used by `server` as the stream of connections that tonic serves. hyper closes no connection
-//! that is silent before its preface, and accepts as many as come; both limits are here. A place
-//! is given back when the connection is dropped. Accepting never ends by an error. Absent on
-//! purpose: waiting for a place; a caller behind a balancer is better off elsewhere.
+//! that is silent before its preface, nor one that takes nothing of what it is sent, and accepts
+//! as many as come; these limits are here. A place is given back when the connection is dropped.
+//! Accepting never ends by an error. Absent on purpose: waiting for a place; a caller behind a
+//! balancer is better off elsewhere.
 
 use std::collections::HashMap;
 use std::io;
@@ -40,6 +41,9 @@ pub(super) struct ConnectionLimits {
     pub(super) per_peer_max: usize,
     /// Until the first bytes are there, the handshake of TLS included.
     pub(super) hello_time_max: Duration,
+    /// For how long the peer may take nothing of what there is for it. hyper's pings find nobody
+    /// gone who reads nothing: to end a connection it sends a last frame, and waits for that.
+    pub(super) stall_time_max: Duration,
     /// Until a connection is cut whatever it does.
     pub(super) life_time_max: Duration,
 }
@@ -89,6 +93,8 @@ impl Incoming {
             received: 0,
             deadline: Box::pin(sleep(self.limits.hello_time_max)),
             cut_at: Instant::now() + self.limits.life_time_max,
+            stall_time_max: self.limits.stall_time_max,
+            stalled: None,
             place,
             turned_away: false,
         })
@@ -211,6 +217,9 @@ pub(super) struct Connection {
     received: usize,
     deadline: Pin<Box<Sleep>>,
     cut_at: Instant,
+    stall_time_max: Duration,
+    // The deadline of one that takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
     place: Place,
     // Counted as refused.
     turned_away: bool,
@@ -232,6 +241,34 @@ impl Connection {
         if self.received < HELLO_BYTES {
             self.turn_away(Refused::Silent);
         }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// What became of a write, or of its wait.
+    #[inline]
+    fn wrote<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_pending() {
+            return self.stalls(cx);
+        }
+        if self.stalled.is_some() {
+            self.stalled = None;
+        }
+        written
+    }
+
+    /// For whoever waits until the peer takes something: nobody reads meanwhile.
+    #[cold]
+    fn stalls<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let end = (Instant::now() + self.stall_time_max).min(self.cut_at);
+        let deadline = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep_until(end)));
+        ready!(deadline.as_mut().poll(cx));
+        tracing::debug!(peer = %self.place.address, "it takes nothing of what it is sent");
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -287,7 +324,7 @@ impl AsyncWrite for Connection {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.io).poll_write(cx, buf) {
-            written if self.io.is_open() => written,
+            written if self.io.is_open() => self.wrote(cx, written),
             // The server speaks first: until the handshake is over nobody reads.
             written => {
                 self.shakes();
@@ -300,11 +337,13 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.wrote(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.wrote(cx, shut)
     }
 
     fn poll_write_vectored(
@@ -313,7 +352,8 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.io.is_open() {
-            return Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+            let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+            return self.wrote(cx, written);
         }
         // The first that is not empty: what an unshaken stream is asked for is small.
         let first = bufs.iter().find(|buf| !buf.is_empty());
@@ -336,6 +376,7 @@ mod tests {
         total_max: 3,
         per_peer_max: 2,
         hello_time_max: Duration::from_secs(5),
+        stall_time_max: Duration::from_secs(5),
         life_time_max: Duration::from_secs(3_600),
     };
 
@@ -424,6 +465,34 @@ mod tests {
         let error = connection.read(&mut buf).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(begun.elapsed() > Duration::from_millis(50));
+    }
+
+    /// More than the kernel keeps for a peer that reads nothing.
+    const MUCH: &[u8] = &[0; 64 << 20];
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_timed_out() {
+        let limits = ConnectionLimits {
+            stall_time_max: Duration::from_millis(20),
+            ..LIMITS
+        };
+        let (_client, mut connection) = connected(limits).await;
+        let error = connection.write_all(MUCH).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn who_takes_something_has_its_time_anew() {
+        let (mut client, mut connection) = connected(LIMITS).await;
+        while futures_util::poll!(Box::pin(connection.write(MUCH))).is_ready() {}
+        assert!(connection.stalled.is_some());
+        let mut taken = vec![0; 1 << 20];
+        let reads = async { while client.read(&mut taken).await.unwrap() > 0 {} };
+        tokio::select! {
+            written = connection.write(MUCH) => assert!(written.is_ok()),
+            () = reads => panic!("it was closed"),
+        }
+        assert!(connection.stalled.is_none());
     }
 
     #[tokio::test]

@@ -238,6 +238,7 @@ fn of_connections(limits: &Limits) -> ConnectionLimits {
         total_max: limits.connections_max,
         per_peer_max: limits.connections_per_peer_max,
         hello_time_max: limits.hello_time_max,
+        stall_time_max: limits.ping_every + limits.ping_time_max,
         life_time_max: limits.connection_age_max + limits.connection_age_grace,
     }
 }

@@ -14,7 +14,7 @@ mod example;
 mod facts;
 mod failing_open;
 mod fixed;
-mod frames;
+pub(crate) mod frames;
 mod golden;
 mod grpc;
 mod hosts;

@@ -3,6 +3,7 @@
 //! A module here is a subject; its file says which door it tests by. Tests that run on a store
 //! have its name (`embedded`, `postgres`) in theirs. A file that is not declared here fails `tidy`.
 
+mod abuse;
 mod barrier;
 mod behind;
 mod bootstrap;
