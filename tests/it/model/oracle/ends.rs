@@ -162,12 +162,8 @@ impl Me<'_> {
                 Cut::ByToken(id.session())
             }
             CutOffRequest::IssuedByCredential(id) => {
-                // Who may revoke a credential may end what it gave.
+                self.cut_off_issuer(*id)?;
                 let credential = self.oracle.token(*id).filter(|one| one.is_credential());
-                let keeps = |one: &Token| self.require_token("tokens:revoke", one).is_ok();
-                if !credential.is_some_and(keeps) {
-                    self.cut_off_issuer(*id)?;
-                }
                 Cut::ByToken(credential.ok_or(No::NotFound)?.id.session())
             }
             CutOffRequest::Sessions(name) => {
@@ -186,14 +182,16 @@ impl Me<'_> {
         })
     }
 
-    /// What it issued may lie anywhere, and outlives its being forgotten.
+    /// What it issued may lie anywhere, and outlives its being forgotten. Who may revoke a
+    /// credential may end what it gave.
     fn cut_off_issuer(&self, id: TokenId) -> Result<(), No> {
-        let mine = self.oracle.token(id).is_some_and(|token| {
+        let may = self.oracle.token(id).is_some_and(|token| {
             let home = self.home(token);
-            (self.is_me(token) || self.is_own(token))
-                && self.require_in_cuts("tokens:revoke", &home).is_ok()
+            let mine = self.is_me(token) || self.is_own(token);
+            mine && self.require_in_cuts("tokens:revoke", &home).is_ok()
+                || token.is_credential() && self.require_token("tokens:revoke", token).is_ok()
         });
-        if mine {
+        if may {
             return Ok(());
         }
         self.require("tokens:revoke", "**")
