@@ -261,9 +261,9 @@ impl Case<'_, '_> {
     #[inline]
     fn is_spent(&self) -> bool {
         let below = usize::from(self.lineage.sealed.is_some());
-        // Sealed before the account's settings counted uses, it is not counted and so not good.
+        // Given before the account's settings counted uses, it is not counted and so not good.
         let method = self.born.and_then(|born| born.method);
-        if below > 0 && method.is_some_and(|method| method.settings.uses.is_some()) {
+        if method.is_some_and(|method| method.settings.uses.is_some()) && self.is_uncounted() {
             return true;
         }
         self.lineage.iter().enumerate().any(|(depth, link)| {
@@ -271,6 +271,18 @@ impl Case<'_, '_> {
             uses.is_some_and(|uses| depth + below > 0 || uses.left == 0)
                 && !link.hot.kind().is_credential()
         })
+    }
+
+    /// Whether the access token that it is, or comes from, has no number of uses.
+    #[cold]
+    fn is_uncounted(&self) -> bool {
+        let counted = |link: &Link<'_>| link.ext.is_some_and(|ext| ext.uses.is_some());
+        let given = |link: &Link<'_>| link.hot.kind() == TokenKind::Access;
+        self.lineage.sealed.is_some()
+            || self
+                .lineage
+                .iter()
+                .any(|link| given(link) && !counted(link))
     }
 
     fn describe_end(&self) -> String {

@@ -196,6 +196,12 @@ fn a_public_key_of_one_account_is_free_for_another() {
     let (id, registered) = register_for(&mut logins, "service:squatter");
     registered.expect("the first");
     register(&mut logins).1.expect("another account's");
+    logins.world.local(Command::CreatePrincipal {
+        name: name("service:later"),
+        home: resource("acme"),
+        display: Display::default(),
+    });
+    set_key_pair_of(&mut logins, "service:later");
     let revoke = Command::RevokeToken {
         target: RevokeTarget::Id(id),
         compromised: false,
@@ -205,6 +211,10 @@ fn a_public_key_of_one_account_is_free_for_another() {
         let (_, again) = register_for(&mut logins, account);
         assert!(matches!(again, Err(Refusal::AlreadyExists(_))), "{again:?}");
     }
+    // That it was revoked elsewhere is not told either.
+    register_for(&mut logins, "service:later")
+        .1
+        .expect("free there");
 }
 
 #[test]
@@ -291,6 +301,60 @@ fn uses_that_are_set_later_end_what_is_not_counted() {
     };
     logins.set(counted).expect("set");
     assert_eq!(logins.check(&claims), Reason::UsesExhausted);
+}
+
+#[test]
+fn uses_that_are_set_later_end_what_is_stored_and_not_counted() {
+    // So long that tokens are stored.
+    let long = LoginSettings {
+        ttl_s: 60 * 86_400,
+        ..LoginSettings::default()
+    };
+    let mut logins = Logins::with(long.clone());
+    let secret = logins.create(|_| {});
+    let (token, login) = login_of(&logins, &secret);
+    logins.world.run(Caller::System, login, "").expect("stored");
+    let narrower = logins.exchange(&bearer(&token), &child()).expect("a child");
+    let reason =
+        |logins: &Logins, token: &str| logins.world.check(token, "deploy:run", "acme/web/prod");
+    assert_eq!(reason(&logins, &token), Reason::Allowed);
+    let counted = LoginSettings {
+        uses: Some(5),
+        ..long
+    };
+    logins.set(counted).expect("set");
+    assert_eq!(reason(&logins, &token), Reason::UsesExhausted);
+    assert_eq!(logins.check(&narrower), Reason::UsesExhausted);
+    // What is counted from its login on is good.
+    let (token, login) = login_of(&logins, &secret);
+    logins.world.run(Caller::System, login, "").expect("stored");
+    assert_eq!(reason(&logins, &token), Reason::Allowed);
+}
+
+/// Whoever has one token of it, a pipeline or an agent, must not end all the others.
+#[test]
+fn a_service_account_does_not_end_its_own_tokens_unless_it_may() {
+    let mut logins = Logins::new();
+    let secret = logins.create(|_| {});
+    let claims = logins.login(&secret).expect("good");
+    let account = || name("service:ci");
+    let sealed = Logins::caller(&claims);
+    for request in [
+        CutOffRequest::Subject(account()),
+        CutOffRequest::Sessions(account()),
+        CutOffRequest::IssuedByPrincipal(account()),
+    ] {
+        let refused = logins
+            .world
+            .run(sealed.clone(), Command::RevokeAll(request), "because");
+        let hidden = matches!(
+            refused,
+            Err(Refusal::NotFound(_) | Refusal::NotPermitted(_))
+        );
+        assert!(hidden, "{refused:?}");
+    }
+    assert!(logins.login(&secret).is_ok(), "the credential stays");
+    assert_eq!(logins.check(&claims), Reason::Allowed);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::domain::change::{Change, CutOffTarget};
 use crate::domain::entry::EntryKind;
 use crate::domain::permission::ResourcePattern;
-use crate::domain::principal::{PrincipalId, PrincipalName};
+use crate::domain::principal::{PrincipalId, PrincipalKind, PrincipalName};
 use crate::domain::refusal::Refusal;
 use crate::domain::seal::REVOKED_KEPT_MS;
 use crate::domain::seal::claims::Sealed;
@@ -53,7 +53,8 @@ impl Judged<'_> {
                 return self.revoke_sealed(sealed, compromised);
             }
             // A record of logins tells both kinds of access tokens by their ids.
-            RevokeTarget::Session(id) if self.state.token(*id).is_some() => Some(*id),
+            RevokeTarget::Session(id) if self.finds(*id) => Some(*id),
+            // Whether it is stored shall not be told to who may not know of it.
             RevokeTarget::Session(id) => {
                 self.require_on("tokens:revoke", ResourcePattern::everything())?;
                 if reason.is_empty() {
@@ -184,6 +185,14 @@ impl Judged<'_> {
         credential.map(drop).ok_or(Refusal::NotFound("credential"))
     }
 
+    /// Whether there is a token that the caller is or may know of.
+    fn finds(&self, id: TokenId) -> bool {
+        self.state.token(id).is_some_and(|record| {
+            let judged = self.require_token("tokens:revoke", &record);
+            self.is_itself(id) || !matches!(judged, Err(Refusal::NotFound(_)))
+        })
+    }
+
     fn cut_off_principal(
         &self,
         name: &PrincipalName,
@@ -194,8 +203,13 @@ impl Judged<'_> {
             return Err(not_found);
         };
         let id = principal.record.id;
-        let narrowed = self.require_in_scopes("tokens:revoke", &principal.record.home);
-        if self.principal_id() == Some(id) && narrowed.is_ok() {
+        // A user for itself; a service account and a team do not manage themselves.
+        let itself = self.principal_id() == Some(id) && name.kind() == PrincipalKind::User;
+        if itself
+            && self
+                .require_in_scopes("tokens:revoke", &principal.record.home)
+                .is_ok()
+        {
             return Ok(id);
         }
         let judged = if issued {

@@ -411,7 +411,10 @@ impl Oracle {
         let settings = self.born(token).and_then(|born| born.settings());
         let settings = settings.as_ref();
         let from_elsewhere = settings.is_some_and(|one| !allows(&one.networks, asked.address));
-        let uncounted = token.seal.is_some() && settings.is_some_and(|one| one.uses.is_some());
+        // What a login gave, before its credential.
+        let given = chain.len().checked_sub(2).and_then(|at| chain.get(at));
+        let uncounted = settings.is_some_and(|one| one.uses.is_some())
+            && (token.seal.is_some() || given.is_some_and(|one| one.uses_left.is_none()));
         let failed = [
             (wrong_kind || token.is_credential(), Reason::WrongKind),
             (self.is_revoked(token), Reason::Revoked),

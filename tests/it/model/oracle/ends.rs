@@ -60,10 +60,17 @@ impl Me<'_> {
                 }
                 return self.revoke_sealed(token, compromised);
             }
-            RevokeTarget::Session(id) => match self.oracle.token(*id) {
-                Some(token) => token.clone(),
-                None => return self.revoke_session_by(*id, compromised, no_reason),
-            },
+            RevokeTarget::Session(id) => {
+                // Who may not know of a stored one is answered as for any id.
+                let knows = |token: &&Token| {
+                    self.is_me(token)
+                        || self.require_token("tokens:revoke", token) != Err(No::NotFound)
+                };
+                match self.oracle.token(*id).filter(knows) {
+                    Some(token) => token.clone(),
+                    None => return self.revoke_session_by(*id, compromised, no_reason),
+                }
+            }
         };
         if token.seal.is_some() {
             return self.revoke_sealed(&token, compromised);
@@ -199,8 +206,9 @@ impl Me<'_> {
 
     fn cut_off_principal(&self, name: &str, issued: bool) -> Result<u32, No> {
         let one = self.oracle.named(name).ok_or(No::NotFound)?;
-        let mine = self.principal() == Some(one.id);
-        if mine && self.require_in_cuts("tokens:revoke", &one.home).is_ok() {
+        // A user for itself: accounts and teams do not manage themselves.
+        let itself = self.principal() == Some(one.id) && name.starts_with("user:");
+        if itself && self.require_in_cuts("tokens:revoke", &one.home).is_ok() {
             return Ok(one.id);
         }
         let on = if issued { "**" } else { &one.home };
