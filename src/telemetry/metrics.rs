@@ -22,7 +22,7 @@ use super::openmetrics::{self, Times};
 use super::otlp::{self, Line};
 
 /// How long the last sending may take.
-const LAST: Duration = Duration::from_secs(1);
+const LAST: Duration = Duration::from_secs(2);
 
 /// What became of sendings. Clones are handles to the same counts.
 #[derive(Clone, Debug, Default)]

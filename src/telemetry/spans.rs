@@ -9,6 +9,7 @@
 //! collector does not take. Sent are at most so many at a time, and none waits longer than a moment
 //! for others to go with.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,7 +36,7 @@ const SENT_MAX: usize = 512;
 /// How long one waits for others to be sent with.
 const GATHER: Duration = Duration::from_millis(500);
 /// How long the last ones may take when the server ends.
-const LAST: Duration = Duration::from_secs(1);
+const LAST: Duration = Duration::from_secs(2);
 const SAMPLED: u32 = 1;
 
 /// A span of a call, when it has ended.
@@ -120,6 +121,10 @@ impl Spans {
         }
     }
 
+    fn give_up(&self, count: u64) {
+        self.0.failed.fetch_add(count, Ordering::Relaxed);
+    }
+
     fn put(&self, make: impl FnOnce() -> Span) {
         match self.0.queue.try_reserve() {
             Ok(place) => place.send(make()),
@@ -202,15 +207,17 @@ impl SpanTask {
 async fn send(spans: Spans, mut queue: mpsc::Receiver<Span>, line: Line, stop: CancellationToken) {
     let mut client = TraceServiceClient::new(line.channel());
     let mut reachable = true;
+    let mut over = pin!(ended(&stop));
     loop {
         let mut gathered = Vec::new();
         let begun = tokio::select! {
             biased;
+            // What is queued is sent before the end.
             begun = queue.recv_many(&mut gathered, SENT_MAX) => begun,
             () = stop.cancelled() => break,
         };
         if begun == 0 {
-            return;
+            break;
         }
         // Others that come in a moment go with it.
         let others = async {
@@ -223,28 +230,29 @@ async fn send(spans: Spans, mut queue: mpsc::Receiver<Span>, line: Line, stop: C
             _ = timeout(GATHER, others) => {}
             () = stop.cancelled() => {}
         }
+        let count = gathered.len() as u64;
         let sent = tokio::select! {
             sent = export(&mut client, &line, gathered, &spans) => sent,
-            // The rest is tried once, and not for long.
-            () = ended(&stop) => return,
+            // Whoever has not answered by then answers no more.
+            () = &mut over => {
+                spans.give_up(count);
+                break;
+            }
         };
         if reachable != sent {
             reachable = sent;
             tell(reachable);
         }
     }
-    let mut last = Vec::new();
-    while last.len() < QUEUE_MAX
-        && let Ok(span) = queue.try_recv()
-    {
-        last.push(span);
-    }
-    if !last.is_empty() {
-        let _ = timeout(LAST, export(&mut client, &line, last, &spans)).await;
+    spans.give_up(queue.len() as u64);
+    let lost = spans.counts();
+    if lost.dropped + lost.failed > 0 {
+        let (sent, dropped, failed) = (lost.sent, lost.dropped, lost.failed);
+        tracing::warn!(sent, dropped, failed, "not all spans were sent");
     }
 }
 
-/// Comes when a sending that is under way at the end has had its time.
+/// Comes when the server ends and the last sendings have had their time.
 async fn ended(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(LAST).await;

@@ -38,6 +38,8 @@ pub(crate) struct Listener {
     pub(crate) include_certificate: bool,
     /// Whether requests are traced, which puts a client's own trace on what they cause.
     pub(crate) traces: bool,
+    /// Whether traces are recorded that its clients record.
+    pub(crate) samples: bool,
     /// Beginnings of the names of headers that are taken away before anything looks at them.
     pub(crate) removes: &'static [&'static str],
     /// What its virtual host says beside its routes.
@@ -70,6 +72,7 @@ impl Listener {
             certificates: None,
             include_certificate: false,
             traces: false,
+            samples: false,
             removes: &[],
             of_host: &[],
             routes: Vec::new(),
@@ -121,7 +124,7 @@ impl Listener {
             "http_filters": self.filters(),
         });
         if self.traces {
-            manager["tracing"] = tracing();
+            manager["tracing"] = tracing(self.samples);
         }
         let mut chain = json!({"filters": [{"name": "http", "typed_config": manager}]});
         if let Some(folder) = &self.certificates {
@@ -254,10 +257,10 @@ fn cluster(name: &str, port: u16, mut protocol: Value) -> Value {
     })
 }
 
-/// OpenTelemetry's, which tells nobody of any.
-fn tracing() -> Value {
+/// OpenTelemetry's, which records what its client does, or tells nobody of any.
+fn tracing(samples: bool) -> Value {
     json!({
-        "overall_sampling": {"value": 0},
+        "overall_sampling": {"value": if samples { 100 } else { 0 }},
         "provider": {
             "name": "envoy.tracers.opentelemetry",
             "typed_config": {

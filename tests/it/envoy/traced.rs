@@ -16,7 +16,7 @@ async fn a_question_is_a_span_in_the_trace_of_envoys_client_embedded() {
     let settings = [endpoint.as_str()];
     let mesh = Mesh::start(&settings, |port| {
         let mut listener = asking("web", port);
-        listener.traces = true;
+        (listener.traces, listener.samples) = (true, true);
         vec![listener]
     });
     let mesh = mesh.await;
@@ -25,6 +25,7 @@ async fn a_question_is_a_span_in_the_trace_of_envoys_client_embedded() {
     let ask = get(SECRET).bearer(&secret).header("traceparent", parent);
     let answer = ask.send(mesh.envoy.port("web")).await;
     assert_eq!(answer.status, 200, "{answer:?}");
+    collector.received(1).await;
     let latchkey = mesh.latchkey;
     tokio::task::block_in_place(|| latchkey.terminate());
     let span = collector.span(TRACE, "envoy.service.auth.v3.Authorization/Check");

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
@@ -31,6 +32,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+
+/// How long what must come may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Attributes by name.
 pub(crate) type Attributes = BTreeMap<String, String>;
@@ -98,13 +102,31 @@ impl Collector {
         format!("telemetry.otlp.endpoint=http://{}", self.address)
     }
 
+    /// Comes back once so many spans were received; the others are still on their way.
+    pub(crate) async fn received(&self, spans: usize) {
+        let began = Instant::now();
+        while self.spans().len() < spans {
+            let found = self.spans();
+            assert!(began.elapsed() < PATIENCE, "{spans} wanted: {found:#?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) fn spans(&self) -> Vec<Span> {
         self.kept(|kept| kept.spans.clone())
     }
 
-    /// What was sent last.
-    pub(crate) fn metrics(&self) -> Vec<Metric> {
-        self.kept(|kept| kept.metrics.clone())
+    /// What was sent last, once that is so.
+    pub(crate) async fn metrics_once(&self, is_so: impl Fn(&[Metric]) -> bool) -> Vec<Metric> {
+        let began = Instant::now();
+        loop {
+            let sent = self.kept(|kept| kept.metrics.clone());
+            if is_so(&sent) {
+                return sent;
+            }
+            assert!(began.elapsed() < PATIENCE, "{sent:#?}");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The one span of a trace that has this name.

@@ -1,7 +1,8 @@
 //! Spans of a running server, as a collector of the test's own receives them.
 //!
-//! Calls are of traces that the test names. A server that ends sends what is queued, so that
-//! nothing is waited for. Absent: what tracing does inside; only what arrives counts.
+//! Calls are of traces that the test names. What must come is waited for; a server that ends then
+//! sends what is queued, so that what must not come would be there, too. Absent: what tracing does
+//! inside; only what arrives counts.
 
 use latchkey::proto::v1;
 use tempfile::TempDir;
@@ -81,6 +82,7 @@ async fn a_sampled_question_is_a_span_in_its_callers_trace_and_no_other_is_embed
     ] {
         client.check(question).await.expect("answered");
     }
+    collector.received(1).await;
     let log = ended(server);
     assert_eq!(collector.spans().len(), 1, "{:#?}", collector.spans());
     let span = collector.span(&trace(1), UNARY);
@@ -135,6 +137,7 @@ async fn every_way_to_ask_makes_one_span_a_call_embedded() {
     client.batch_check(batch).await.expect("answered");
     let strange = Request::new(check(&secret, &[("a:b", "c/../d")]));
     client.check(traced(5, true, strange)).await.unwrap_err();
+    collector.received(5).await;
     ended(server);
     let check = |number: u8, name: &str, expected: [&str; 3]| {
         let span = collector.span(&trace(number), name);
@@ -173,6 +176,7 @@ async fn a_request_through_envoy_is_in_the_trace_of_envoy_or_of_its_client_embed
     ask(&channel, question(&client(3, "01"))).await;
     ask(&channel, traced(4, false, question(&client(5, "01")))).await;
     ask(&channel, question(&client(6, "00"))).await;
+    collector.received(2).await;
     let log = ended(server);
     let mut traces: Vec<String> = collector.spans().into_iter().map(|one| one.trace).collect();
     traces.sort_unstable();
@@ -206,6 +210,7 @@ async fn what_is_done_for_a_management_call_lies_within_its_span_embedded() {
         .list_changes(traced(4, true, list))
         .await
         .expect("listed");
+    collector.received(6).await;
     let log = ended(server);
 
     let method = "latchkey.v1.TokenService/IssueToken";
@@ -263,6 +268,7 @@ async fn the_barrier_lies_within_the_call_that_waits_for_it_postgres() {
     let secret = issued.expect("issued").into_inner().secret;
     let request = traced(1, true, bearer(&token, revoke(&secret)));
     tokens.revoke_token(request).await.expect("revoked");
+    collector.received(5).await;
     ended(server);
     let call = collector.span(&trace(1), "latchkey.v1.TokenService/RevokeToken");
     let barrier = collector.span(&trace(1), "barrier");
@@ -288,6 +294,7 @@ async fn of_calls_that_say_nothing_so_many_have_spans_as_the_ratio_says_embedded
         v1::WhoAmIRequest::default(),
     );
     tokens.who_am_i(who).await.expect("answered");
+    collector.received(4).await;
     ended(server);
     let mut spans = collector.spans();
     spans.retain(|span| span.parent.is_empty());
