@@ -26,7 +26,7 @@ use crate::proto::v1::check_service_server::CheckService;
 use super::auth::{Peer, admit, budget, credentials_in};
 use super::errors::{OK, how, invalid, reason, status};
 use super::metrics::{Metrics, Way};
-use super::observe::{Arrival, Asking, Ended, Facts, Observer, parent_in};
+use super::observe::{Arrival, Asking, Ended, Facts, Observer};
 use super::question::{Needs, Told, answered, asked, counted, parse_revision};
 use super::stream::{Answers, answers};
 
@@ -91,8 +91,7 @@ impl CheckRpc {
     pub(super) fn arrival_of(&self, headers: &HeaderMap) -> Arrival {
         let mut arrival = self.observer.arrival();
         if self.observer.traces() {
-            self.observer
-                .join(&mut arrival, parent_in(headers), headers);
+            self.observer.join(&mut arrival, headers, || None);
         }
         arrival
     }
@@ -291,7 +290,7 @@ impl CheckRpc {
             way: asking.way,
             allowed,
             reason,
-            code: OK,
+            code: asking.code,
         };
         self.tell_ended(facts, ended, asking);
     }

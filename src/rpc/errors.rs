@@ -58,6 +58,8 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
 
 /// The code of what did not fail.
 pub(super) const OK: &str = "OK";
+/// The code of what another server may do.
+pub(super) const UNAVAILABLE: &str = "UNAVAILABLE";
 
 /// The name of a refusal's code, and its stable reason.
 pub(super) fn how(refusal: &Refusal) -> (&'static str, &'static str) {
@@ -190,7 +192,7 @@ fn name(code: Code) -> &'static str {
         Code::OutOfRange => "OUT_OF_RANGE",
         Code::Unimplemented => "UNIMPLEMENTED",
         Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
+        Code::Unavailable => UNAVAILABLE,
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => UNAUTHENTICATED,
     }

@@ -5,8 +5,8 @@
 //!    trace                            span             flags: sampled
 //! ```
 //!
-//! Used by `rpc`. What cannot be read is as if it had not come (W3C Trace Context, section 2.3). Whether
-//! the caller samples is looked at first: that is all that most calls are asked.
+//! Used by `rpc`. What cannot be read is as if it had not come. Whether the caller samples can be
+//! looked at first: that is all that most calls are asked.
 
 /// The bytes of a `traceparent` of this version; later ones may have more behind them.
 const BYTES: usize = 55;
@@ -24,6 +24,14 @@ pub struct Parent {
 }
 
 impl Parent {
+    /// Whether this may be of a trace that is recorded, by a look at one character.
+    #[inline]
+    #[must_use]
+    pub fn may_be_sampled(text: &[u8]) -> bool {
+        let flags = text.get(BYTES - 1);
+        flags.is_some_and(|digit| hex::<1>(&[b'0', *digit]).is_none_or(|it| it[0] & SAMPLED != 0))
+    }
+
     /// Reads a `traceparent`; none if it is not one.
     #[must_use]
     pub fn read(text: &[u8]) -> Option<Self> {
@@ -82,6 +90,12 @@ mod tests {
     fn check(text: &str, expected: Option<bool>) {
         let read = Parent::read(text.as_bytes());
         assert_eq!(read.map(|parent| parent.sampled), expected, "{text}");
+        if expected == Some(true) {
+            assert!(Parent::may_be_sampled(text.as_bytes()), "{text}");
+        }
+        if expected == Some(false) {
+            assert!(!Parent::may_be_sampled(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::domain::permission::Need;
 use crate::domain::reason::Reason;
 use crate::domain::refusal::Refusal;
 use crate::domain::token::{KindSet, TokenId, TokenKind};
+use crate::telemetry::context::Parent;
 
 use super::super::metrics::Way;
 use super::super::observe::{Arrival, Asking, Facts, Who};
@@ -44,6 +45,8 @@ pub(super) struct Use {
     allowed: Vec<u8>,
     // What is told of it; it is the judge who knows.
     pub(super) facts: Option<Box<Facts>>,
+    // The trace that the request says it is of.
+    pub(super) trace: Option<Parent>,
 }
 
 impl Use {
@@ -71,6 +74,7 @@ impl Use {
             request_id: request.1.to_vec(),
             allowed,
             facts: None,
+            trace: None,
         }
     }
 

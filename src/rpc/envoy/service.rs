@@ -33,7 +33,7 @@ use crate::telemetry::context::Parent;
 
 use super::super::auth::budget;
 use super::super::check::{CheckRpc, WAIT_MAX};
-use super::super::errors::response;
+use super::super::errors::{UNAVAILABLE, response};
 use super::super::fields::message_in;
 use super::super::front::DirectAnswer;
 use super::super::metrics::{Metrics, Passed, Way};
@@ -207,12 +207,8 @@ impl<'a> Asked<'a> {
     }
 
     fn asking<'b>(&'b self, arrival: &'b Arrival, parts: &'b Parts) -> Asking<'b> {
-        Asking::about(arrival, self.request_id(), self.parent(), parts)
-    }
-
-    /// The trace that the request says it is of.
-    fn parent(&self) -> Option<Parent> {
-        Parent::read(self.headers.trace_parent()?)
+        let trace = self.headers.trace_parent();
+        Asking::about(arrival, self.request_id(), trace, parts)
     }
 
     fn request(&self) -> Result<routes::Request<'a>, Denial> {
@@ -265,7 +261,7 @@ impl Inner {
             }
             Step::Count(used) => {
                 let wait = budget(&parts.headers, WAIT_MAX);
-                let trace = parent_in(&parts.headers);
+                let trace = parent_in(&parts.headers).or(used.trace);
                 let who = Who::called(&used.request_id, trace, &parts.extensions);
                 Err(Box::new(Counting::new(self, used, wait, (arrival, who))))
             }
@@ -279,8 +275,8 @@ impl Inner {
         };
         if self.check.observer().traces() {
             // Envoy's own span, or what the client says where Envoy makes none.
-            let parent = parent_in(&parts.headers).or_else(|| asked.parent());
-            self.check.observer().join(arrival, parent, &parts.headers);
+            let observer = self.check.observer();
+            observer.join(arrival, &parts.headers, || asked.headers.trace_parent());
         }
         let arrival = &*arrival;
         let asking = asked.asking(arrival, parts);
@@ -397,6 +393,7 @@ impl Inner {
             // It is known once the use is counted.
             (Step::Count(used), _) => {
                 used.facts = verdict.facts.take();
+                used.trace = asked.headers.trace_parent().and_then(Parent::read);
                 return Ok(verdict.response);
             }
             (Step::Error, _) => Passed::Error,
@@ -404,7 +401,8 @@ impl Inner {
             (Step::Answer(_), reason) => denied(Denial::Token(reason)),
         };
         self.metrics.passed(passed);
-        Ok(self.check.done(verdict, asking))
+        let asking = asking.failing_if(passed == Passed::Error, UNAVAILABLE);
+        Ok(self.check.done(verdict, &asking))
     }
 
     /// What the request needs, by Envoy's route or by the table.

@@ -12,6 +12,7 @@ use tracing::Span;
 
 use crate::domain::clock::unix_nanos;
 use crate::domain::token::TokenKind;
+use crate::telemetry::access::masked;
 use crate::telemetry::context::Parent;
 use crate::telemetry::spans::CallSpan;
 use crate::telemetry::tracer;
@@ -19,7 +20,7 @@ use crate::telemetry::tracer;
 use super::super::metrics::Way;
 use super::{Ended, Facts, Joined, Observer, Who};
 
-const TRACEPARENT: &str = "traceparent";
+pub(super) const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 /// Characters of what a caller may write beside its trace (W3C Trace Context, section 3.3.1.5).
 const STATE_CHARS_MAX: usize = 512;
@@ -52,7 +53,7 @@ pub(super) fn state_in(headers: &HeaderMap) -> String {
     if state.len() > STATE_CHARS_MAX {
         state.clear();
     }
-    state
+    masked(&state, STATE_CHARS_MAX)
 }
 
 fn method(way: Way) -> &'static str {

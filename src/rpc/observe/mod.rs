@@ -30,10 +30,11 @@ use crate::telemetry::context::Parent;
 use crate::telemetry::metrics::Sendings;
 use crate::telemetry::spans::{SpanCounts, Spans};
 
+use super::errors::OK;
 use super::metrics::Way;
 
-use call::state_in;
 pub(super) use call::{Called, parent_in};
+use call::{TRACEPARENT, state_in};
 pub(super) use facts::{Facts, Who};
 
 const MILLION: u64 = 1_000_000;
@@ -87,16 +88,20 @@ struct Joined {
 }
 
 /// A question that is being answered: how it came and when, and where to read of who asks.
+#[derive(Clone, Copy)]
 pub(super) struct Asking<'a> {
     pub(super) way: Way,
     pub(super) arrival: &'a Arrival,
+    // The gRPC status of an answer that is a decision.
+    pub(super) code: &'static str,
     from: From<'a>,
 }
 
 // Looked at only where something is told.
+#[derive(Clone, Copy)]
 enum From<'a> {
     Call(&'a HeaderMap, &'a Extensions),
-    About(&'a [u8], Option<Parent>, &'a Parts),
+    About(&'a [u8], Option<&'a [u8]>, &'a Parts),
     Known(&'a Who),
 }
 
@@ -110,7 +115,12 @@ impl<'a> Asking<'a> {
         extensions: &'a Extensions,
     ) -> Self {
         let from = From::Call(headers, extensions);
-        Self { way, arrival, from }
+        Self {
+            way,
+            arrival,
+            code: OK,
+            from,
+        }
     }
 
     /// By a call whose message is read.
@@ -124,12 +134,13 @@ impl<'a> Asking<'a> {
     pub(super) fn about(
         arrival: &'a Arrival,
         request_id: &'a [u8],
-        trace: Option<Parent>,
+        trace: Option<&'a [u8]>,
         parts: &'a Parts,
     ) -> Self {
         Self {
             way: Way::Envoy,
             arrival,
+            code: OK,
             from: From::About(request_id, trace, parts),
         }
     }
@@ -137,15 +148,29 @@ impl<'a> Asking<'a> {
     /// By somebody who is known from before.
     pub(super) fn known(way: Way, arrival: &'a Arrival, who: &'a Who) -> Self {
         let from = From::Known(who);
-        Self { way, arrival, from }
+        Self {
+            way,
+            arrival,
+            code: OK,
+            from,
+        }
+    }
+
+    /// The same, but where the decision is told as an error.
+    #[inline]
+    pub(super) fn failing_if(self, fails: bool, code: &'static str) -> Self {
+        let code = if fails { code } else { self.code };
+        Self { code, ..self }
     }
 
     fn who(&self) -> Who {
         match self.from {
             From::Call(headers, extensions) => Who::of(headers, extensions),
-            From::About(id, trace, parts) => {
-                Who::called(id, parent_in(&parts.headers).or(trace), &parts.extensions)
-            }
+            From::About(id, trace, parts) => Who::called(
+                id,
+                parent_in(&parts.headers).or_else(|| Parent::read(trace?)),
+                &parts.extensions,
+            ),
             From::Known(who) => who.clone(),
         }
     }
@@ -222,9 +247,23 @@ impl Observer {
     }
 
     /// Makes a question part of the trace that its caller says it is of, if that is recorded, or of
-    /// one of its own if it is one of so many.
-    #[inline(never)]
-    pub(super) fn join(&self, arrival: &mut Arrival, parent: Option<Parent>, headers: &HeaderMap) {
+    /// one of its own if it is one of so many. Where the headers say nothing, `other` may.
+    #[inline]
+    pub(super) fn join<'a>(
+        &self,
+        arrival: &mut Arrival,
+        headers: &'a HeaderMap,
+        other: impl FnOnce() -> Option<&'a [u8]>,
+    ) {
+        let said = headers.get(TRACEPARENT).map(|said| said.as_bytes());
+        let said = said.or_else(other);
+        if self.0.traces > Ratio::NONE || said.is_some_and(Parent::may_be_sampled) {
+            self.join_trace(arrival, said.and_then(Parent::read), headers);
+        }
+    }
+
+    #[cold]
+    fn join_trace(&self, arrival: &mut Arrival, parent: Option<Parent>, headers: &HeaderMap) {
         let joined = match parent {
             Some(parent) if parent.sampled => Joined {
                 trace: parent.trace,
