@@ -129,6 +129,9 @@ volumeMounts:
   - {name: client-ca, mountPath: /etc/latchkey/client-ca, readOnly: true}
   {{- end }}
   {{- end }}
+  {{- if .Values.telemetry.ca.existingSecret }}
+  - {name: otlp-ca, mountPath: /etc/latchkey/otlp-ca, readOnly: true}
+  {{- end }}
   {{- with .Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -207,6 +210,10 @@ volumeMounts:
 - name: client-ca
   secret: {secretName: {{ . | quote }}, defaultMode: 288}
 {{- end }}
+{{- end }}
+{{- with .Values.telemetry.ca.existingSecret }}
+- name: otlp-ca
+  secret: {secretName: {{ . | quote }}, defaultMode: 288}
 {{- end }}
 {{- if and .Values.bootstrap.existingSecret (eq .Values.store "embedded") }}
 {{ include "latchkey.bootstrapVolume" . }}

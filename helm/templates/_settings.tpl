@@ -45,6 +45,9 @@ seal.keys_dir = "/etc/latchkey/seal-keys"
 {{- if include "latchkey.routesConfigMap" . }}
 envoy.routes_file = "/etc/latchkey/routes/routes.toml"
 {{- end }}
+{{- if .Values.telemetry.ca.existingSecret }}
+telemetry.otlp.ca_file = {{ printf "/etc/latchkey/otlp-ca/%s" .Values.telemetry.ca.key | toJson }}
+{{- end }}
 {{- include "latchkey.toml" (dict "prefix" "" "tree" .Values.config) }}
 {{- end -}}
 
@@ -62,6 +65,9 @@ envoy.routes_file = "/etc/latchkey/routes/routes.toml"
 {{- with .Values.database.listenUrlKey }}
 {{ include "latchkey.fromSecret" (dict "name" "LATCHKEY_DATABASE_LISTEN_URL" "secret" $secret "key" .) }}
 {{- end }}
+{{- end }}
+{{- with .Values.telemetry.headers.existingSecret }}
+{{ include "latchkey.fromSecret" (dict "name" "LATCHKEY_TELEMETRY_OTLP_HEADERS" "secret" . "key" $.Values.telemetry.headers.key) }}
 {{- end }}
 # What this replica is called in confirmations, and where the others reach it.
 - name: LATCHKEY_REPLICA_NAME

@@ -38,6 +38,10 @@
 {{- if and $values.tls.enabled (dig "canary" "interval" "" $values.config) -}}
 {{- fail "config.canary.interval: with TLS replicas cannot drill each other, for they know their addresses only, and certificates have names" -}}
 {{- end -}}
+{{- $endpoint := dig "telemetry" "otlp" "endpoint" "" $values.config -}}
+{{- if and (hasPrefix "https://" $endpoint) (not $values.telemetry.ca.existingSecret) -}}
+{{- fail "config.telemetry.otlp.endpoint: https:// needs telemetry.ca.existingSecret, the authorities to believe" -}}
+{{- end -}}
 {{- if and $values.tls.certManager.enabled (not $values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.issuerRef.name: who issues the certificate?" -}}
 {{- end -}}

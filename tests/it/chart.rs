@@ -300,6 +300,9 @@ fn values_that_do_not_go_together_are_refused() {
     let canary = json!({"canary": {"interval": "1m"}});
     let canary = json!({"tls": {"enabled": true, "existingSecret": "a"}, "config": canary});
     refused(&canary, "certificates have names");
+    let collector = json!({"otlp": {"endpoint": "https://collector:4317"}});
+    let collector = json!({"config": {"telemetry": collector}});
+    refused(&collector, "telemetry.ca.existingSecret");
 }
 
 #[test]

@@ -247,6 +247,11 @@ fn values_reach_the_program_as_they_are_meant() {
         "/etc/latchkey/database/root.pem"
     );
     assert_eq!(settings["seal"]["keys_dir"], "/etc/latchkey/seal-keys");
+    let telemetry = &settings["telemetry"];
+    assert_eq!(telemetry["access"]["ratio"], "0.01");
+    assert_eq!(telemetry["otlp"]["metrics_every"], "30s");
+    let authorities = &telemetry["otlp"]["ca_file"];
+    assert_eq!(authorities, "/etc/latchkey/otlp-ca/root.pem");
 }
 
 /// What is named by settings is mounted there, and nothing that is mounted is lost on the program.
@@ -265,11 +270,13 @@ fn what_settings_name_is_mounted() {
                 .any(|mount| path.starts_with(mount["mountPath"].as_str().expect("a path")))
         };
         for key in [
-            ("database", "ca_file"),
-            ("seal", "keys_dir"),
-            ("envoy", "routes_file"),
+            "/database/ca_file",
+            "/seal/keys_dir",
+            "/envoy/routes_file",
+            "/telemetry/otlp/ca_file",
         ] {
-            let path = settings[key.0][key.1].as_str().expect("a path");
+            let path = settings.pointer(key).and_then(Value::as_str);
+            let path = path.expect("a path");
             assert!(path.is_empty() || is_mounted(path), "{name}: {path}");
         }
         let config = words(&container["args"])[2];
