@@ -40,6 +40,12 @@ pub(crate) enum Kind {
     Check,
     /// The same, of sealed access tokens.
     Sealed,
+    /// Latchkey with the telemetry of a server that nobody has set otherwise.
+    Told,
+    /// Latchkey without, asked by callers that say that they do not sample.
+    Parented,
+    /// The same with traces on, and a collector that is not there.
+    Traced,
     /// An RPC of empty messages.
     Empty,
     /// Latchkey, asked by Envoy.
@@ -50,9 +56,12 @@ pub(crate) enum Kind {
     Unread,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 9] = [
     Kind::Check,
     Kind::Sealed,
+    Kind::Told,
+    Kind::Parented,
+    Kind::Traced,
     Kind::Empty,
     Kind::Authorize,
     Kind::Constant,
@@ -65,6 +74,9 @@ impl Kind {
         match self {
             Self::Check => "serve-check",
             Self::Sealed => "serve-sealed",
+            Self::Told => "serve-told",
+            Self::Parented => "serve-parented",
+            Self::Traced => "serve-traced",
             Self::Empty => "serve-empty",
             Self::Authorize => "serve-authorize",
             Self::Constant => "serve-constant",
@@ -74,7 +86,9 @@ impl Kind {
 
     fn method(self) -> &'static str {
         match self {
-            Self::Check | Self::Sealed => "latchkey.v1.CheckService/Check",
+            Self::Check | Self::Sealed | Self::Told | Self::Parented | Self::Traced => {
+                "latchkey.v1.CheckService/Check"
+            }
             Self::Empty => "bench.v1.EmptyService/Call",
             Self::Authorize | Self::Constant | Self::Unread => {
                 "envoy.service.auth.v3.Authorization/Check"
@@ -112,6 +126,12 @@ pub(crate) fn run() {
     instructions(&runtime, pair, COUNTED_TOKENS);
     println!("Check of a sealed access token over gRPC against one of a stored token:");
     instructions(&runtime, [Kind::Sealed, Kind::Check], COUNTED_TOKENS);
+    println!(
+        "Check over gRPC with the telemetry of default settings against one with counts alone:"
+    );
+    instructions(&runtime, [Kind::Told, Kind::Check], COUNTED_TOKENS);
+    println!("Check over gRPC of callers that do not sample, traces on against traces off:");
+    instructions(&runtime, [Kind::Traced, Kind::Parented], COUNTED_TOKENS);
 }
 
 /// For the load: the servers have their own.

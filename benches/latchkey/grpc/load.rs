@@ -26,6 +26,9 @@ use crate::sealed;
 pub(crate) const CONNECTIONS: usize = 4;
 pub(crate) const STREAMS: usize = 5;
 
+/// What a caller says whose trace is not recorded.
+const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+
 // In front of each message: whether it is compressed, and its length in four bytes.
 const FRAME_HEAD_BYTES: usize = 5;
 
@@ -44,7 +47,7 @@ pub(crate) fn messages(kind: Kind, count: u64, tokens: u64) -> Arc<[Bytes]> {
         }
     };
     match kind {
-        Kind::Check => (0..count)
+        Kind::Check | Kind::Told | Kind::Parented | Kind::Traced => (0..count)
             .map(|i| mix(i ^ 0xBEEF) % tokens)
             .map(|n| framed(&check(secret(n), n)))
             .collect(),
@@ -225,11 +228,13 @@ async fn ask_one(
     uri: &Uri,
     message: Bytes,
 ) -> SendRequest<Bytes> {
-    let request = Request::post(uri.clone())
+    let mut request = Request::post(uri.clone())
         .header("te", "trailers")
-        .header("content-type", "application/grpc")
-        .body(())
-        .expect("a request");
+        .header("content-type", "application/grpc");
+    if matches!(kind, Kind::Parented | Kind::Traced) {
+        request = request.header("traceparent", UNSAMPLED);
+    }
+    let request = request.body(()).expect("a request");
     let mut sender = sender.ready().await.expect("a stream");
     let (response, mut body) = sender.send_request(request, false).expect("sent");
     body.send_data(message, true).expect("sent");
@@ -245,7 +250,7 @@ async fn ask_one(
     assert_eq!(trailers["grpc-status"], "0");
     let reply = &reply[FRAME_HEAD_BYTES..];
     match kind {
-        Kind::Check | Kind::Sealed => {
+        Kind::Check | Kind::Sealed | Kind::Told | Kind::Parented | Kind::Traced => {
             let answer = v1::CheckResponse::decode(reply).expect("a reply");
             assert!(answer.allowed, "every question is answered by an allow");
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use latchkey::authority::{Authority, Settings};
-use latchkey::config::Config;
+use latchkey::config::{self, Config};
 use latchkey::domain::chain::{Head, RevisionNumber};
 use latchkey::domain::change::Row;
 use latchkey::domain::clock::{Clock, ManualClock, SystemClock};
@@ -23,7 +23,7 @@ use latchkey::domain::token::{TokenId, TokenKind};
 use latchkey::proto::envoy::config::core::v3 as core;
 use latchkey::proto::envoy::service::auth::v3 as auth;
 use latchkey::replica::{LastUsedSettings, Replica, Settings as ReplicaSettings};
-use latchkey::rpc::{self, Direct, Metrics};
+use latchkey::rpc::{self, Direct, Metrics, Observer};
 use latchkey::store::list::{
     GrantQuery, LastUsed, MemberQuery, Page, PrincipalQuery, RoleQuery, StoredGrant, StoredMember,
     StoredPrincipal, StoredRole, StoredToken, TokenQuery,
@@ -32,6 +32,9 @@ use latchkey::store::logins::{
     Failure, FailureKey, LoginNoted, LoginQuery, Logins, OneTime, StoredLogin,
 };
 use latchkey::store::{Appended, Batch, Snapshot, Store, StoreError};
+use latchkey::telemetry::access::Access;
+use latchkey::telemetry::otlp::{self, Collector, Line};
+use latchkey::telemetry::spans::Spans;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::body::Body;
@@ -87,13 +90,18 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", listener.local_addr().expect("bound").port());
         let listener = rpc::Listening::plainly(listener);
-        let (metrics, mut config) = (Metrics::default(), Config::default());
+        let (metrics, mut config) = (metrics(kind), Config::default());
         // The benchmark's own clients are no proxies; what they say of the client is believed.
         config.envoy.trusted_hops = 1;
         let limits = &config.limits;
         let routes = rpc::routes(&authority, &metrics, limits).expect("sound descriptors");
         let served = match kind {
-            Kind::Check | Kind::Sealed | Kind::Authorize => {
+            Kind::Check
+            | Kind::Sealed
+            | Kind::Told
+            | Kind::Parented
+            | Kind::Traced
+            | Kind::Authorize => {
                 let check = rpc::direct(&authority, &metrics, &config, Arc::default());
                 rpc::serve_routes(check, routes, metrics, listener, &config, input_ends()).await
             }
@@ -117,6 +125,34 @@ pub(crate) fn serve(kind: Kind, tokens: u64, time: Time) {
         served.expect("served");
         writer.stop().await;
     });
+}
+
+/// What is counted, and told besides.
+fn metrics(kind: Kind) -> Metrics {
+    if !matches!(kind, Kind::Told | Kind::Traced) {
+        return Metrics::default();
+    }
+    let telemetry = config::Telemetry::default();
+    // Tasks end with the process.
+    let (access, _) = Access::start(telemetry.access.denials_per_second);
+    let observer = Observer::new(access, telemetry.access.ratio, 7);
+    if kind == Kind::Told {
+        return Metrics::with(observer);
+    }
+    let collector = Collector {
+        endpoint: "http://127.0.0.1:1".to_owned(),
+        headers: Vec::new(),
+        authorities: None,
+        timeout: telemetry.otlp.timeout,
+    };
+    let service = otlp::Service {
+        instance: "bench".to_owned(),
+        namespace: String::new(),
+    };
+    let line = Line::open(&collector, service).expect("an address");
+    let (spans, queue) = Spans::queue();
+    let _ = spans.send(queue, line);
+    Metrics::with(observer.with_spans(spans, telemetry.traces.ratio))
 }
 
 async fn input_ends() {
