@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::domain::change::{SealKeyRecord, Subject};
 use crate::domain::refusal::Refusal;
 use crate::domain::seal::claims::Sealed;
+use crate::domain::seal::key::KeyId;
 use crate::domain::seal::ring::{Room, Unopened};
 use crate::domain::seal::text::is_sealed;
 use crate::domain::token::{Digest, TokenId, recognise};
@@ -60,9 +61,8 @@ impl Authority {
     pub(super) fn claims(&self, state: &State, token: &str) -> Result<Arc<[u8]>, Refusal> {
         match self.open(state, token, &mut Room::default()) {
             Ok(claims) => Ok(claims.into()),
-            Err(Unopened::NotLoaded(key)) if is_in_use(state, Unopened::NotLoaded(key)) => {
-                let what = format!("this server has not loaded seal key {key}; ask another");
-                Err(Refusal::Unavailable(what))
+            Err(unopened @ Unopened::NotLoaded(key)) if is_in_use(state, unopened) => {
+                Err(not_loaded(key))
             }
             Err(_) => Err(Refusal::Unauthenticated),
         }
@@ -79,6 +79,13 @@ impl Authority {
         let seals = self.replica.seals().load();
         seals.open(token, room, |id| state.seal_key(id).map(|key| key.salt))
     }
+}
+
+/// Refuses what takes a key that another server may have loaded.
+pub(super) fn not_loaded(key: KeyId) -> Refusal {
+    Refusal::Unavailable(format!(
+        "this server has not loaded seal key {key}; ask another"
+    ))
 }
 
 /// Whether a token that could not be opened may be good all the same, to a server that has loaded

@@ -34,8 +34,8 @@ use super::{Authority, half_hash};
 const WAITING_MAX: usize = 256;
 /// Counts that this server knows to have begun; a login that succeeds ends them.
 const FAILED_MAX: usize = 10_000;
-/// How long whoever is let in waits for its count to begin anew; a store that does not answer
-/// does so later, and the next login that succeeds has it do so once more.
+/// How long whoever is let in waits for its count to begin anew. In a store that takes longer it
+/// begins anew later, and once more with the next login that succeeds.
 const CLEARED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Whose logins failed here. Clones are handles to the same ones.

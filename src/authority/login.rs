@@ -12,12 +12,14 @@
 //! A token is sealed only while this server may answer Checks, and after all that the login spends
 //! is durable. Absent on purpose: rules, which are `state::login`'s.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use crate::domain::assertion::{Assertion, Wrong};
 use crate::domain::chain::Revision;
 use crate::domain::change::{Change, SealKeyRecord, Subject};
-use crate::domain::clock::UnixMs;
+use crate::domain::clock::{Now, UnixMs};
 use crate::domain::limits::Audience;
 use crate::domain::login::{ClientNetwork, LoginCause, LoginMethod};
 use crate::domain::principal::PrincipalName;
@@ -31,6 +33,7 @@ use crate::state::decide::{Caller, Command, Envelope, Login, Outcome};
 use crate::state::login::{Granted, LoginAsked, LoginRefused, Shown, exchange, grant, renew};
 use crate::store::logins::{LoginKind, LoginNoted, OneTime};
 
+use super::callers::not_loaded;
 use super::lockout::{Guess, failure_key};
 use super::outcome::LoginOutcome;
 use super::{Authority, Credentials};
@@ -161,7 +164,7 @@ impl Authority {
 
     async fn attempt(&self, call: &LoginCall<'_>) -> Result<Given, Failed> {
         let shown = call.proof.read()?;
-        self.require_answering()?;
+        self.require_vouched_for()?;
         let accepted = self.granted(call, shown).await?;
         self.give(accepted).await
     }
@@ -197,15 +200,6 @@ impl Authority {
             Err(Failed::Refused(refused)) => Err(Refusal::LoginRefused(refused.cause())),
             Err(Failed::Unable(refusal)) => Err(refusal),
         }
-    }
-
-    // Whoever may not answer a Check cannot know what was revoked.
-    fn require_answering(&self) -> Result<(), Refusal> {
-        if self.is_vouched_for() {
-            return Ok(());
-        }
-        let what = "this server cannot know now what was revoked; ask again or ask another";
-        Err(Refusal::Unavailable(what.to_owned()))
     }
 
     /// What the credential gives, on the published State.
@@ -312,7 +306,7 @@ impl Authority {
             (false, Some(sealed)) => sealed,
             (false, None) => self.sealed(&claims, &self.minting_key().await?)?,
         };
-        self.require_answering()?;
+        self.require_vouched_for()?;
         self.replica.note_login(LoginNoted {
             at_ms: claims.issued_ms,
             kind: LoginKind::Login,
@@ -361,11 +355,7 @@ impl Authority {
         credentials: Credentials<'_>,
         ttl_s: Option<u32>,
     ) -> Result<Given, Refusal> {
-        self.require_answering()?;
-        let caller = self.caller(credentials)?;
-        self.look_for(&caller).await?;
-        let state = self.replica.state_full();
-        let now = self.replica.clock().now();
+        let (caller, state, now) = self.presented(credentials).await?;
         let (claims, clipped) = renew(&state, &caller, ttl_s, now, self.replica.lifetimes())?;
         let text = self.sealed(&claims, &self.minting_key().await?)?;
         self.note_given(&state, &caller, LoginKind::Renewal, &claims, now.latest);
@@ -384,11 +374,7 @@ impl Authority {
         credentials: Credentials<'_>,
         asked: &ExchangeAsked,
     ) -> Result<Given, Refusal> {
-        self.require_answering()?;
-        let caller = self.caller(credentials)?;
-        self.look_for(&caller).await?;
-        let state = self.replica.state_full();
-        let now = self.replica.clock().now();
+        let (caller, state, now) = self.presented(credentials).await?;
         let mut claims = exchange(&state, &caller, asked, now, self.replica.lifetimes())?;
         claims.id = self.new_token_id();
         let text = self.sealed(&claims, &self.minting_key().await?)?;
@@ -400,6 +386,22 @@ impl Authority {
             clipped: wanted_ms.is_some_and(|wanted| claims.expires_ms < now.latest + wanted),
             ..given
         })
+    }
+
+    /// Who presents a token to be given another for it, and the State and the instant that it is
+    /// judged by.
+    async fn presented(
+        &self,
+        credentials: Credentials<'_>,
+    ) -> Result<(Caller, Arc<State>, Now), Refusal> {
+        self.require_vouched_for()?;
+        let caller = self.caller(credentials)?;
+        self.look_for(&caller).await?;
+        Ok((
+            caller,
+            self.replica.state_full(),
+            self.replica.clock().now(),
+        ))
     }
 
     /// Notes a token that a caller was given for its own.
@@ -431,14 +433,10 @@ impl Authority {
     /// The text of claims that were decided on.
     fn sealed(&self, claims: &Claims, key: &SealKeyRecord) -> Result<Zeroizing<String>, Refusal> {
         // Decided on a State that was vouched for, and given only while this server may answer.
-        self.require_answering()?;
+        self.require_vouched_for()?;
         let seals = self.replica.seals().load();
         if !seals.has(key.id) {
-            let what = format!(
-                "this server has not loaded seal key {}; ask another",
-                key.id
-            );
-            return Err(Refusal::Unavailable(what));
+            return Err(not_loaded(key.id));
         }
         let text = seals.seal(claims, key.id, &key.salt).map(Zeroizing::new);
         text.ok_or_else(|| {

@@ -225,6 +225,15 @@ impl Authority {
         self.replica.is_vouched_for()
     }
 
+    /// Refuses where it cannot be known what was revoked.
+    fn require_vouched_for(&self) -> Result<(), Refusal> {
+        if self.is_vouched_for() {
+            return Ok(());
+        }
+        let what = "this server cannot know now what was revoked; ask again or ask another";
+        Err(Refusal::Unavailable(what.to_owned()))
+    }
+
     /// Whether the store answered when it was last asked.
     #[must_use]
     pub fn store_answers(&self) -> bool {
@@ -248,11 +257,7 @@ impl Authority {
         about: CallAbout,
     ) -> Result<Reader, Refusal> {
         // Checks may be served stale where the operator says so; who may read what never is.
-        if !self.is_vouched_for() {
-            return Err(Refusal::Unavailable(
-                "this server cannot know now what was revoked; ask again or ask another".to_owned(),
-            ));
-        }
+        self.require_vouched_for()?;
         let state = self.replica.state_full();
         let caller = self.caller_on(&state, credentials)?;
         let now = self.replica.clock().now();

@@ -87,7 +87,7 @@ pub(crate) struct EndArgs {
 
 #[derive(Serialize)]
 struct AddedView {
-    id: String,
+    key_id: String,
     keys_file: PathBuf,
     /// Keys that are in the file now.
     keys: usize,
@@ -95,7 +95,7 @@ struct AddedView {
 
 #[derive(Serialize)]
 struct PrintedView<'a> {
-    id: String,
+    key_id: String,
     key: &'a str,
 }
 
@@ -147,8 +147,9 @@ struct KeyList {
     keys: Vec<KeyView>,
 }
 
+/// What was done to a key.
 #[derive(Serialize)]
-struct RotatedView {
+struct DoneView {
     key_id: String,
     #[serde(flatten)]
     made: Made,
@@ -188,7 +189,7 @@ async fn rotate(args: RotateArgs, output: Output) -> Result<(), CliError> {
         wait_for_replicas: true,
     };
     let answer = keys.rotate_key(request).await?.into_inner();
-    let view = RotatedView {
+    let view = DoneView {
         key_id: answer.key_id,
         made: Made::new(answer.revision.as_ref(), answer.enforcement),
     };
@@ -200,30 +201,34 @@ async fn rotate(args: RotateArgs, output: Output) -> Result<(), CliError> {
 
 async fn retire(args: EndArgs, output: Output) -> Result<(), CliError> {
     let mut keys = args.caller.session().await?.keys();
+    let key_id = args.key_id.to_string();
     let request = v1::RetireKeyRequest {
-        key_id: args.key_id.to_string(),
+        key_id: key_id.clone(),
         reason: args.reason,
         request_id: args.request.request_id,
     };
     let answer = keys.retire_key(request).await?.into_inner();
     let made = Made::new(answer.revision.as_ref(), answer.enforcement);
-    output.show(&made, |page| {
-        made.page("retired", page);
+    let view = DoneView { key_id, made };
+    output.show(&view, |page| {
+        view.made.page("retired", page);
         page.line("It can be taken out of the servers' files.");
     })
 }
 
 async fn revoke(args: EndArgs, output: Output) -> Result<(), CliError> {
     let mut keys = args.caller.session().await?.keys();
+    let key_id = args.key_id.to_string();
     let request = v1::RevokeKeyRequest {
-        key_id: args.key_id.to_string(),
+        key_id: key_id.clone(),
         reason: args.reason,
         request_id: args.request.request_id,
     };
     let answer = keys.revoke_key(request).await?.into_inner();
     let made = Made::new(answer.revision.as_ref(), answer.enforcement);
-    output.show(&made, |page| {
-        made.page("revoked, with all that it had sealed", page);
+    let view = DoneView { key_id, made };
+    output.show(&view, |page| {
+        view.made.page("revoked, with all that it had sealed", page);
     })
 }
 
@@ -241,7 +246,7 @@ fn generate(args: GenerateArgs, output: Output) -> Result<(), CliError> {
     }
     add(&file, &key).map_err(CliError::usage)?;
     let view = AddedView {
-        id: id.to_string(),
+        key_id: id.to_string(),
         keys_file: absolute(&file),
         keys: found.len() + 1,
     };
@@ -257,8 +262,8 @@ fn generate(args: GenerateArgs, output: Output) -> Result<(), CliError> {
 fn print(key: &SealKey, output: Output) -> Result<(), CliError> {
     let text = key.reveal();
     if output.is_json() {
-        let id = key.id().to_string();
-        return json(&PrintedView { id, key: &text });
+        let key_id = key.id().to_string();
+        return json(&PrintedView { key_id, key: &text });
     }
     write(&Zeroizing::new(format!("{}\n", *text)))
 }

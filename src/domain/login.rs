@@ -146,7 +146,9 @@ impl LoginSettings {
     /// [`Refusal::Invalid`] where both are given.
     pub fn ttl_asked(ttl_s: Option<u32>, period_s: Option<u32>) -> Result<u32, Refusal> {
         match ttl_s {
-            Some(_) if period_s.is_some() => Err(Refusal::invalid("period", TTL_BESIDE_PERIOD)),
+            Some(_) if period_s.is_some() => {
+                Err(Refusal::invalid("settings.period", TTL_BESIDE_PERIOD))
+            }
             ttl_s => Ok(ttl_s.unwrap_or(TTL_S_DEFAULT)),
         }
     }
@@ -164,42 +166,42 @@ impl LoginSettings {
     pub fn check(&self) -> Result<(), Refusal> {
         let refused = |field, what: &str| Err(Refusal::invalid(field, what));
         let seconds = [
-            ("ttl", Some(self.ttl_s)),
-            ("max_ttl", self.max_ttl_s),
-            ("period", self.period_s),
+            ("settings.ttl", Some(self.ttl_s)),
+            ("settings.max_ttl", self.max_ttl_s),
+            ("settings.period", self.period_s),
         ];
         if let Some((field, _)) = seconds.into_iter().find(|(_, seconds)| *seconds == Some(0)) {
             return refused(field, "is at least one second");
         }
         if self.period_s.is_some() {
             if self.max_ttl_s.is_some() {
-                return refused("period", "has no max_ttl beside it");
+                return refused("settings.period", "has no max_ttl beside it");
             }
             if self.ttl_s != TTL_S_DEFAULT {
-                return refused("period", TTL_BESIDE_PERIOD);
+                return refused("settings.period", TTL_BESIDE_PERIOD);
             }
             if self.uses.is_some() {
                 let what = "has no uses beside it: what has a number of uses is not renewed";
-                return refused("period", what);
+                return refused("settings.period", what);
             }
         }
         if self.max_ttl_s.is_some_and(|max| max < self.ttl_s) {
-            return refused("max_ttl", "is less than the ttl");
+            return refused("settings.max_ttl", "is less than the ttl");
         }
         if self.uses == Some(0) {
-            return refused("uses", "is at least 1");
+            return refused("settings.uses", "is at least 1");
         }
         let Some(lockout) = self.lockout else {
             return Ok(());
         };
         if !(1..=THRESHOLD_MAX).contains(&lockout.threshold) {
-            return refused("lockout.threshold", "is 1 to 30");
+            return refused("settings.lockout.threshold", "is 1 to 30");
         }
         if !LOCKED_S.contains(&lockout.duration_s) {
-            return refused("lockout.duration", "is 30 seconds to a day");
+            return refused("settings.lockout.duration", "is 30 seconds to a day");
         }
         if !RESET_S.contains(&lockout.reset_s) {
-            return refused("lockout.reset", "is 5 seconds to an hour");
+            return refused("settings.lockout.reset", "is 5 seconds to an hour");
         }
         Ok(())
     }

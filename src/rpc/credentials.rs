@@ -17,7 +17,6 @@ use crate::authority::{
 };
 use crate::domain::change::{Change, Display};
 use crate::domain::key::PublicKey;
-use crate::domain::limits::Networks;
 use crate::domain::login::{
     ClientNetwork, LockoutPolicy, LoginMethod, LoginSettings, MethodRecord,
 };
@@ -333,7 +332,7 @@ impl<'a> Wanted<'a> {
             ttl_s: convert::seconds("ttl", self.ttl)?,
             not_before_ms: convert::instant("not_before", self.not_before)?,
             uses: self.uses,
-            networks: scopes::networks(self.networks)?,
+            networks: scopes::networks("networks", self.networks)?,
             workload: scopes::workload(self.workload)?,
             display: Display {
                 name: Some(convert::name("name", self.name)?),
@@ -369,10 +368,6 @@ fn settings(settings: Option<&v1::LoginSettings>) -> Result<LoginSettings, Refus
     let unset = v1::LoginSettings::default();
     let settings = settings.unwrap_or(&unset);
     let defaults = LoginSettings::default();
-    let networks = |field, texts: &[String]| {
-        let wrong = || Refusal::invalid(field, "are at most 32 networks such as 10.0.0.0/8");
-        Networks::parse(texts).ok_or_else(wrong)
-    };
     let seconds = convert::seconds;
     let lockout = match (&settings.lockout, settings.lockout_disabled) {
         (Some(_), true) => {
@@ -399,8 +394,8 @@ fn settings(settings: Option<&v1::LoginSettings>) -> Result<LoginSettings, Refus
         max_ttl_s: seconds("settings.max_ttl", settings.max_ttl.as_ref())?,
         period_s,
         uses: settings.uses,
-        networks: networks("settings.networks", &settings.networks)?,
-        login_networks: networks("settings.login_networks", &settings.login_networks)?,
+        networks: scopes::networks("settings.networks", &settings.networks)?,
+        login_networks: scopes::networks("settings.login_networks", &settings.login_networks)?,
         lockout,
     })
 }

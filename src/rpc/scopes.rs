@@ -94,10 +94,10 @@ fn permission_list(set: &PermissionSet) -> v1::PermissionList {
 }
 
 /// Reads client networks.
-pub(super) fn networks(texts: &[String]) -> Result<Networks, Refusal> {
+pub(super) fn networks(field: &'static str, texts: &[String]) -> Result<Networks, Refusal> {
     Networks::parse(texts).ok_or_else(|| {
         let what = format!("are at most {NETWORKS_MAX} networks such as 10.0.0.0/8, or addresses");
-        Refusal::invalid("networks", what)
+        Refusal::invalid(field, what)
     })
 }
 
@@ -132,7 +132,7 @@ pub(super) fn limits(
     workload_asked: &str,
 ) -> Result<LimitsAsked, Refusal> {
     Ok(LimitsAsked {
-        networks: networks(networks_asked)?,
+        networks: networks("networks", networks_asked)?,
         audience: audience(audience_asked)?,
         workload: workload(workload_asked)?,
     })

@@ -93,7 +93,7 @@ fn named(asked: &mut UpdateToken, path: &str, new: &v1::TokenUpdate) -> Result<(
         }
         "period" => asked.period_s = Some(convert::seconds("period", new.period.as_ref())?),
         "uses_left" => asked.uses_left = Some(uses("uses_left", new.uses_left)?),
-        "networks" => asked.networks = Some(scopes::networks(&new.networks)?),
+        "networks" => asked.networks = Some(scopes::networks("networks", &new.networks)?),
         "audience" => asked.audience = Some(scopes::audience(&new.audience)?),
         "workload" => asked.workload = Some(scopes::workload(&new.workload)?),
         "name" => asked.display.name = Some(convert::name("name", &new.name)?),

@@ -19,7 +19,7 @@ use tonic::Code;
 use crate::fleet::why;
 use crate::program::{Server, fresh};
 use crate::wire::{bearer, check};
-use house::{ACCOUNT, House, REASON, seconds};
+use house::{ACCOUNT, House, REASON, by_secret, seconds};
 
 async fn with_universal_auth(server: &Server) -> (House, String) {
     let mut house = House::furnished(server).await;
@@ -222,14 +222,6 @@ async fn a_revoked_session_is_refused_through_a_crash_embedded() {
     );
 }
 
-fn wrong(client_id: &str, secret: &str) -> v1::LoginRequest {
-    v1::LoginRequest {
-        client_id: client_id.to_owned(),
-        proof: Some(v1::login_request::Proof::ClientSecret(secret.to_owned())),
-        ..v1::LoginRequest::default()
-    }
-}
-
 #[tokio::test]
 async fn guesses_look_alike_and_lock_out_only_who_makes_them_embedded() {
     let dir = fresh();
@@ -242,7 +234,7 @@ async fn guesses_look_alike_and_lock_out_only_who_makes_them_embedded() {
         (ACCOUNT, "garbage"),
         (ACCOUNT, house.admin.clone().as_str()),
     ] {
-        let refused = house.logins.login(wrong(client_id, shown)).await;
+        let refused = house.logins.login(by_secret(client_id, shown)).await;
         let refused = refused.expect_err("no guess is right");
         refusals.push((refused.code(), why(&refused), refused.message().to_owned()));
     }
@@ -260,7 +252,7 @@ async fn guesses_look_alike_and_lock_out_only_who_makes_them_embedded() {
     for _ in 0..3 {
         house
             .logins
-            .login(wrong(ACCOUNT, "garbage"))
+            .login(by_secret(ACCOUNT, "garbage"))
             .await
             .expect_err("a guess");
     }
@@ -283,14 +275,14 @@ async fn goes_on(server: &Server, house: &mut House) {
     for _ in 0..5 {
         house
             .logins
-            .login(wrong(ACCOUNT, "garbage"))
+            .login(by_secret(ACCOUNT, "garbage"))
             .await
             .expect_err("a guess");
     }
     // Counted in their order: with those from elsewhere the ones before are.
     let mut elsewhere = counted::from(server, 9).await;
     for _ in 0..3 {
-        let guess = elsewhere.login(wrong(ACCOUNT, "garbage")).await;
+        let guess = elsewhere.login(by_secret(ACCOUNT, "garbage")).await;
         guess.expect_err("a guess");
     }
     while house.locked().await.len() < 2 {
@@ -314,11 +306,7 @@ async fn nobody_is_locked_out_behind_a_proxy_of_many_clients_embedded() {
     let proxies = ["--set", "login.proxies=127.0.0.1, 10.0.0.0/8"];
     let server = Server::start_with(dir.path(), &proxies).expect("serves");
     let (mut house, secret) = with_universal_auth(&server).await;
-    let guess = v1::LoginRequest {
-        client_id: ACCOUNT.to_owned(),
-        proof: Some(v1::login_request::Proof::ClientSecret("garbage".to_owned())),
-        ..v1::LoginRequest::default()
-    };
+    let guess = by_secret(ACCOUNT, "garbage");
     let mut elsewhere = counted::from(&server, 9).await;
     for logins in [&mut house.logins, &mut elsewhere] {
         for _ in 0..3 {
@@ -348,14 +336,7 @@ async fn a_use_of_a_client_secret_is_never_granted_twice_embedded() {
     let logins: Vec<_> = (0..8)
         .map(|_| {
             let (mut logins, secret) = (house.logins.clone(), secret.clone());
-            tokio::spawn(async move {
-                let login = v1::LoginRequest {
-                    client_id: ACCOUNT.to_owned(),
-                    proof: Some(v1::login_request::Proof::ClientSecret(secret)),
-                    ..v1::LoginRequest::default()
-                };
-                logins.login(login).await.is_ok()
-            })
+            tokio::spawn(async move { logins.login(by_secret(ACCOUNT, &secret)).await.is_ok() })
         })
         .collect();
     for login in logins {

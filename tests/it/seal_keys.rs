@@ -48,7 +48,7 @@ fn set_mode(path: &Path, mode: u32) {
 /// A new key in a file; its id.
 pub(crate) fn generate(file: &Path) -> String {
     let line = format!("seal-key generate --out {} --output json", file.display());
-    local(&line).json()["id"]
+    local(&line).json()["key_id"]
         .as_str()
         .expect("an id")
         .to_owned()
@@ -253,7 +253,7 @@ fn one_seal_key_follows_another_embedded() {
         .refused("no new seal key is loaded");
     let file = world.dir.path().join("seal.keys");
     let made = world.json(&format!("seal-key generate --out {}", file.display()));
-    let second = made["id"].as_str().expect("an id");
+    let second = made["key_id"].as_str().expect("an id");
     while value(&metrics(&world.server.admin_address), "latchkey_seal_keys ") != Some(2.0) {
         std::thread::yield_now();
     }
@@ -295,7 +295,8 @@ fn who_revokes_the_key_that_seals_is_told_which_may_follow_embedded() {
     let second = generate(&world.dir.path().join("seal.keys"));
     until(&world.server, KEYS, 2);
     world.json("seal-key rotate --reason r");
-    world.json(&format!("seal-key revoke {second} --reason r"));
+    let revoked = world.json(&format!("seal-key revoke {second} --reason r"));
+    assert_eq!(revoked["key_id"], second.as_str());
     let refused = world
         .admin()
         .run_with_input("login ci --secret-file -", &secret);

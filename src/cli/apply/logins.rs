@@ -98,7 +98,8 @@ impl Settings {
         };
         let ttl_s = seconds("ttl", self.ttl.as_deref())?;
         let period_s = seconds("period", self.period.as_deref())?;
-        let refused = |refusal: Refusal| refusal.to_string();
+        // Here they stand by themselves.
+        let refused = |refusal: Refusal| refusal.to_string().replacen("settings.", "", 1);
         let settings = LoginSettings {
             ttl_s: LoginSettings::ttl_asked(ttl_s, period_s).map_err(refused)?,
             max_ttl_s: seconds("max_ttl", self.max_ttl.as_deref())?,

@@ -115,7 +115,10 @@ async fn a_periodic_session_is_renewed_for_ever(door: Door) {
     for both in [ttl, uses] {
         let set = door.method_by(&door.admin, kind, both).await;
         let status = refused(set, Code::InvalidArgument, "INVALID_ARGUMENT");
-        assert!(status.message().starts_with("period: "), "{status}");
+        assert!(
+            status.message().starts_with("settings.period: "),
+            "{status}"
+        );
     }
     let set = door.method_by(&door.admin, kind, period.clone()).await;
     let shown = set.expect("set").method.and_then(|method| method.settings);

@@ -5,7 +5,7 @@
 use latchkey::proto::v1;
 use tonic::Code;
 
-use super::house::{ACCOUNT, House};
+use super::house::{ACCOUNT, House, by_secret};
 use super::{counted, with_universal_auth};
 use crate::program::{Server, fresh};
 use crate::wire::bearer;
@@ -15,14 +15,6 @@ fn all() -> Option<v1::ScopesInput> {
     Some(v1::ScopesInput {
         extent: Some(extent),
     })
-}
-
-fn login(secret: &str) -> v1::LoginRequest {
-    v1::LoginRequest {
-        client_id: ACCOUNT.to_owned(),
-        proof: Some(v1::login_request::Proof::ClientSecret(secret.to_owned())),
-        ..v1::LoginRequest::default()
-    }
 }
 
 /// A client secret for logins from this machine's whole network.
@@ -52,11 +44,17 @@ async fn the_address_of_a_proxy_of_many_clients_is_not_theirs_embedded() {
     let refused = house.try_login(&secret).await.expect_err("by a proxy");
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
     house.login(&free).await;
-    elsewhere.login(login(&secret)).await.expect("by itself");
+    elsewhere
+        .login(by_secret(ACCOUNT, &secret))
+        .await
+        .expect("by itself");
 
     // What was given elsewhere is renewed and exchanged there.
     house.set_method(kind, settings).await;
-    let token = elsewhere.login(login(&secret)).await.expect("by itself");
+    let token = elsewhere
+        .login(by_secret(ACCOUNT, &secret))
+        .await
+        .expect("by itself");
     let token = token.into_inner().token.expect("a token").access_token;
     let renew = || bearer(&token, v1::RenewAccessTokenRequest::default());
     let exchange = || {

@@ -20,25 +20,13 @@ use v1::login_request::Proof;
 use v1::login_service_client::LoginServiceClient;
 
 use super::fleet::{confirmed, known, two, with_settings};
-use super::house::{ACCOUNT, House, REASON, seconds};
+use super::house::{ACCOUNT, House, REASON, by_secret, seconds};
 use crate::fleet::LONG;
 use crate::program::Server;
 use crate::wire::{bearer, check};
 
 /// Callers of each replica.
 const CALLERS: usize = 6;
-
-fn login(client_id: &str, proof: Proof) -> v1::LoginRequest {
-    v1::LoginRequest {
-        client_id: client_id.to_owned(),
-        proof: Some(proof),
-        ..v1::LoginRequest::default()
-    }
-}
-
-fn by_secret(client_id: &str, secret: &str) -> v1::LoginRequest {
-    login(client_id, Proof::ClientSecret(secret.to_owned()))
-}
 
 fn unlocked() -> v1::LoginSettings {
     v1::LoginSettings {
@@ -229,7 +217,11 @@ async fn two_replicas_take_an_assertion_once_postgres() {
                 life_s: 300,
                 jti,
             });
-            let asked = login(ACCOUNT, Proof::Assertion(signed.expect("signed")));
+            let asked = v1::LoginRequest {
+                client_id: ACCOUNT.to_owned(),
+                proof: Some(Proof::Assertion(signed.expect("signed"))),
+                ..v1::LoginRequest::default()
+            };
             let answers = at_once([&a.house, &b.house], &asked).await;
             assert_eq!(given(&answers), 1, "{algorithm:?} {jti}");
             used.push(asked);
@@ -259,18 +251,6 @@ async fn guess(logins: &mut LoginServiceClient<Channel>) {
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
 }
 
-/// The networks that are locked out of the account.
-async fn locked(house: &mut House) -> (Vec<String>, Option<v1::Revision>) {
-    let methods = v1::GetLoginMethodsRequest {
-        service_account: ACCOUNT.to_owned(),
-    };
-    let methods = bearer(&house.admin, methods);
-    let answer = house.credentials.get_login_methods(methods).await;
-    let answer = answer.expect("an answer").into_inner();
-    let networks = answer.locked.into_iter().map(|one| one.network);
-    (networks.collect(), answer.revision)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_at_two_replicas_add_up_and_lock_out_one_network_of_one_account_postgres() {
     const OTHER: &str = "service:other";
@@ -296,7 +276,7 @@ async fn failures_at_two_replicas_add_up_and_lock_out_one_network_of_one_account
         .expect("right");
     guess(&mut at_b).await;
     guess(&mut at_b).await;
-    assert_eq!(locked(&mut b.house).await.0, [""; 0]);
+    assert_eq!(b.house.locked().await, [""; 0]);
     // What succeeds elsewhere, or as somebody else, ends nothing.
     elsewhere
         .login(by_secret(ACCOUNT, &secret))
@@ -306,7 +286,7 @@ async fn failures_at_two_replicas_add_up_and_lock_out_one_network_of_one_account
     at_b.login(by_secret(OTHER, &other)).await.expect("right");
     guess(&mut at_a).await;
     let (networks, revision) = loop {
-        let (networks, revision) = locked(&mut a.house).await;
+        let (networks, revision) = a.house.locked_at().await;
         if !networks.is_empty() {
             break (networks, revision);
         }
@@ -331,7 +311,7 @@ async fn failures_at_two_replicas_add_up_and_lock_out_one_network_of_one_account
             .await
             .expect("another account");
     }
-    assert_eq!(locked(&mut b.house).await.0, ["127.0.0.7/32"]);
+    assert_eq!(b.house.locked().await, ["127.0.0.7/32"]);
     for house in [&mut a.house, &mut b.house] {
         house.login(&secret).await;
     }

@@ -36,6 +36,15 @@ pub(crate) fn seconds(seconds: i64) -> Option<Seconds> {
     Some(Seconds { seconds, nanos: 0 })
 }
 
+/// A login by a client secret.
+pub(crate) fn by_secret(client_id: &str, secret: &str) -> v1::LoginRequest {
+    v1::LoginRequest {
+        client_id: client_id.to_owned(),
+        proof: Some(v1::login_request::Proof::ClientSecret(secret.to_owned())),
+        ..v1::LoginRequest::default()
+    }
+}
+
 impl House {
     pub(crate) async fn of(address: &str, admin: &str) -> Self {
         Self::over(channel(address).await, admin)
@@ -63,13 +72,19 @@ impl House {
 
     /// The networks that are locked out of the account.
     pub(crate) async fn locked(&mut self) -> Vec<String> {
+        self.locked_at().await.0
+    }
+
+    /// The same, and the revision that it was read at.
+    pub(crate) async fn locked_at(&mut self) -> (Vec<String>, Option<v1::Revision>) {
         let methods = v1::GetLoginMethodsRequest {
             service_account: ACCOUNT.to_owned(),
         };
         let methods = bearer(&self.admin, methods);
         let answer = self.credentials.get_login_methods(methods).await;
-        let locked = answer.expect("an answer").into_inner().locked;
-        locked.into_iter().map(|one| one.network).collect()
+        let answer = answer.expect("an answer").into_inner();
+        let networks = answer.locked.into_iter().map(|one| one.network);
+        (networks.collect(), answer.revision)
     }
 
     /// Makes the account and what it may do.
@@ -156,12 +171,8 @@ impl House {
     }
 
     pub(crate) async fn try_login(&mut self, secret: &str) -> Result<v1::AccessToken, Status> {
-        let login = v1::LoginRequest {
-            client_id: ACCOUNT.to_owned(),
-            proof: Some(v1::login_request::Proof::ClientSecret(secret.to_owned())),
-            ..v1::LoginRequest::default()
-        };
-        let answer = self.logins.login(login).await?.into_inner();
+        let answer = self.logins.login(by_secret(ACCOUNT, secret)).await?;
+        let answer = answer.into_inner();
         Ok(answer.token.expect("a token"))
     }
 
