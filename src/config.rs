@@ -296,7 +296,11 @@ pub struct Limits {
     /// How long it may take to answer.
     #[serde(with = "text_duration")]
     pub ping_time_max: Duration,
-    /// How long requests under way may take after the signal to stop.
+    /// How long all is still served after the signal to stop, while health says that it is not:
+    /// longer than a balancer takes to find out.
+    #[serde(with = "optional_duration")]
+    pub drain_notice: Option<Duration>,
+    /// How long requests under way may take after that.
     #[serde(with = "text_duration")]
     pub drain_time_max: Duration,
 }
@@ -409,6 +413,7 @@ impl Default for Limits {
             error_resets_max: 100,
             ping_every: Duration::from_secs(30),
             ping_time_max: Duration::from_secs(10),
+            drain_notice: None,
             drain_time_max: Duration::from_secs(10),
         }
     }

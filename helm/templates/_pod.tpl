@@ -91,10 +91,6 @@ envFrom:
 ports:
   - {name: grpc, containerPort: 7421}
   - {name: admin, containerPort: 7422}
-lifecycle:
-  # Until balancers and proxies have heard of it, new connections are still taken.
-  preStop:
-    sleep: {seconds: {{ .Values.drain.delaySeconds }}}
 {{- $scheme := ternary "HTTPS" "HTTP" .Values.tls.enabled }}
 startupProbe:
   httpGet: {path: /healthz, port: admin, scheme: {{ $scheme }}}

@@ -33,6 +33,7 @@ tls.client_ca_file = {{ printf "/etc/latchkey/client-ca/%s" .Values.tls.clientCa
 listen.plain_text = true
 admin.plain_text = true
 {{- end }}
+limits.drain_notice = "{{ .Values.drain.delaySeconds }}s"
 limits.drain_time_max = "{{ .Values.drain.seconds }}s"
 {{- if eq .Values.store "embedded" }}
 store.data_dir = "/var/lib/latchkey/data"

@@ -311,8 +311,12 @@ pub const KEYS: &[Key] = &[
     key("limits.ping_every", "how often a client is pinged"),
     key("limits.ping_time_max", "how long it may take to answer"),
     key(
+        "limits.drain_notice",
+        "how long it goes on serving after SIGTERM while its health says that it does not: as long as a balancer takes to look elsewhere; `none` is not at all",
+    ),
+    key(
         "limits.drain_time_max",
-        "how long requests under way may take after SIGTERM",
+        "how long requests under way may take after that",
     ),
     key("log.format", "`text` or `json`, to standard error"),
     key(

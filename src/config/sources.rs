@@ -255,7 +255,7 @@ fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 13] {
     ]
 }
 
-fn durations(config: &Config) -> [(&'static str, Duration, Duration); 17] {
+fn durations(config: &Config) -> [(&'static str, Duration, Duration); 18] {
     let limits = &config.limits;
     let (database, lease) = (&config.database, &config.lease);
     [
@@ -291,6 +291,11 @@ fn durations(config: &Config) -> [(&'static str, Duration, Duration); 17] {
         ("limits.request_time_max", limits.request_time_max, YEAR),
         ("limits.ping_every", limits.ping_every, YEAR),
         ("limits.ping_time_max", limits.ping_time_max, YEAR),
+        (
+            "limits.drain_notice",
+            limits.drain_notice.unwrap_or_default(),
+            YEAR,
+        ),
         ("limits.drain_time_max", limits.drain_time_max, YEAR),
     ]
 }

@@ -130,6 +130,8 @@ fn settings_out_of_their_bounds_are_refused_by_name() {
         ("limits.request_time_max", "2years", false),
         ("limits.ping_every", "2years", false),
         ("limits.ping_time_max", "2years", false),
+        ("limits.drain_notice", "none", true),
+        ("limits.drain_notice", "2years", false),
         ("limits.drain_time_max", "2years", false),
         ("check.valid_for", "2years", false),
         ("forget.interval", "2years", false),

@@ -1,7 +1,7 @@
 //! Health per service, and the whole server's under the empty name.
 //!
-//! Used by `serve`, which follows it while it serves and stops it before it stops accepting, so
-//! that a balancer looks elsewhere first. Check, and with it the whole server, serves while the
+//! Used by `serve`, which follows it while it serves and tells that it leaves before it stops
+//! accepting, so that a balancer looks elsewhere first. Check, and with it the whole server, serves while the
 //! authority may answer, which a lease allows without the store; logins that write nothing while
 //! it is vouched for and has the key that seals; all else needs the lease and the store.
 
@@ -87,9 +87,13 @@ impl Health {
         }
     }
 
-    /// Tells that nothing is served any more, and ends the streams of those who watch.
-    pub(super) async fn stop(mut self) {
+    /// Tells that nothing is served any more, while all of it still is.
+    pub(super) async fn leave(&self) {
         self.tell(Serving::default()).await;
+    }
+
+    /// Ends the streams of those who watch.
+    pub(super) async fn stop(mut self) {
         for name in FROM_MEMORY.into_iter().chain(BY_SEAL).chain(FROM_STORE) {
             // Who watches gets the last status before the end of its stream.
             self.reporter.clear_service_status(name).await;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::body::Body;
 use tonic::codegen::http::Response;
 use tonic::service::Routes;
@@ -157,8 +157,8 @@ pub fn routes(
         ))
 }
 
-/// Serves the whole API until `shutdown`, then drains: health says so first, nothing new is
-/// accepted, requests under way end, streams are told UNAVAILABLE.
+/// Serves the whole API until `shutdown`, then drains: health says so first, and after the notice
+/// that balancers are given nothing new is accepted, requests under way end, streams are told UNAVAILABLE.
 ///
 /// # Errors
 /// [`ServeError`] when it cannot be served.
@@ -181,6 +181,9 @@ pub async fn serve(
             () = shutdown => {}
             () = health.follow() => {}
         }
+        health.leave().await;
+        // Whoever asks for health now and then hears of it before nobody listens any more.
+        sleep(limits.drain_notice.unwrap_or_default()).await;
         health.stop().await;
     };
     serve_routes(direct, routes, metrics, listener, config, until).await

@@ -220,7 +220,11 @@ fn a_broken_manifest_is_found_by_its_schema() {
         assert_eq!(ran.code, 1, "{to:?} passes: {}", ran.stdout);
         assert!(ran.stdout.contains(why), "{why:?}: {}", ran.stdout);
     };
-    found("preStop:", "beforeStop:", "'beforeStop' was unexpected");
+    found(
+        "readinessProbe:",
+        "readyProbe:",
+        "'readyProbe' was unexpected",
+    );
     found("maxUnavailable: 2", "maxUnavailable: [2]", "is not valid");
     found(
         "backoffLimit: 2",

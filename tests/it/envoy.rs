@@ -23,6 +23,7 @@ mod mesh;
 mod outage;
 mod paths;
 mod process;
+mod rolling;
 mod routes;
 mod secured;
 mod sizes;

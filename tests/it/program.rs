@@ -79,6 +79,18 @@ impl Server {
         Self::launch_replica(latchkey(), url, name, arguments)
     }
 
+    /// The same, where it is told to listen: one that comes back is where it was.
+    pub(crate) fn replica_at(
+        listen: &str,
+        url: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<Self, String> {
+        let mut command = latchkey();
+        Self::of_replica(&mut command, url, name, arguments);
+        Self::launch_at(listen, &mut command)
+    }
+
     /// The same, of the next version.
     pub(crate) fn next_replica(url: &str, name: &str, arguments: &[&str]) -> Result<Self, String> {
         let mut command = latchkey();
@@ -92,19 +104,27 @@ impl Server {
         name: &str,
         arguments: &[&str],
     ) -> Result<Self, String> {
+        Self::of_replica(&mut command, url, name, arguments);
+        Self::launch(&mut command)
+    }
+
+    fn of_replica(command: &mut Command, url: &str, name: &str, arguments: &[&str]) {
         command
             .args(["serve", "--set", &format!("replica.name={name}")])
             .args(["--admin", "127.0.0.1:0"])
             .args(arguments)
             .env("LATCHKEY_DATABASE_URL", url);
-        Self::launch(&mut command)
     }
 
     /// Starts what a command is, with an address and a form of output; if it does not come up, what
     /// it said.
     pub(crate) fn launch(command: &mut Command) -> Result<Self, String> {
+        Self::launch_at("127.0.0.1:0", command)
+    }
+
+    fn launch_at(listen: &str, command: &mut Command) -> Result<Self, String> {
         let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--output", "json"])
+            .args(["--listen", listen, "--output", "json"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -13,7 +13,7 @@ use super::{Rendered, ours, schema_paths, sets, text};
 use crate::program::{Ran, Server, fresh, latchkey, run};
 
 /// Settings that the chart makes from values of its own, so that `config` has none of them.
-const OWN: [&str; 25] = [
+const OWN: [&str; 26] = [
     "admin.addr",
     "admin.client_auth",
     "admin.enabled",
@@ -23,6 +23,7 @@ const OWN: [&str; 25] = [
     "database.password_file",
     "database.url",
     "envoy.routes_file",
+    "limits.drain_notice",
     "limits.drain_time_max",
     "listen.addr",
     "listen.plain_text",
@@ -333,13 +334,13 @@ fn a_pod_has_the_time_to_drain_that_the_program_takes() {
         let (_, pod) = rendered.server();
         let seconds = |value: &Value| value.as_u64().expect("seconds");
         let grace = seconds(&pod["terminationGracePeriodSeconds"]);
-        let delay = seconds(&main_of(pod)["lifecycle"]["preStop"]["sleep"]["seconds"]);
-        let drain = settings["limits"]["drain_time_max"]
-            .as_str()
-            .expect("a duration");
-        let drain = humantime::parse_duration(drain)
-            .expect("a duration")
-            .as_secs();
+        let [delay, drain] = ["drain_notice", "drain_time_max"].map(|key| {
+            let text = settings["limits"][key].as_str().expect("a duration");
+            let duration = humantime::parse_duration(text).expect("a duration");
+            duration.as_secs()
+        });
+        // Who looks now and then must have looked.
+        assert!(delay >= 5, "{name}: {delay} s");
         // The store is closed, and the lease handed back, after that.
         assert!(
             grace >= delay + drain + 10,

@@ -77,12 +77,14 @@ fn the_program_takes_what_compose_gives_it() {
         &environment,
     )
     .json();
-    let drain = settings["limits"]["drain_time_max"]
-        .as_str()
-        .expect("a duration");
-    let seconds = |text: &str| humantime::parse_duration(text).expect("a duration");
-    let grace = server["stop_grace_period"].as_str().expect("a duration");
-    assert!(seconds(grace) > seconds(drain), "{grace}, {drain}");
+    let seconds = |text: &Value| {
+        let text = text.as_str().expect("a duration");
+        humantime::parse_duration(text).expect("a duration")
+    };
+    let limits = &settings["limits"];
+    let drain = seconds(&limits["drain_notice"]) + seconds(&limits["drain_time_max"]);
+    let grace = seconds(&server["stop_grace_period"]);
+    assert!(grace > drain, "{grace:?}, {drain:?}");
     assert!(
         settings["database"]["url"]
             .as_str()
