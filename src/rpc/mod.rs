@@ -56,6 +56,7 @@ mod token;
 mod token_answer;
 mod token_request;
 mod unary;
+mod unsent;
 mod verify;
 mod watch;
 mod wire;

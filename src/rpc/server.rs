@@ -52,6 +52,7 @@ use super::straight::Straight;
 use super::stream::Drain;
 use super::token::TokenRpc;
 use super::unary::CheckFront;
+use super::unsent::Counting;
 
 /// Bytes on their way to us on one stream.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
@@ -220,7 +221,7 @@ where
     let proxies = config.login.proxies().unwrap_or_default();
     let rates = Rates::new(metrics.clone(), limits, proxies);
     let shared = Shared::new(metrics.clone(), drain.clone(), places(), places(), rates);
-    let front = Front::new(direct, routes, shared);
+    let front = Counting::new(Front::new(direct, routes, shared));
     let Listening { listener, door } = listener;
     let incoming = Incoming::new(listener, door, of_connections(limits), metrics);
     let served = server(limits).serve_with_incoming_shutdown(front, incoming, drain.begun());

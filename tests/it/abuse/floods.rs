@@ -8,7 +8,8 @@ use latchkey::proto::v1::CheckRequest;
 use prost::Message as _;
 
 use super::attacker::{
-    CHECK, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, PING, Told, fields, open, stream,
+    CHECK, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, PING, Told, WINDOW_UPDATE, fields,
+    open, stream,
 };
 use super::scene::{OF_PEER, STREAMS, Scene};
 use crate::envoy::frames::{HEADERS, SETTINGS, frame};
@@ -17,6 +18,13 @@ use crate::envoy::frames::{HEADERS, SETTINGS, frame};
 const BYTES_MAX: usize = 256 << 20;
 /// Sent at once.
 const BURST: usize = 1_000;
+
+/// Questions on each stream: all of them fit into the window that a connection begins with.
+const QUESTIONS: usize = 50;
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+/// What may be ready for a peer before it is sent, `PEER_BYTES_MAX` of the server, and what is on its
+/// way there on `REFLECTIONS_MAX` streams.
+const UNSENT_KIB: u64 = (8 << 10) + 32 * 256;
 
 /// A whole Check.
 fn asked(id: u32) -> Vec<u8> {
@@ -55,6 +63,40 @@ async fn who_sends_settings_and_reads_nothing_is_cut() {
     // SETTINGS_MAX_CONCURRENT_STREAMS.
     let settings = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]);
     check_unread("SETTINGS flood, unread", &settings).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_much_and_reads_nothing_is_cut() {
+    let scene = Scene::set().await;
+    let headers = |id| frame(HEADERS, END_HEADERS, id, &fields(REFLECTION, &[]));
+    let opened: Vec<u8> = (0..STREAMS).flat_map(|n| headers(stream(n))).collect();
+    // `file_containing_symbol`, by whose answer the whole API is described.
+    let symbol = "latchkey.v1.TokenService";
+    let question = [&[0x22, symbol.len() as u8], symbol.as_bytes()].concat();
+    let question = [&[0, 0, 0, 0, question.len() as u8][..], &question].concat();
+    let all = question.repeat(QUESTIONS);
+    let questions: Vec<u8> = (0..STREAMS)
+        .flat_map(|n| frame(DATA, 0, stream(n), &all))
+        .collect();
+    let burst = frame(PING, 0, 0, &[7; 8]).repeat(BURST);
+    let attack = async |scene: &Scene| {
+        let floods = (0..OF_PEER).map(async |_| {
+            let mut attacker = scene.deaf().await;
+            // It may be sent as much as can be said, on each stream and in all.
+            let (settings, all) = (
+                [0, 4, 0x7F, 0xFF, 0xFF, 0xFF],
+                0x7FFF_0000_u32.to_be_bytes(),
+            );
+            attacker.send(&frame(SETTINGS, 0, 0, &settings)).await;
+            attacker.send(&frame(WINDOW_UPDATE, 0, 0, &all)).await;
+            attacker.send(&opened).await;
+            attacker.send(&questions).await;
+            attacker.flood(&burst, BYTES_MAX / burst.len()).await;
+        });
+        futures_util::future::join_all(floods).await;
+    };
+    let name = "much asked for, answers unread";
+    scene.attack_with(name, OF_PEER, UNSENT_KIB, attack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -114,8 +114,19 @@ impl Scene {
     }
 
     /// Runs an attack of so many connections at a time, and says what it came to.
-    #[expect(clippy::print_stdout, reason = "--nocapture shows the figures")]
     pub(super) async fn attack(&self, name: &str, connections: usize, attack: impl AsyncFn(&Self)) {
+        self.attack_with(name, connections, 0, attack).await;
+    }
+
+    /// The same, where the server may hold so much more.
+    #[expect(clippy::print_stdout, reason = "--nocapture shows the figures")]
+    pub(super) async fn attack_with(
+        &self,
+        name: &str,
+        connections: usize,
+        more_kib: u64,
+        attack: impl AsyncFn(&Self),
+    ) {
         let (before_kib, first) = (self.memory_kib(), *self.served.borrow());
         loop {
             attack(self).await;
@@ -127,7 +138,7 @@ impl Scene {
         assert!(!self.good.is_finished(), "the good client was turned away");
         let (after_kib, peak_kib) = (self.memory_kib(), self.place.server().peak_kib());
         let served = *self.served.borrow() - first;
-        let most_kib = self.before_kib + held_kib_max(connections);
+        let most_kib = self.before_kib + held_kib_max(connections) + more_kib;
         println!(
             "{name:<44} memory {before_kib:>6} KiB before, {after_kib:>6} after, \
              {peak_kib:>6} at most, {most_kib:>6} allowed; good Checks {served:>5}, failed 0"

@@ -1,0 +1,389 @@
+//! Answers of streams that are ready and not yet sent: how many bytes, in all and by peer.
+//!
+//! ```text
+//! the stream's next message ─► counted ─► hyper keeps it ready ─► sent, or dropped ─► given back
+//! ```
+//!
+//! Used by `server` around `front`. hyper keeps 400 KiB of each stream ready, and tonic sets that
+//! no lower: who opened many streams and read nothing would have as much memory as there is. Where
+//! there is no room a stream is not asked for its next message until there is. Reflection, which is
+//! free to everybody, has answers that are large and ready before they are asked for: so its streams
+//! are few. Answers that are one message pass untouched.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use http_body::{Frame, SizeHint};
+use prost::bytes::Bytes;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::{Request, Response};
+
+use crate::domain::refusal::Refusal;
+
+use super::auth::Peer;
+use super::errors::response;
+use super::listen::network_of;
+
+/// Beyond these no stream is asked for more; each may have been asked for one message then.
+const TOTAL_BYTES_MAX: usize = 64 << 20;
+const PEER_BYTES_MAX: usize = 8 << 20;
+
+/// Streams of questions about the API at a time.
+const REFLECTIONS_MAX: usize = 32;
+const REFLECTION: &str = "/ServerReflectionInfo";
+
+/// The ends of the paths of what streams its answers.
+const STREAMED: [&str; 5] = [
+    "/StreamCheck",
+    "/WatchChanges",
+    "/VerifyChain",
+    REFLECTION,
+    // Of health.
+    "/Watch",
+];
+
+#[inline]
+fn is_streamed(path: &str) -> bool {
+    STREAMED.iter().any(|end| path.ends_with(end))
+}
+
+/// What all streams together have ready.
+struct Unsent {
+    taken: Mutex<Taken>,
+    freed: Arc<Notify>,
+    total_max: usize,
+    peer_max: usize,
+}
+
+/// Bytes. The lock is held for a few instructions, never across an await, by streams that go on
+/// and by what was sent.
+#[derive(Default)]
+struct Taken {
+    total: usize,
+    by_peer: HashMap<IpAddr, usize>,
+}
+
+impl Unsent {
+    fn new(total_max: usize, peer_max: usize) -> Self {
+        Self {
+            taken: Mutex::default(),
+            freed: Arc::default(),
+            total_max,
+            peer_max,
+        }
+    }
+
+    // Counters hold after any panic between two of their steps; there is none.
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self, peer: IpAddr) -> bool {
+        let taken = self.lock();
+        let of_peer = taken.by_peer.get(&peer).copied().unwrap_or_default();
+        taken.total < self.total_max && of_peer < self.peer_max
+    }
+
+    /// The same bytes, counted for as long as anybody has them.
+    fn count(self: &Arc<Self>, peer: IpAddr, bytes: Bytes) -> Bytes {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        let mut taken = self.lock();
+        taken.total += bytes.len();
+        *taken.by_peer.entry(peer).or_default() += bytes.len();
+        drop(taken);
+        let unsent = Arc::clone(self);
+        Bytes::from_owner(Counted {
+            unsent,
+            peer,
+            bytes,
+        })
+    }
+}
+
+struct Counted {
+    unsent: Arc<Unsent>,
+    peer: IpAddr,
+    bytes: Bytes,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut taken = self.unsent.lock();
+        taken.total -= self.bytes.len();
+        if let Some(of_peer) = taken.by_peer.get_mut(&self.peer) {
+            *of_peer -= self.bytes.len();
+            if *of_peer == 0 {
+                taken.by_peer.remove(&self.peer);
+            }
+        }
+        drop(taken);
+        self.unsent.freed.notify_waiters();
+    }
+}
+
+/// A service whose streamed answers are counted.
+#[derive(Clone)]
+pub(super) struct Counting<S> {
+    inner: S,
+    unsent: Arc<Unsent>,
+    reflections: Arc<Semaphore>,
+}
+
+impl<S> Counting<S> {
+    pub(super) fn new(inner: S) -> Self {
+        let unsent = Arc::new(Unsent::new(TOTAL_BYTES_MAX, PEER_BYTES_MAX));
+        let reflections = Arc::new(Semaphore::new(REFLECTIONS_MAX));
+        Self {
+            inner,
+            unsent,
+            reflections,
+        }
+    }
+}
+
+impl<S> Service<Request<Body>> for Counting<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Unpin>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<Body>) -> Answering<S::Future> {
+        let counted = if is_streamed(request.uri().path()) {
+            match self.counted(&request) {
+                Some(counted) => Some(counted),
+                None => return Answering::TurnedAway,
+            }
+        } else {
+            None
+        };
+        Answering::Asked(self.inner.call(request), counted)
+    }
+}
+
+impl<S> Counting<S> {
+    /// Whose bytes a stream's answers are; none if it has to be turned away.
+    #[cold]
+    fn counted(&self, request: &Request<Body>) -> Option<Box<Counter>> {
+        let peer = request.extensions().get::<Peer>();
+        let address = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.address);
+        let place = if request.uri().path().ends_with(REFLECTION) {
+            Some(Arc::clone(&self.reflections).try_acquire_owned().ok()?)
+        } else {
+            None
+        };
+        Some(Box::new(Counter {
+            unsent: Arc::clone(&self.unsent),
+            peer: network_of(address),
+            _place: place,
+        }))
+    }
+}
+
+/// Whose bytes those of a stream are.
+pub(super) struct Counter {
+    unsent: Arc<Unsent>,
+    peer: IpAddr,
+    // Of reflection.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// An answer that is awaited, and whose bytes its body's are if it is a stream.
+pub(super) enum Answering<F> {
+    Asked(F, Option<Box<Counter>>),
+    TurnedAway,
+}
+
+impl<F> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self::Asked(answer, counter) = &mut *self else {
+            let why = "too many ask about the API; try again";
+            return Poll::Ready(Ok(response(Refusal::Unavailable(why.to_owned()))));
+        };
+        let answer = ready!(Pin::new(answer).poll(cx));
+        let Some(counter) = counter.take() else {
+            return Poll::Ready(answer);
+        };
+        let counted = |body| Body::new(Stream::new(body, counter));
+        Poll::Ready(answer.map(|answer| answer.map(counted)))
+    }
+}
+
+/// A stream's body; it goes on where there is room.
+struct Stream {
+    body: Body,
+    counter: Box<Counter>,
+    freed: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl Stream {
+    fn new(body: Body, counter: Box<Counter>) -> Self {
+        Self {
+            body,
+            counter,
+            freed: None,
+        }
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Counter { unsent, peer, .. } = &*self.counter;
+        while !unsent.has_room(*peer) {
+            let Some(freed) = &mut self.freed else {
+                // Listens before it looks again: nothing that is freed meanwhile is missed.
+                let mut freed = Box::pin(Arc::clone(&unsent.freed).notified_owned());
+                freed.as_mut().enable();
+                self.freed = Some(freed);
+                continue;
+            };
+            ready!(freed.as_mut().poll(cx));
+            self.freed = None;
+        }
+        self.freed = None;
+        Poll::Ready(())
+    }
+}
+
+impl http_body::Body for Stream {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        ready!(self.poll_room(cx));
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Counter { unsent, peer, .. } = &*self.counter;
+        let counted = |bytes| unsent.count(*peer, bytes);
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(counted))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use http_body::Body as _;
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+    use crate::proto::DESCRIPTOR;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
+    #[test]
+    fn what_streams_its_answers_is_known() {
+        let sets = [
+            DESCRIPTOR,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        ];
+        for file in sets
+            .into_iter()
+            .flat_map(|set| FileDescriptorSet::decode(set).unwrap().file)
+        {
+            for method in file.service.iter().flat_map(|service| &service.method) {
+                let path = format!("/{}", method.name());
+                assert_eq!(is_streamed(&path), method.server_streaming(), "{path}");
+            }
+        }
+    }
+
+    /// Four bytes again and again.
+    struct Endless;
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"four")))))
+        }
+    }
+
+    fn endless(unsent: &Arc<Unsent>, peer: IpAddr) -> Stream {
+        let counter = Counter {
+            unsent: Arc::clone(unsent),
+            peer,
+            _place: None,
+        };
+        Stream::new(Body::new(Endless), Box::new(counter))
+    }
+
+    async fn next(stream: &mut Stream) -> Bytes {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_frame(cx)).await;
+        frame.unwrap().unwrap().into_data().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_stream_waits_until_what_it_has_ready_is_sent() {
+        let unsent = Arc::new(Unsent::new(100, 8));
+        let mut stream = endless(&unsent, HERE);
+        let (first, second) = (next(&mut stream).await, next(&mut stream).await);
+        assert_eq!((&first[..], &second[..]), (&b"four"[..], &b"four"[..]));
+        let mut third = Box::pin(next(&mut stream));
+        assert!(poll!(&mut third).is_pending());
+        // A part of it is held by whoever sends the rest.
+        let part = first.slice(2..);
+        drop(first);
+        assert!(poll!(&mut third).is_pending());
+        drop(part);
+        assert!(poll!(&mut third).is_ready());
+    }
+
+    #[tokio::test]
+    async fn what_is_ready_is_bounded_by_peer_and_in_all() {
+        let unsent = Arc::new(Unsent::new(12, 8));
+        let (mut here, mut there) = (endless(&unsent, HERE), endless(&unsent, THERE));
+        let held = [next(&mut here).await, next(&mut here).await];
+        assert!(poll!(Box::pin(next(&mut endless(&unsent, HERE)))).is_pending());
+        let other = next(&mut there).await;
+        assert!(poll!(Box::pin(next(&mut there))).is_pending());
+        drop(held);
+        let more = next(&mut there).await;
+        assert!(poll!(Box::pin(next(&mut here))).is_ready());
+        drop((other, more));
+        let taken = unsent.lock();
+        assert_eq!((taken.total, taken.by_peer.len()), (0, 0));
+    }
+}
