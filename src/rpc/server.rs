@@ -159,7 +159,8 @@ pub fn routes(
 }
 
 /// Serves the whole API until `shutdown`, then drains: health says so first, and after the notice
-/// that balancers are given nothing new is accepted, requests under way end, streams are told UNAVAILABLE.
+/// that balancers are given nothing new is accepted, requests under way end, streams are told
+/// UNAVAILABLE.
 ///
 /// # Errors
 /// [`ServeError`] when it cannot be served.
