@@ -108,6 +108,25 @@ async fn a_client_secret_gives_a_sealed_token_that_has_no_row_embedded() {
 }
 
 #[tokio::test]
+async fn what_is_not_set_of_a_method_is_the_default_embedded() {
+    let dir = fresh();
+    let server = Server::start(dir.path());
+    let mut house = House::furnished(&server).await;
+    let kind = v1::LoginMethodKind::UniversalAuth;
+    let set = house.set_method(kind, v1::LoginSettings::default()).await;
+    let expected = v1::LoginSettings {
+        ttl: seconds(3_600),
+        lockout: Some(v1::LockoutPolicy {
+            threshold: 3,
+            duration: seconds(300),
+            reset: seconds(30),
+        }),
+        ..v1::LoginSettings::default()
+    };
+    assert_eq!(set.method.expect("as it is").settings, Some(expected));
+}
+
+#[tokio::test]
 async fn not_one_character_of_a_sealed_token_can_be_changed_embedded() {
     let dir = fresh();
     let server = Server::start(dir.path());

@@ -1,4 +1,4 @@
-//! A good login while guesses wait to be counted, of which there may be many and a store slow.
+//! Guesses, by the clock: when they lock out, and a good login while many wait to be counted.
 //!
 //! By the verbs of an authority on a database in memory, in virtual time: how long a login takes is
 //! what it waits for.
@@ -38,6 +38,15 @@ struct Gate {
 
 impl Gate {
     async fn start() -> Self {
+        Self::start_with(LockoutPolicy {
+            threshold: THRESHOLD,
+            duration_s: 3_600,
+            reset_s: 3_600,
+        })
+        .await
+    }
+
+    async fn start_with(lockout: LockoutPolicy) -> Self {
         let node = start(&Database::new(), 1).await;
         let admin = node.authority.bootstrap(false).await.expect("written");
         let admin = admin.expect("the first");
@@ -54,11 +63,7 @@ impl Gate {
                 settings: LoginSettings {
                     // Such tokens are stored: no server has a seal key here.
                     uses: Some(1),
-                    lockout: Some(LockoutPolicy {
-                        threshold: THRESHOLD,
-                        duration_s: 3_600,
-                        reset_s: 3_600,
-                    }),
+                    lockout: Some(lockout),
                     ..LoginSettings::default()
                 },
             })),
@@ -203,5 +208,30 @@ async fn a_good_login_waits_for_a_store_that_counts_nothing_but_shortly() {
     gate.until_counted().await;
     assert_eq!(gate.locked(), [format!("{ELSEWHERE}/32")]);
     gate.good().await.expect("let in");
+    gate.node.task.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_failures_lock_out_for_five_minutes_and_none_adds_up_after_half_a_minute() {
+    const MOMENT: Duration = Duration::from_millis(1);
+    let gate = Gate::start_with(LockoutPolicy::default()).await;
+    let guesses = async |count: u32| {
+        for _ in 0..count {
+            gate.guess(ACCOUNT, HERE).await;
+            pass(MOMENT).await;
+        }
+    };
+    guesses(2).await;
+    pass(Duration::from_secs(30)).await;
+    guesses(2).await;
+    assert_eq!(gate.locked(), [""; 0], "the first two are forgotten");
+    pass(Duration::from_secs(29)).await;
+    guesses(1).await;
+    assert_eq!(gate.locked(), [format!("{HERE}/32")], "the third one");
+    pass(Duration::from_secs(299)).await;
+    let refused = gate.good().await;
+    assert_eq!(refused, Err(Refusal::LoginRefused(None)));
+    pass(Duration::from_secs(1)).await;
+    gate.good().await.expect("let in again");
     gate.node.task.stop().await;
 }
