@@ -139,12 +139,6 @@ impl<'a> Assertion<'a> {
         self.credential
     }
 
-    /// Who it says has signed it: `sub`.
-    #[must_use]
-    pub fn client(&self) -> &str {
-        &self.claims.subject
-    }
-
     /// What it states, if the owner of `key` has signed it.
     ///
     /// # Errors

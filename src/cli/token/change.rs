@@ -412,7 +412,8 @@ pub(crate) struct RevokeAllArgs {
     /// user:alice; its other tokens and its credentials stay.
     #[arg(long, value_name = "NAME", group = "target")]
     sessions_of: Option<String>,
-    /// Every token that was issued with an access token of this credential.
+    /// Every access token that this credential gave, and every token that was issued with one; the
+    /// credential stays.
     #[arg(long, value_name = "CREDENTIAL_ID", value_parser = parse::token_id, group = "target")]
     issued_by_credential: Option<String>,
     /// Why; kept in the audit trail.
