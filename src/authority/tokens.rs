@@ -18,6 +18,7 @@ use crate::replica::unavailable;
 use crate::state::check::{Context, Step};
 use crate::state::decide::{About, CallAbout, Caller, Command, RevokeTarget, read_action};
 use crate::state::explain::{ExplainedStep, Target, explain};
+use crate::state::login::ends;
 use crate::store::list::{Page, StoredToken, TokenQuery};
 
 use super::{Authority, Call, Credentials, IssueToken, Reader, Written};
@@ -308,9 +309,11 @@ impl Authority {
             None if record.revoked.is_some() || stored.cut_off => Reason::Revoked,
             None => Reason::Expired,
         };
-        // The uses of a credential are its logins, of which a Check knows nothing.
+        // The methods of a credential and its uses are of its logins, of which a Check knows nothing.
+        let gone = state.lacks_method(record);
         let spent = record.kind.is_credential() && record.uses.is_some_and(|uses| uses.left == 0);
         let reason = match reason {
+            _ if gone => Reason::Revoked,
             Reason::Allowed if spent => Reason::UsesExhausted,
             reason => reason,
         };
@@ -395,6 +398,7 @@ impl Reader {
         };
         let sealed = Sealed::read(claims)?;
         let claims = sealed.to_claims();
+        let (ends_ms, session_end_ms) = ends(&self.state, sealed);
         let subject = self.state.subject_of(&self.caller)?;
         let subject_name = match &subject {
             Subject::Principal(id) => self.state.principal(*id)?.name.to_string(),
@@ -412,8 +416,8 @@ impl Reader {
                 parent: Some(claims.origin),
                 made_at: claims.made_at,
                 not_before_ms: None,
-                expires_ms: Some(claims.expires_ms),
-                expires_max_ms: claims.session_end_ms,
+                expires_ms: ends_ms,
+                expires_max_ms: session_end_ms,
                 ttl_s: None,
                 period_s: None,
                 uses: None,

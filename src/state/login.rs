@@ -347,6 +347,22 @@ pub fn renew(
     Ok((claims, expires_ms < wanted_ms))
 }
 
+/// When a sealed token ends, and how far its session goes, by the settings of now.
+#[must_use]
+pub fn ends(state: &State, sealed: Sealed<'_>) -> (Option<UnixMs>, Option<UnixMs>) {
+    let (session_ms, claimed_ms) = (sealed.session_ms, sealed.session_end_ms);
+    let lineage = Lineage::sealed(state, sealed);
+    let method = lineage.born(state).and_then(|born| born.method);
+    let settings = method.filter(|_| lineage.is_session());
+    let settings = settings.map(|method| &method.settings);
+    let session = settings.and_then(LoginSettings::session_s);
+    let session_end_ms = session.map(|seconds| session_ms + u64::from(seconds) * 1_000);
+    // Without an end for who has a period.
+    let claimed_ms = claimed_ms.filter(|_| settings.is_none_or(|one| one.period_s.is_none()));
+    let most_ms = [claimed_ms, session_end_ms].into_iter().flatten().min();
+    (lineage.ends_ms(state), most_ms)
+}
+
 fn is_renewable(settings: &LoginSettings) -> bool {
     settings.period_s.or(settings.max_ttl_s).is_some()
 }

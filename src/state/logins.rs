@@ -4,7 +4,7 @@
 //! where a Check reads them. Written by `apply`, read by `judge`, `decide` and whoever seals.
 
 use crate::domain::chain::RevisionNumber;
-use crate::domain::change::{CutOffTarget, KeyPhase, SealKeyRecord};
+use crate::domain::change::{CutOffTarget, KeyPhase, SealKeyRecord, Subject, TokenRecord};
 use crate::domain::clock::UnixMs;
 use crate::domain::login::{ClientNetwork, LoginMethod, MethodRecord};
 use crate::domain::principal::PrincipalId;
@@ -54,6 +54,20 @@ impl State {
     #[must_use]
     pub fn method(&self, principal: PrincipalId, method: LoginMethod) -> Option<&MethodRecord> {
         self.directory.principal(principal)?.method(method)
+    }
+
+    /// Whether a token is a credential of a method that is not set, or was set after it was made:
+    /// then it logs nobody in, for good.
+    #[must_use]
+    pub fn lacks_method(&self, record: &TokenRecord) -> bool {
+        let Some(method) = LoginMethod::of(record.kind) else {
+            return false;
+        };
+        let set = match record.subject {
+            Subject::Principal(account) => self.method(account, method),
+            Subject::Resource(_) => None,
+        };
+        set.is_none_or(|set| set.made_at > record.made_at)
     }
 
     /// Until when logins of an account by a method are refused from a network. A lock stands only

@@ -386,6 +386,49 @@ fn a_longest_life_bounds_a_period_of_stored_tokens_too() {
 }
 
 #[test]
+fn a_credential_whose_method_is_gone_is_neither_rotated_nor_widened() {
+    let mut logins = Logins::new();
+    let secret = logins.create(|create| create.uses = Some(5));
+    let id = logins.world.id_of(&secret);
+    let rotate = |logins: &mut Logins, id| {
+        let new = Secret::generate(TokenKind::ClientSecret, &logins.world.entropy);
+        logins.as_admin(Command::RotateToken {
+            id: Some(id),
+            digest: new.digest(),
+            last4: new.last4().to_owned(),
+            grace_s: 0,
+            expected: None,
+        })
+    };
+    let uses = |logins: &mut Logins, left| {
+        let mut update = unchanged(id);
+        update.uses_left = Some(Some(left));
+        logins.as_admin(Command::UpdateToken(Box::new(update)))
+    };
+    let remove = Command::RemoveMethod {
+        account: name("service:ci"),
+        method: LoginMethod::UniversalAuth,
+    };
+    logins.as_admin(remove).expect("removed");
+    let is_refused = |answer: Result<Outcome, Refusal>| {
+        assert!(
+            matches!(answer, Err(Refusal::Precondition(_))),
+            "{answer:?}"
+        );
+    };
+    is_refused(rotate(&mut logins, id));
+    is_refused(uses(&mut logins, 9));
+    uses(&mut logins, 4).expect("narrower");
+    // Set again, the method is another one.
+    logins.set(LoginSettings::default()).expect("set again");
+    is_refused(rotate(&mut logins, id));
+    is_refused(uses(&mut logins, 9));
+    let fresh = logins.create(|_| {});
+    let fresh = logins.world.id_of(&fresh);
+    rotate(&mut logins, fresh).expect("of this method");
+}
+
+#[test]
 fn who_may_revoke_a_credential_may_end_what_it_gave_and_no_other() {
     let mut logins = Logins::new();
     let secret = logins.create(|_| {});

@@ -124,13 +124,7 @@ impl<'s> Judged<'s> {
         let scopes = self.written_out(&create.scopes)?;
         let ceiling = self.hand_over_account(account, &scopes)?;
         if let Some(method) = LoginMethod::of(kind).filter(|one| account.method(*one).is_none()) {
-            let (name, word) = (create.account.name(), method.name().replace('_', "-"));
-            let what = format!(
-                "{method} is not set on {}: set it first (latchkey service login-method set \
-                 {name} {word})",
-                create.account
-            );
-            return Err(Refusal::Precondition(what));
+            return Err(not_set(method, &create.account));
         }
         let expires_ms = self.credential_end(kind, create)?;
         let tokens = &self.state.tokens;
@@ -168,6 +162,26 @@ impl<'s> Judged<'s> {
         };
         let (kind, id) = (EntryKind::CredentialCreate, create.id);
         Ok(Self::change(kind, id, change, About::Token(id)))
+    }
+
+    /// Requires of a credential that it can log in again: not of one whose method is gone.
+    pub(super) fn require_method(&self, record: &TokenRecord) -> Result<(), Refusal> {
+        let (Some(method), Subject::Principal(id)) =
+            (LoginMethod::of(record.kind), &record.subject)
+        else {
+            return Ok(());
+        };
+        if !self.state.lacks_method(record) {
+            return Ok(());
+        }
+        let account = self.state.directory.principal(*id);
+        let account = account.ok_or(Refusal::NotFound("credential"))?;
+        if account.method(method).is_none() {
+            return Err(not_set(method, &account.record.name));
+        }
+        let what =
+            format!("{method} was set again after this credential was made: make another one");
+        Err(Refusal::Precondition(what))
     }
 
     /// What a credential hands on is all that the account holds, also when its scopes narrow it:
@@ -514,4 +528,12 @@ impl<'s> Judged<'s> {
         };
         Ok(Self::key_change(EntryKind::KeyRevoke, id, vec![record]))
     }
+}
+
+fn not_set(method: LoginMethod, account: &PrincipalName) -> Refusal {
+    let (name, word) = (account.name(), method.name().replace('_', "-"));
+    Refusal::Precondition(format!(
+        "{method} is not set on {account}: set it first (latchkey service login-method set {name} \
+         {word})"
+    ))
 }

@@ -144,6 +144,7 @@ impl Judged<'_> {
             let what = "a derived token is never widened; derive another";
             return Err(Refusal::Precondition(what.to_owned()));
         }
+        self.require_method(record)?;
         self.bound_by_both(record)?;
         if let (Some(former), Scopes::Only(set)) = (&record.ceiling, &record.scopes) {
             let beyond: Vec<_> = set
@@ -361,6 +362,7 @@ impl Judged<'_> {
             return Err(Refusal::Precondition(what.to_owned()));
         }
         self.require_alive(&record)?;
+        self.require_method(&record)?;
         if let Some(expected) = expected
             && expected != record.rotation
         {

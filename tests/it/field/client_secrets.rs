@@ -4,9 +4,10 @@
 //! also be given another text under its id.
 
 use latchkey::proto::v1;
+use tonic::Code;
 use v1::revoke_all_request::Target;
 
-use super::company::{REASON, resource_token, seconds};
+use super::company::{REASON, refused, resource_token, seconds};
 use super::door::{Door, on_each_store};
 use super::entrance::{BOT, settings, wanted};
 use crate::wire::bearer;
@@ -15,6 +16,7 @@ on_each_store! {
     a_secret_is_rotated_with_a_grace_and_its_sessions_go_on
     a_secret_is_described_and_not_flagged_revoked_when_it_is_over
     who_logged_in_with_what_and_from_where_is_recorded
+    a_secret_whose_method_is_gone_is_shown_as_revoked_and_not_rotated
     what_a_secret_gave_is_listed_as_far_as_each_may_be_read
 }
 
@@ -115,6 +117,51 @@ async fn who_logged_in_with_what_and_from_where_is_recorded(door: Door) {
         assert_eq!(logins[0].from, "127.0.0.1");
         assert_eq!(logins[0].expires_at, token.expires_at);
     }
+}
+
+async fn a_secret_whose_method_is_gone_is_shown_as_revoked_and_not_rotated(door: Door) {
+    door.furnish().await;
+    door.universal_auth(settings(600, 1_200)).await;
+    let secret = door.secret(wanted()).await;
+    let state = async || {
+        let shown = door.shown(&door.admin, &secret.id).await;
+        shown.expect("shown").state()
+    };
+    let rotated = async || {
+        let request = v1::RotateTokenRequest {
+            token_id: secret.id.clone(),
+            reason: REASON.to_owned(),
+            ..v1::RotateTokenRequest::default()
+        };
+        let request = bearer(&door.admin, request);
+        door.tokens().rotate_token(request).await
+    };
+    assert_eq!(state().await, v1::TokenState::Active);
+    let remove = v1::RemoveLoginMethodRequest {
+        service_account: BOT.to_owned(),
+        kind: v1::LoginMethodKind::UniversalAuth.into(),
+        reason: REASON.to_owned(),
+        ..v1::RemoveLoginMethodRequest::default()
+    };
+    let remove = bearer(&door.admin, remove);
+    let removed = door.credentials().remove_login_method(remove).await;
+    removed.expect("removed");
+    assert_eq!(state().await, v1::TokenState::Revoked);
+    let status = refused(
+        rotated().await,
+        Code::FailedPrecondition,
+        "FAILED_PRECONDITION",
+    );
+    assert!(status.message().contains("is not set on"), "{status}");
+    // Set again, it is another method.
+    door.universal_auth(settings(600, 1_200)).await;
+    assert_eq!(state().await, v1::TokenState::Revoked);
+    let status = refused(
+        rotated().await,
+        Code::FailedPrecondition,
+        "FAILED_PRECONDITION",
+    );
+    assert!(status.message().contains("set again"), "{status}");
 }
 
 async fn what_a_secret_gave_is_listed_as_far_as_each_may_be_read(door: Door) {

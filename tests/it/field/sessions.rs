@@ -141,6 +141,27 @@ async fn settings_of_now_hold_for_tokens_that_are_there(door: Door) {
     );
     door.universal_auth(settings(100, 200)).await;
     assert_eq!(door.deploys(&token).await, v1::Reason::Allowed);
+    // And are what it is told of itself.
+    door.universal_auth(settings(600, 1_200)).await;
+    let secret = door.secret(wanted()).await;
+    let token = door.enter(&secret.secret).await;
+    door.universal_auth(settings(100, 150)).await;
+    let needs = [("deploy:run", "acme/web/prod")];
+    let answer = door.check(&token.access_token, &needs).await;
+    let who = bearer(&token.access_token, v1::WhoAmIRequest {});
+    let who = door
+        .tokens()
+        .who_am_i(who)
+        .await
+        .expect("itself")
+        .into_inner();
+    let shown = who.token.expect("its claims");
+    assert_eq!(shown.expires_at, answer.expires_at);
+    let (end, most) = (
+        shown.expires_at.expect("when"),
+        shown.max_expires_at.expect("when"),
+    );
+    assert_eq!(most.seconds - end.seconds, 50);
 }
 
 async fn an_access_token_with_a_number_of_uses_counts_them(door: Door) {

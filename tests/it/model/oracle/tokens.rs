@@ -462,6 +462,7 @@ impl<'o> Me<'o> {
             return Err(No::Precondition);
         }
         self.alive(&token)?;
+        self.has_its_method(&token)?;
         if expected.is_some_and(|expected| expected != token.rotation) {
             return Err(No::Conflict);
         }

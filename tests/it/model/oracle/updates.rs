@@ -8,9 +8,10 @@ use latchkey::domain::token::{TokenId, TokenKind};
 use latchkey::state::decide::UpdateToken;
 
 use super::super::algebra::{Perm, canonical, extent, one_covers};
+use super::sealed::method_of;
 use super::tokens::put;
 use super::verbs::{Me, No, Outcome};
-use super::{Token, addresses_in};
+use super::{Subject, Token, addresses_in};
 
 /// The latest instant that a token's expiry can be.
 const LATEST_MS: u64 = (1 << 46) - 1;
@@ -79,6 +80,7 @@ impl Me<'_> {
             if old.parent.is_some() {
                 return Err(No::Precondition);
             }
+            self.has_its_method(&old)?;
             let ceiling = self.issue_rule(new.kind, &new.subject, &new.scopes)?;
             // Its power never rises above what its first issuer held.
             let former = new.ceiling.clone();
@@ -99,6 +101,20 @@ impl Me<'_> {
             return Ok(None);
         }
         put("token.update", new)
+    }
+
+    /// A credential is worth nothing once its method is gone, also where it was set again.
+    pub(super) fn has_its_method(&self, token: &Token) -> Result<(), No> {
+        let Some(wanted) = method_of(token.kind) else {
+            return Ok(());
+        };
+        let mut methods = self.oracle.methods.iter();
+        let has = methods.any(|one| {
+            Subject::Principal(one.account) == token.subject
+                && one.method == wanted
+                && one.made_at <= token.made_at
+        });
+        has.then_some(()).ok_or(No::Precondition)
     }
 
     fn updated(&self, old: &Token, update: &UpdateToken) -> Result<Token, No> {
