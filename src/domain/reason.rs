@@ -38,6 +38,25 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order of precedence; each stands at its number.
+    pub const ALL: [Self; 15] = [
+        Self::Stale,
+        Self::NoToken,
+        Self::Malformed,
+        Self::Unknown,
+        Self::WrongKind,
+        Self::Revoked,
+        Self::SubjectDisabled,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::Network,
+        Self::Audience,
+        Self::Workload,
+        Self::NotPermitted,
+        Self::UsesExhausted,
+        Self::Allowed,
+    ];
+
     /// What the bearer may be told: unknown and malformed look the same.
     #[must_use]
     pub fn public(self) -> Self {

@@ -18,24 +18,6 @@ use crate::domain::token::TokenKind;
 
 use super::metrics::histogram;
 
-/// Every reason, in the order of its number.
-const REASONS: [Reason; 15] = [
-    Reason::Stale,
-    Reason::NoToken,
-    Reason::Malformed,
-    Reason::Unknown,
-    Reason::WrongKind,
-    Reason::Revoked,
-    Reason::SubjectDisabled,
-    Reason::Expired,
-    Reason::NotYetValid,
-    Reason::Network,
-    Reason::Audience,
-    Reason::Workload,
-    Reason::NotPermitted,
-    Reason::UsesExhausted,
-    Reason::Allowed,
-];
 /// Every kind by its number, and 0 where no token is known.
 const KINDS: usize = TokenKind::ALL.len() + 1;
 /// What stands for no kind.
@@ -70,7 +52,7 @@ impl Way {
 /// The questions' part of the metrics.
 #[derive(Default)]
 pub(super) struct CheckMetrics {
-    decided: [[AtomicU64; KINDS]; REASONS.len()],
+    decided: [[AtomicU64; KINDS]; Reason::ALL.len()],
     times: [Times; Way::ALL.len()],
 }
 
@@ -89,7 +71,7 @@ impl CheckMetrics {
     pub(super) fn encode(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Checks by reason, and by kind of token where one is known";
         let mut members = out.encode_descriptor("checks", help, None, MetricType::Counter)?;
-        for (reason, by_kind) in REASONS.iter().zip(&self.decided) {
+        for (reason, by_kind) in Reason::ALL.iter().zip(&self.decided) {
             let names = [NO_KIND]
                 .into_iter()
                 .chain(TokenKind::ALL.map(TokenKind::name));
@@ -129,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_reason_kind_and_way_counts_in_its_own_place() {
-        for (number, reason) in REASONS.into_iter().enumerate() {
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number);
         }
         for (number, kind) in TokenKind::ALL.into_iter().enumerate() {

@@ -172,24 +172,6 @@ mod tests {
     use crate::domain::token::{TokenId, TokenKind};
     use crate::proto::v1;
 
-    const REASONS: [Reason; 15] = [
-        Reason::Stale,
-        Reason::NoToken,
-        Reason::Malformed,
-        Reason::Unknown,
-        Reason::WrongKind,
-        Reason::Revoked,
-        Reason::SubjectDisabled,
-        Reason::Expired,
-        Reason::NotYetValid,
-        Reason::Network,
-        Reason::Audience,
-        Reason::Workload,
-        Reason::NotPermitted,
-        Reason::UsesExhausted,
-        Reason::Allowed,
-    ];
-
     fn as_message(usual: &Usual<'_>) -> v1::CheckRequest {
         let context = v1::Context {
             client_ip: usual.client_ip.map(str::to_owned),
@@ -290,7 +272,7 @@ mod tests {
 
         #[test]
         fn the_reply_is_what_prost_writes(
-            reason in proptest::sample::select(&REASONS[..]),
+            reason in proptest::sample::select(&Reason::ALL[..]),
             kind in 0..7_usize,
             subject in "[a-z:/]{0,300}",
             expires_ms in proptest::option::of(any::<u64>()),
