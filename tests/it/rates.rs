@@ -48,14 +48,25 @@ async fn who_fails_to_log_in_too_fast_is_not_looked_at_any_more() {
         }
     }
     must_be_told_when(&refused.expect("too fast"));
-    must_be_told_when(&house.try_login(&secret).await.expect_err("from there, too"));
+    // On a slow machine its time may have come; then another guess takes it away again.
+    let mut shut_out = None;
+    for _ in 0..ATTEMPTS {
+        if let Err(status) = house.try_login(&secret).await {
+            shut_out = Some(status);
+            break;
+        }
+        house.try_login(&guess).await.expect_err("revoked");
+    }
+    must_be_told_when(&shut_out.expect("from there, too"));
     // Nobody else is kept from anything.
     assert_eq!(house.may_deploy(&token).await, v1::Reason::Allowed);
     house.revoke_found(&token).await;
     assert_eq!(house.may_deploy(&token).await, v1::Reason::Revoked);
-    let counted = r#"latchkey_calls_rate_limited_total{limit="failed_logins"} 2"#;
+    let counted = r#"latchkey_calls_rate_limited_total{limit="failed_logins"} "#;
     let page = metrics(&server.admin_address);
-    assert!(page.contains(counted), "{page}");
+    let count = page.lines().find_map(|line| line.strip_prefix(counted));
+    let count: u64 = count.expect("counted").parse().expect("a number");
+    assert!(count >= 2, "{page}");
 }
 
 #[tokio::test]
