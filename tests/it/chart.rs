@@ -385,12 +385,29 @@ fn replicas_on_a_database_are_spread_and_kept() {
         "Deployment"
     );
     let local = Rendered::of("{store: postgres, kind: DaemonSet}");
-    assert_eq!(local.server().0, "DaemonSet");
+    // On its node it is the only one: the next has to be there before it goes.
+    let update = &local.one("DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"];
+    assert_eq!(*update, json!({"maxUnavailable": 0, "maxSurge": 1}));
     let services: Vec<&Value> = local.all("Service").collect();
     assert!(
         services
             .iter()
             .any(|it| it["spec"]["internalTrafficPolicy"] == "Local")
+    );
+}
+
+#[test]
+fn an_administrator_is_made_also_by_an_upgrade() {
+    let rendered = Rendered::of("{store: postgres, bootstrap: {existingSecret: admin}}");
+    let made = "latchkey-bootstrap";
+    let job = rendered
+        .all("Job")
+        .find(|it| it["metadata"]["name"] == made);
+    let job = job.expect("a Job for the first administrator");
+    // Its Secret may be named later, and a first install may have failed halfway.
+    assert_eq!(
+        job["metadata"]["annotations"]["helm.sh/hook"],
+        "post-install,post-upgrade"
     );
 }
 

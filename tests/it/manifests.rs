@@ -257,18 +257,21 @@ fn what_the_config_maps_hold_for_latchkey_is_good() {
     assert!(refused.stderr.contains("acton"), "{}", refused.stderr);
 }
 
+/// Envoy's own verdict on a configuration.
+pub(crate) fn tried_by_envoy(configuration: &str) -> Ran {
+    let folder = fresh();
+    let path = folder.path().join("envoy.yaml");
+    std::fs::write(&path, configuration).expect("written");
+    let mut command = Command::new(tool("envoy"));
+    command.args(["--mode", "validate", "--disable-hot-restart", "-c"]);
+    command.arg(&path);
+    run(command, "")
+}
+
 #[test]
 fn envoys_configurations_are_good_to_envoy() {
+    tried_by_envoy(&example("envoy/envoy.yaml")).ok();
     let folder = fresh();
-    let validate = |text: &str| {
-        let path = folder.path().join("envoy.yaml");
-        std::fs::write(&path, text).expect("written");
-        let mut command = Command::new(tool("envoy"));
-        command.args(["--mode", "validate", "--disable-hot-restart", "-c"]);
-        command.arg(&path);
-        run(command, "")
-    };
-    validate(&example("envoy/envoy.yaml")).ok();
     // Envoy looks whether what it watches is there.
     let place = folder.path().to_str().expect("text");
     let path = "kubernetes/envoy.yaml";
@@ -277,9 +280,9 @@ fn envoys_configurations_are_good_to_envoy() {
     std::fs::write(folder.path().join("token/token"), "lks_1").expect("written");
     std::fs::write(folder.path().join("token.yaml"), token).expect("written");
     let text = data(path, "envoy", "envoy.yaml").replace("/etc/envoy", place);
-    validate(&text).ok();
+    tried_by_envoy(&text).ok();
     let wrong = text.replacen("failure_mode_allow", "failure_mode_deny", 1);
-    validate(&wrong).refused("failure_mode_deny");
+    tried_by_envoy(&wrong).refused("failure_mode_deny");
 }
 
 /// What of the configurations for Envoy may differ, and where.
