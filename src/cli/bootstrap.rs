@@ -96,7 +96,7 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(),
     }
     let brought = args.secret_file.as_deref().map(brought).transpose()?;
     let config = args.config.load(false)?;
-    start_logs(&config, output, None)?;
+    start_logs(&config, output)?;
     if let Some(secret) = brought {
         return bootstrap_with(&config, args.open, &secret, output).await;
     }

@@ -66,7 +66,7 @@ pub(crate) async fn copy(args: CopyArgs, output: Output) -> Result<(), CliError>
         config.database.url = DatabaseUrl::from(to.as_str());
     }
     let settings = database(&config)?;
-    start_logs(&config, output, None)?;
+    start_logs(&config, output)?;
     let meter = Meter::start("verifying the store");
     let from = absolute(&args.from);
     let folder = from.clone();

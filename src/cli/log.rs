@@ -107,7 +107,7 @@ pub(crate) async fn run(command: LogCommand, output: Output) -> Result<(), CliEr
 /// The settings, now and the instant before which changes are meant.
 fn asked(old: &OldArgs, output: Output) -> Result<(Config, UnixMs, UnixMs), CliError> {
     let config = old.config.load(false)?;
-    start_logs(&config, output, None)?;
+    start_logs(&config, output)?;
     let now_ms = SystemClock::start().now().earliest;
     let age = |age: Duration| now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(0));
     let before_ms = match (old.before, config.changes.retention) {

@@ -78,7 +78,7 @@ pub(crate) async fn run(command: MigrateCommand, output: Output) -> Result<(), C
 
 async fn up(args: &UpArgs, output: Output) -> Result<(), CliError> {
     let config = args.database.config.load(false)?;
-    start_logs(&config, output, None)?;
+    start_logs(&config, output)?;
     let settings = database(&config)?;
     let applied = migrate(&settings).await.map_err(database_failed)?;
     if let Some(role) = &args.grant_to {
@@ -113,7 +113,7 @@ async fn up(args: &UpArgs, output: Output) -> Result<(), CliError> {
 
 async fn status(args: &MigrateArgs, output: Output) -> Result<(), CliError> {
     let config = args.config.load(false)?;
-    start_logs(&config, output, None)?;
+    start_logs(&config, output)?;
     let found = versions(&database(&config)?)
         .await
         .map_err(database_failed)?;

@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::config::{Config, KEYS, LogFormat, Sources};
 use crate::store::postgres::up as migrate;
-use crate::telemetry::{self, spans::Spans};
+use crate::telemetry::{self, MakeWriter, spans::Spans};
 
 use super::failure::CliError;
 use super::login::SECRET_VARIABLE;
@@ -163,7 +163,7 @@ impl ConfigArgs {
 /// Usage for settings, unavailable for a port or a store that cannot be used.
 pub(crate) async fn dev(args: DevArgs, output: Output) -> Result<(), CliError> {
     let config = args.config.load(true)?;
-    let telemetry = Telemetry::start(&config, output)?;
+    let (telemetry, _log) = Telemetry::start(&config, output)?;
     let place = Place::of(&config);
     if let Place::Database(_) = place {
         // What is tried out brings its own tables, as a data directory does.
@@ -186,7 +186,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> Result<(), CliErro
     if args.print_config {
         return print_config(&config, output);
     }
-    let telemetry = Telemetry::start(&config, output)?;
+    let (telemetry, _log) = Telemetry::start(&config, output)?;
     warn_of_unknown_variables();
     let place = Place::of(&config);
     run(
@@ -208,14 +208,27 @@ fn print_config(config: &Config, output: Output) -> Result<(), CliError> {
     write(&text)
 }
 
-pub(super) fn start_logs(
+/// Begins to write log lines, above a meter that may be there.
+///
+/// # Errors
+/// Usage for a filter that is not understood.
+pub(super) fn start_logs(config: &Config, output: Output) -> Result<(), CliError> {
+    start_logs_to(|| AboveMeter, config, output, None)
+}
+
+/// The same to what `writer` makes; with `spans`, calls that are sampled have some.
+///
+/// # Errors
+/// The same.
+pub(super) fn start_logs_to(
+    writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
     config: &Config,
     output: Output,
     spans: Option<Spans>,
 ) -> Result<(), CliError> {
     // Who reads one JSON document reads JSON lines too.
     let as_json = config.log.format == LogFormat::Json || output.is_json();
-    telemetry::start(as_json, &config.log.level, || AboveMeter, spans).map_err(CliError::usage)
+    telemetry::start(as_json, &config.log.level, writer, spans).map_err(CliError::usage)
 }
 
 /// The collector that the environment names for everybody, where the settings name none and it is

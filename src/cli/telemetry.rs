@@ -15,14 +15,16 @@ use crate::config::{Config, Otlp};
 use crate::domain::entropy::{Entropy as _, OsEntropy};
 use crate::rpc::{self, Files, Metrics, Observer};
 use crate::telemetry::access::{Access, AccessTask};
+use crate::telemetry::lines::{LinesEnd, LostLines, queued};
 use crate::telemetry::metrics::{MetricTask, Sendings};
 use crate::telemetry::otlp::{Collector, Line, Service};
 use crate::telemetry::spans::{Queue, SpanTask, Spans};
 
 use super::failure::CliError;
 use super::output::Output;
+use super::output::meter::AboveMeter;
 use super::run::identity;
-use super::server::start_logs;
+use super::server::start_logs_to;
 
 /// The longest file of headers or authorities.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -31,6 +33,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(crate) struct Telemetry {
     line: Option<Line>,
     spans: Option<(Spans, Queue)>,
+    lost: LostLines,
 }
 
 /// Whoever writes and sends while the server runs.
@@ -41,16 +44,17 @@ pub(crate) struct Telling {
 }
 
 impl Telemetry {
-    /// Begins to write log lines.
+    /// Begins to write log lines, until the end that is returned is dropped.
     ///
     /// # Errors
     /// Usage for settings that cannot be used.
-    pub(crate) fn start(config: &Config, output: Output) -> Result<Self, CliError> {
+    pub(crate) fn start(config: &Config, output: Output) -> Result<(Self, LinesEnd), CliError> {
         let line = line(config)?;
         let spans = config.telemetry.traces().then(Spans::queue);
         let told = spans.as_ref().map(|(spans, _)| spans.clone());
-        start_logs(config, output, told)?;
-        Ok(Self { line, spans })
+        let (lines, lost, end) = queued(AboveMeter);
+        start_logs_to(lines, config, output, told)?;
+        Ok((Self { line, spans, lost }, end))
     }
 
     /// Begins to count, to tell of questions and to send.
@@ -65,7 +69,8 @@ impl Telemetry {
         let mut seed = [0; 8];
         OsEntropy.fill(&mut seed);
         let seed = u64::from_ne_bytes(seed);
-        let mut observer = Observer::new(access, told.access.ratio, seed);
+        let mut observer =
+            Observer::new(access, told.access.ratio, seed).with_lost_lines(self.lost);
         let mut span_task = None;
         if let Some((line, (spans, queue))) = self.line.clone().zip(self.spans) {
             observer = observer.with_spans(spans.clone(), told.traces.ratio);

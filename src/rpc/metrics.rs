@@ -366,33 +366,43 @@ impl Collector for Scrape {
             "limit",
             by_limit.zip(&counted.rate_limited),
         )?;
-        if let Some([left_out, dropped]) = counted.observer.lost_lines() {
-            let help = "Denials without an access line because there were too many a second";
-            counter(out, "access_lines_left_out", help, left_out)?;
-            let help = "Access lines that were dropped because the log is written too slowly";
-            counter(out, "access_lines_dropped", help, dropped)?;
-        }
-        if let Some(spans) = counted.observer.span_counts() {
-            counter(
-                out,
-                "spans_sent",
-                "Spans that the collector took",
-                spans.sent,
-            )?;
-            let help = "Spans that there was no room for";
-            counter(out, "spans_dropped", help, spans.dropped)?;
-            let help = "Spans that the collector did not take";
-            counter(out, "spans_failed", help, spans.failed)?;
-        }
-        if let Some(sendings) = counted.observer.sendings() {
-            let help = "Times that the collector took these metrics";
-            counter(out, "metrics_sent", help, sendings.sent())?;
-            let help = "Times that it did not take them";
-            counter(out, "metrics_failed", help, sendings.failed())?;
-        }
+        told(&counted.observer, out)?;
         let connections = counted.connections.load(Ordering::Relaxed);
         gauge(out, "connections", "Open connections", connections)
     }
+}
+
+/// What became of what is told of single calls, and of these metrics themselves.
+fn told(observer: &Observer, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    if let Some([left_out, dropped]) = observer.lost_access_lines() {
+        let help = "Denials without an access line because there were too many a second";
+        counter(out, "access_lines_left_out", help, left_out)?;
+        let help = "Access lines that were dropped because there were more than could be made up";
+        counter(out, "access_lines_dropped", help, dropped)?;
+    }
+    if let Some(lost) = observer.lost_lines() {
+        let help = "Log lines that were dropped because whoever reads the log is too slow";
+        counter(out, "log_lines_dropped", help, lost)?;
+    }
+    if let Some(spans) = observer.span_counts() {
+        counter(
+            out,
+            "spans_sent",
+            "Spans that the collector took",
+            spans.sent,
+        )?;
+        let help = "Spans that there was no room for";
+        counter(out, "spans_dropped", help, spans.dropped)?;
+        let help = "Spans that the collector did not take";
+        counter(out, "spans_failed", help, spans.failed)?;
+    }
+    if let Some(sendings) = observer.sendings() {
+        let help = "Times that the collector took these metrics";
+        counter(out, "metrics_sent", help, sendings.sent())?;
+        let help = "Times that it did not take them";
+        counter(out, "metrics_failed", help, sendings.failed())?;
+    }
+    Ok(())
 }
 
 pub(super) fn counter(

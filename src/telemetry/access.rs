@@ -4,8 +4,8 @@
 //! question ─► Access ─► bounded queue ─► AccessTask ─► the log, target `access`
 //! ```
 //!
-//! Used by `rpc`, which says which questions have a line. Whoever reads the log may be slow: no
-//! question waits for it; what finds no room in the queue is dropped and counted. Denials have a
+//! Used by `rpc`, which says which questions have a line. No question waits until its line is made
+//! up; what finds no room in the queue is dropped and counted. Denials have a
 //! limit a second, and a line says how many were left out before it. A line holds no secret:
 //! [`masked`] goes over every text that a client has chosen.
 
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -203,7 +203,7 @@ impl Access {
         self.0.left_out_ever.load(Ordering::Relaxed)
     }
 
-    /// Lines that were dropped because the log is written too slowly.
+    /// Lines that were dropped because there were more than could be made up.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
@@ -240,9 +240,7 @@ async fn write(mut queue: mpsc::Receiver<Line>, stop: CancellationToken) {
                 }
             }
         }
-        let lines = std::mem::take(&mut lines);
-        // Standard error may be a pipe that nobody reads.
-        let _ = spawn_blocking(move || lines.iter().for_each(Line::write)).await;
+        lines.drain(..).for_each(|line| line.write());
     }
 }
 

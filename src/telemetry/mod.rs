@@ -1,7 +1,7 @@
 //! Telemetry: log lines on standard error, and what is sent to a collector.
 //!
 //! ```text
-//! tracing events ─► lines, as text or as JSON
+//! tracing events ─► lines, as text or as JSON ─► standard error
 //! tracing spans  ─► tracer ─► spans ───┬─► otlp ─► collector
 //! registry       ─► openmetrics ─► metrics ─┘
 //! ```
@@ -11,6 +11,7 @@
 
 pub mod access;
 pub mod context;
+pub mod lines;
 pub mod metrics;
 mod openmetrics;
 pub mod otlp;
@@ -21,7 +22,7 @@ use std::io::{self, IsTerminal as _};
 
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+pub use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, registry};

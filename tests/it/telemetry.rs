@@ -4,6 +4,7 @@
 
 mod access;
 pub(crate) mod collector;
+mod log;
 mod metrics;
 mod sent;
 mod traces;

@@ -27,6 +27,7 @@ use crate::config::Ratio;
 use crate::domain::reason::Reason;
 use crate::telemetry::access::{Access, Line};
 use crate::telemetry::context::Parent;
+use crate::telemetry::lines::LostLines;
 use crate::telemetry::metrics::Sendings;
 use crate::telemetry::spans::{SpanCounts, Spans};
 
@@ -53,6 +54,7 @@ struct Inner {
     spans: Option<Spans>,
     traces: Ratio,
     sendings: Option<Sendings>,
+    lost: Option<LostLines>,
     // Makes each choice another; which is not to be foreseen by clients.
     seed: u64,
     number: AtomicU64,
@@ -207,6 +209,16 @@ impl Observer {
         Self(Arc::new(Inner {
             spans: Some(spans),
             traces,
+            ..inner
+        }))
+    }
+
+    /// Shows how many log lines were lost.
+    #[must_use]
+    pub fn with_lost_lines(self, lost: LostLines) -> Self {
+        let inner = Arc::try_unwrap(self.0).unwrap_or_default();
+        Self(Arc::new(Inner {
+            lost: Some(lost),
             ..inner
         }))
     }
@@ -401,9 +413,14 @@ impl Observer {
 
     /// Denials without a line because there were too many, and lines that were dropped; none where
     /// no lines are written.
-    pub(super) fn lost_lines(&self) -> Option<[u64; 2]> {
+    pub(super) fn lost_access_lines(&self) -> Option<[u64; 2]> {
         let access = self.0.access.as_ref()?;
         Some([access.left_out(), access.dropped()])
+    }
+
+    /// Log lines of all kinds that whoever reads the log was too slow for; none where nobody waits.
+    pub(super) fn lost_lines(&self) -> Option<u64> {
+        self.0.lost.as_ref().map(LostLines::count)
     }
 }
 
