@@ -69,6 +69,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
+{{/* The name that our certificate has for every replica: pods know each other's addresses only. */}}
+{{- define "latchkey.tlsName" -}}
+{{ include "latchkey.fullname" . }}.{{ .Release.Namespace }}.svc
+{{- end -}}
+
 {{/* The ConfigMap with the route table; empty if there is none. */}}
 {{- define "latchkey.routesConfigMap" -}}
 {{- if .Values.routes.existingConfigMap -}}

@@ -29,6 +29,10 @@ tls.key_file = "/etc/latchkey/tls/tls.key"
 {{- if .Values.tls.clientCa.existingSecret }}
 tls.client_ca_file = {{ printf "/etc/latchkey/client-ca/%s" .Values.tls.clientCa.key | toJson }}
 {{- end }}
+replica.tls_name = "{{ include "latchkey.tlsName" . }}"
+{{- if ne "none" (dig "canary" "interval" "none" .Values.config) }}
+replica.ca_file = "/etc/latchkey/tls/ca.crt"
+{{- end }}
 {{- else }}
 listen.plain_text = true
 admin.plain_text = true

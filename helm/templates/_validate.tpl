@@ -35,9 +35,6 @@
 {{- if and (or $certificate $values.tls.clientCa.existingSecret) (not $values.tls.enabled) -}}
 {{- fail "tls: there is a certificate or an authority, and tls.enabled is false: which is meant?" -}}
 {{- end -}}
-{{- if and $values.tls.enabled (dig "canary" "interval" "" $values.config) -}}
-{{- fail "config.canary.interval: with TLS replicas cannot drill each other, for they know their addresses only, and certificates have names" -}}
-{{- end -}}
 {{- $endpoint := dig "telemetry" "otlp" "endpoint" "" $values.config -}}
 {{- if and (hasPrefix "https://" $endpoint) (not $values.telemetry.ca.existingSecret) -}}
 {{- fail "config.telemetry.otlp.endpoint: https:// needs telemetry.ca.existingSecret, the authorities to believe" -}}

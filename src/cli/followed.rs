@@ -133,6 +133,7 @@ fn tls_files(config: &Config) -> Option<tls::Files> {
         key: settings.key_file.clone(),
         client_ca: named(&settings.client_ca_file),
         replica_ca: named(&config.replica.ca_file),
+        replica_name: Some(config.replica.tls_name.clone()).filter(|name| !name.is_empty()),
         api_auth: client_auth(settings.client_auth()),
         admin_auth: client_auth(config.admin.client_auth),
         version: match settings.min_version {

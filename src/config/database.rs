@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::domain::peer::is_dns;
+
 use super::text_duration;
 
 const MASK: &str = "***";
@@ -138,6 +140,16 @@ pub struct Replica {
     pub address: String,
     /// The authorities of the others' certificates; empty is those of clients.
     pub ca_file: PathBuf,
+    /// The name that every replica's certificate has; empty is the host of its address.
+    pub tls_name: String,
+}
+
+impl Replica {
+    /// What cannot be used, with the name of its key; none if all can.
+    pub(super) fn wrong(&self) -> Option<(&'static str, String)> {
+        let is_name = self.tls_name.is_empty() || is_dns(&self.tls_name);
+        (!is_name).then(|| ("replica.tls_name", "not a DNS name".to_owned()))
+    }
 }
 
 /// How writes are answered.

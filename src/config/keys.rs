@@ -133,6 +133,10 @@ pub const KEYS: &[Key] = &[
         "PEM file with the authorities of the other replicas' certificates, for the canary; empty is `tls.client_ca_file`",
     ),
     key(
+        "replica.tls_name",
+        "DNS name that every replica's certificate has, which the canary wants there in place of the host of `replica.address`; empty is that host",
+    ),
+    key(
         "write.confirm_time_max",
         "how long a write waits until it holds on every replica, if its caller has no sooner deadline",
     ),

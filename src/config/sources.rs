@@ -183,6 +183,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     let wrong = [
         config.envoy.wrong(),
         config.login.wrong(),
+        config.replica.wrong(),
         config.seal.wrong(),
         config.telemetry.wrong(),
         config.tls.wrong(config),

@@ -380,4 +380,8 @@ fn what_contradicts_itself_about_tls_is_refused() {
         Some("access.check"),
     );
     check(&[cert, key, ("tls.poll", "1ms")], Some("tls.poll"));
+    for name in ["*.tokens.svc", "https://a", "a:7421"] {
+        check(&[("replica.tls_name", name)], Some("replica.tls_name"));
+    }
+    check(&[("replica.tls_name", "latchkey.tokens.svc")], None);
 }

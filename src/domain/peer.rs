@@ -116,8 +116,10 @@ impl Entry {
     }
 }
 
-/// Labels of letters, digits and inner hyphens; a wildcard names nobody.
-fn is_dns(text: &str) -> bool {
+/// Whether a text is a DNS name: labels of letters, digits and inner hyphens. A wildcard names
+/// nobody.
+#[must_use]
+pub fn is_dns(text: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')

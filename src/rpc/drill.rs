@@ -264,7 +264,11 @@ impl Dial {
         let tls = dialing.authorities.as_ref().map(|authorities| {
             let identity = Identity::from_pem(&*dialing.cert, &*dialing.key);
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&**authorities));
-            tls.identity(identity)
+            let tls = tls.identity(identity);
+            match &dialing.name {
+                Some(name) => tls.domain_name(name),
+                None => tls,
+            }
         });
         Self(tls)
     }

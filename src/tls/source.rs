@@ -63,6 +63,8 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
     /// The authorities of other servers, if they are others.
     pub replica_ca: Option<PathBuf>,
+    /// The name that other servers' certificates have, if it is not the one in their address.
+    pub replica_name: Option<String>,
     /// Whether the API asks peers for theirs.
     pub api_auth: ClientAuth,
     /// Whether the admin port does.
@@ -96,6 +98,8 @@ pub struct Content {
 pub struct Dialing {
     /// The authorities of their certificates; none where none are set.
     pub authorities: Option<Zeroizing<Vec<u8>>>,
+    /// The name that they have, if it is not the one in the address.
+    pub name: Option<String>,
     /// Our certificate.
     pub cert: Zeroizing<Vec<u8>>,
     /// Its key.
@@ -182,6 +186,7 @@ impl followed::Source for Files {
             admin: serving.config(self.admin_auth, b"http/1.1")?,
             dialing: Arc::new(Dialing {
                 authorities: authorities.and_then(|text| text.clone().ok()),
+                name: self.replica_name.clone(),
                 cert: Zeroizing::new(cert.to_vec()),
                 key: Zeroizing::new(key.to_vec()),
             }),

@@ -301,9 +301,6 @@ fn values_that_do_not_go_together_are_refused() {
     refused(&tls(two), "give one of them");
     let nobody = json!({"enabled": true, "certManager": {"enabled": true}});
     refused(&tls(nobody), "who issues");
-    let canary = json!({"canary": {"interval": "1m"}});
-    let canary = json!({"tls": {"enabled": true, "existingSecret": "a"}, "config": canary});
-    refused(&canary, "certificates have names");
     let collector = json!({"otlp": {"endpoint": "https://collector:4317"}});
     let collector = json!({"config": {"telemetry": collector}});
     refused(&collector, "telemetry.ca.existingSecret");

@@ -7,6 +7,6 @@ mod access;
 mod handshake;
 pub(crate) mod kit;
 mod reload;
-mod replicas;
+pub(crate) mod replicas;
 mod start;
 mod workload;

@@ -10,10 +10,14 @@ use latchkey::config::{Config, KEYS, Sources};
 use serde_json::Value;
 
 use super::{Rendered, ours, schema_paths, sets, text};
+use crate::postgres::database;
 use crate::program::{Ran, Server, fresh, latchkey, run};
+use crate::replicas::bootstrap;
+use crate::tls::kit::{Authority, Files};
+use crate::tls::replicas::{named, until_drilled};
 
 /// Settings that the chart makes from values of its own, so that `config` has none of them.
-const OWN: [&str; 26] = [
+const OWN: [&str; 27] = [
     "admin.addr",
     "admin.client_auth",
     "admin.enabled",
@@ -30,6 +34,7 @@ const OWN: [&str; 26] = [
     "replica.address",
     "replica.ca_file",
     "replica.name",
+    "replica.tls_name",
     "seal.keys",
     "seal.keys_dir",
     "seal.keys_file",
@@ -255,6 +260,62 @@ fn values_reach_the_program_as_they_are_meant() {
     assert_eq!(authorities, "/etc/latchkey/otlp-ca/root.pem");
 }
 
+/// Replicas with the certificate that cert-manager is asked for, and the rendered settings, drill each
+/// other by their addresses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_canary_runs_with_the_rendered_certificate_postgres() {
+    let rendered = Rendered::of(&text("tests/it/chart/values/everything.yaml"));
+    let settings = settings(&rendered);
+    let name = settings["replica"]["tls_name"].as_str().expect("a name");
+    let access = settings["access"]["check"].as_str().expect("a list");
+    let spec = &rendered.one("Certificate")["spec"];
+    assert_eq!(words(&spec["usages"])[1..], ["server auth", "client auth"]);
+    let database = database().await;
+    tokio::task::block_in_place(|| bootstrap(&database));
+    let (ca, files) = (Authority::new(), Files::new());
+    let authorities = files.put("ca.pem", &ca.pem);
+    let pair = ca.elsewhere(&words(&spec["dnsNames"]));
+    let [authorities, access] = [
+        format!("tls.client_ca_file={}", authorities.display()),
+        format!("access.check={access}"),
+    ];
+    let more = [&authorities[..], &access, "canary.interval=1s"];
+    let start = |called| named(&database.url, &files, (called, &pair), name, &more);
+    let (a, _b) = (start("a"), start("b"));
+    until_drilled(&a, "b");
+}
+
+#[test]
+fn whoever_asks_a_replica_over_tls_wants_the_same_name() {
+    let mut seen = 0;
+    for (name, values) in sets() {
+        let rendered = Rendered::of(&values);
+        let settings = settings(&rendered);
+        let wanted = &settings["replica"]["tls_name"];
+        let secured = settings["tls"]["cert_file"] != "";
+        assert_eq!(*wanted != "", secured, "{name}");
+        let drills = settings["canary"]["interval"] != "none";
+        let expected = match secured && drills {
+            true => "/etc/latchkey/tls/ca.crt",
+            false => "",
+        };
+        assert_eq!(settings["replica"]["ca_file"], expected, "{name}");
+        if !secured {
+            continue;
+        }
+        let names = rendered.one_or_none("Certificate");
+        let names = names.map(|it| words(&it["spec"]["dnsNames"]));
+        let has = |names: Vec<&str>| names.iter().any(|name| *name == wanted);
+        assert!(names.is_none_or(has), "{name}");
+        for monitor in rendered.all("ServiceMonitor") {
+            let asked = &monitor["spec"]["endpoints"][0]["tlsConfig"]["serverName"];
+            assert_eq!(asked, wanted, "{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 1, "{seen}");
+}
+
 /// What is named by settings is mounted there, and nothing that is mounted is lost on the program.
 #[test]
 fn what_settings_name_is_mounted() {
@@ -274,7 +335,11 @@ fn what_settings_name_is_mounted() {
             "/database/ca_file",
             "/seal/keys_dir",
             "/envoy/routes_file",
+            "/replica/ca_file",
             "/telemetry/otlp/ca_file",
+            "/tls/cert_file",
+            "/tls/client_ca_file",
+            "/tls/key_file",
         ] {
             let path = settings.pointer(key).and_then(Value::as_str);
             let path = path.expect("a path");

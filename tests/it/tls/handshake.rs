@@ -109,7 +109,7 @@ fn a_command_says_why_it_does_not_believe_a_server() {
         "plain text",
     );
     let elsewhere = House::open(&[]);
-    let pair = elsewhere.ca.elsewhere("elsewhere.test");
+    let pair = elsewhere.ca.elsewhere(&["elsewhere.test"]);
     let [cert, key] = elsewhere.files.pair("elsewhere", &pair);
     let dir = crate::program::fresh();
     let [cert, key] = [

@@ -66,10 +66,10 @@ impl Authority {
         self.sign(params)
     }
 
-    /// A server's for this name alone.
-    pub(crate) fn elsewhere(&self, name: &str) -> Pair {
+    /// A server's for these names alone.
+    pub(crate) fn elsewhere(&self, names: &[&str]) -> Pair {
         let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![dns(name)];
+        params.subject_alt_names = names.iter().map(|&name| dns(name)).collect();
         self.sign(params)
     }
 
