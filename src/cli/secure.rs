@@ -10,13 +10,16 @@ use clap::Args;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use zeroize::Zeroizing;
 
+use crate::domain::peer::is_dns;
+
 use super::failure::CliError;
 
 /// The environment's names of the same.
-pub(super) const VARIABLES: [&str; 3] = [
+pub(super) const VARIABLES: [&str; 4] = [
     "LATCHKEY_CA_FILE",
     "LATCHKEY_CERT_FILE",
     "LATCHKEY_CERT_KEY_FILE",
+    "LATCHKEY_SERVER_NAME",
 ];
 /// The longest file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -33,6 +36,9 @@ pub(crate) struct TlsArgs {
     /// PEM file with the key of the client certificate.
     #[arg(long, env = VARIABLES[2], value_name = "FILE", requires = "cert_file")]
     cert_key_file: Option<PathBuf>,
+    /// DNS name that the server's certificate must have, in place of the host of its address.
+    #[arg(long, env = VARIABLES[3], value_name = "NAME", value_parser = name)]
+    server_name: Option<String>,
 }
 
 impl TlsArgs {
@@ -82,11 +88,21 @@ impl TlsArgs {
         if let (Some(cert), Some(key)) = (&self.cert_file, &self.cert_key_file) {
             config = config.identity(Identity::from_pem(&*read(cert)?, &*read(key)?));
         }
+        if let Some(name) = &self.server_name {
+            config = config.domain_name(name);
+        }
         Ok(Some(config))
     }
 
     fn is_set(&self) -> bool {
-        self.ca_file.is_some() || self.cert_file.is_some()
+        self.ca_file.is_some() || self.cert_file.is_some() || self.server_name.is_some()
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    match is_dns(text) {
+        true => Ok(text.to_owned()),
+        false => Err("not a DNS name".to_owned()),
     }
 }
 

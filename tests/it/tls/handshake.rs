@@ -122,6 +122,12 @@ fn a_command_says_why_it_does_not_believe_a_server() {
     let ran = elsewhere.run(None, &line);
     assert_eq!(ran.code, 3, "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("for another name"), "{}", ran.stderr);
+    let named = |name: &str| elsewhere.run(None, &format!("{line} --server-name {name}"));
+    named("elsewhere.test").ok();
+    let ran = named("localhost");
+    assert_eq!(ran.code, 3, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stderr.contains("for another name"), "{}", ran.stderr);
+    check("health --server-name *.test", 2, "not a DNS name");
     check("health --ca-file /nowhere", 2, "/nowhere");
     check("health --cert-file /nowhere", 2, "--cert-key-file");
     let plain = Server::start(crate::program::fresh().path());

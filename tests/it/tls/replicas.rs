@@ -117,7 +117,7 @@ pub(crate) fn until_drilled(server: &Server, other: &str) {
 async fn the_canary_knows_replicas_by_a_name_that_all_have_postgres() {
     for is_mutual in [false, true] {
         let database = database().await;
-        tokio::task::block_in_place(|| bootstrap(&database));
+        let token = tokio::task::block_in_place(|| bootstrap(&database));
         let (ca, files) = (Authority::new(), Files::new());
         let authorities = files.put("ca.pem", &ca.pem);
         let pairs = [0, 1].map(|_| ca.elsewhere(&[SHARED]));
@@ -134,6 +134,17 @@ async fn the_canary_knows_replicas_by_a_name_that_all_have_postgres() {
         let (a, _b) = (start("a", &pairs[0]), start("b", &pairs[1]));
         until_drilled(&a, "a");
         until_drilled(&a, "b");
+        if is_mutual {
+            continue;
+        }
+        // An operator by the same name.
+        let mut command = latchkey();
+        command
+            .args(["drill", "--server-name", SHARED])
+            .env("LATCHKEY_ADDR", &a.address)
+            .env("LATCHKEY_TOKEN", &token)
+            .env("LATCHKEY_CA_FILE", &authorities);
+        tokio::task::block_in_place(|| run(command, "")).ok();
     }
 }
 
