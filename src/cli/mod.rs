@@ -17,6 +17,7 @@ mod cluster;
 mod connect;
 mod copy;
 mod credential;
+mod descriptors;
 mod directory;
 mod drill;
 mod failure;
@@ -200,7 +201,10 @@ fn execute(command: Command, output: Output) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::unavailable(format!("cannot start: {error}")))?;
-    runtime.block_on(dispatch(command, output))
+    let done = runtime.block_on(dispatch(command, output));
+    // All that must end has ended; a load that was given up has not.
+    runtime.shutdown_background();
+    done
 }
 
 async fn dispatch(command: Command, output: Output) -> Result<(), CliError> {

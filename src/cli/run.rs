@@ -5,6 +5,7 @@
 //! ```
 //!
 //! The only place that knows them all. [`assemble`] alone is what `bootstrap` needs; [`run`] serves.
+//! Who is told to end before it serves ends at once.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::store::StoreError;
 use crate::store::embedded::OpenError;
 use crate::tls::Port;
 
+use super::descriptors;
 use super::failure::CliError;
 use super::followed::Followed;
 use super::output::meter::Meter;
@@ -42,6 +44,8 @@ use super::telemetry::Telemetry;
 /// How long the first lease is waited for, at the most, before it is told that the server serves.
 const FIRST_LEASE_TIME_MAX: Duration = Duration::from_secs(5);
 const LEASE_POLL: Duration = Duration::from_millis(5);
+/// How long answers of the admin port may take after the API has ended.
+const ADMIN_END_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// How to open the store.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -177,9 +181,12 @@ pub(crate) async fn run(
              tls.cert_file and tls.key_file, or {key} = true if something in front of it encrypts"
         )));
     }
+    // First of all: who is the first process of a container is told nothing that it does not ask for.
+    let stop = stop_signal()?;
     // A free port is known once it is taken, and the other replicas are told of it. A port that is
     // named is taken last: until then nobody should wait behind it.
     let mut config = config.clone();
+    descriptors::fit(&mut config)?;
     let mut taken = None;
     if config.listen.addr.port() == 0 {
         let (listener, addr) = bind(config.listen.addr).await?;
@@ -187,13 +194,33 @@ pub(crate) async fn run(
         taken = Some(listener);
     }
     let mut followed = Followed::open(&config, &OsEntropy)?;
-    let (authority, writer) = assemble(&config, open, followed.files.seals.handle()).await?;
-    until_its_first_lease(&authority).await;
+    let seals = followed.files.seals.handle();
+    let assembled = tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        assembled = assemble(&config, open, seals) => Some(assembled?),
+    };
+    let Some((authority, writer)) = assembled else {
+        tracing::info!("stopped before it served");
+        followed.close().await;
+        return Ok(());
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = until_its_first_lease(&authority) => {}
+    }
     followed.tell_missing(authority.clone(), config.seal.poll);
-    let served = serve(
-        &config, taken, authority, &followed, first, telemetry, ready,
-    )
-    .await;
+    let served = if stop.is_cancelled() {
+        tracing::info!("stopped before it served");
+        Ok(())
+    } else {
+        let begin = Begin {
+            first,
+            telemetry,
+            stop,
+        };
+        serve(&config, taken, authority, &followed, begin, ready).await
+    };
     followed.close().await;
     writer.stop().await;
     served
@@ -210,15 +237,26 @@ async fn until_its_first_lease(authority: &Authority) {
     let _ = timeout(FIRST_LEASE_TIME_MAX, held).await;
 }
 
+/// What a server begins with.
+struct Begin {
+    first: First,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+}
+
 async fn serve(
     config: &Config,
     taken: Option<TcpListener>,
     authority: Authority,
     followed: &Followed,
-    first: First,
-    telemetry: Telemetry,
+    begin: Begin,
     ready: impl FnOnce(Ready) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
+    let Begin {
+        first,
+        telemetry,
+        stop,
+    } = begin;
     // Before the administrator is made: a port that is taken must not cost its only token.
     let (listener, listen) = match taken {
         Some(listener) => (listener, config.listen.addr),
@@ -236,7 +274,6 @@ async fn serve(
         .map_err(|refusal| CliError::unavailable(format!("no administrator was made: {refusal}")))?
         .map(|secret| Zeroizing::new(secret.reveal().to_owned()));
     warn_of(config, &authority, first);
-    let stop = stop_signal()?;
 
     let (metrics, telling) = telemetry.begin(config, &authority, &followed.files);
     let over = CancellationToken::new();
@@ -249,6 +286,7 @@ async fn serve(
             metrics.clone(),
             followed.files.clone(),
             listener,
+            stop.clone(),
             shutdown,
         ))
     });
@@ -271,8 +309,9 @@ async fn serve(
         let _ = task.await;
     }
     if let Some(task) = admin_task {
-        // Nothing of the admin port is worth waiting for longer than its last answer.
-        let _ = task.await;
+        // The lease is not handed back, and the store not closed, before nobody asks any more; who
+        // takes nothing of an answer holds that up for a moment only.
+        let _ = timeout(ADMIN_END_TIME_MAX, task).await;
     }
     telling.stop().await;
     served.map_err(|error| CliError::unavailable(format!("{error}")))?;

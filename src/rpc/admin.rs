@@ -1,9 +1,10 @@
 //! The admin port: `/metrics`, `/healthz` and `/readyz` over HTTP, with or without TLS.
 //!
 //! Used by `cli`, which binds it to loopback unless told otherwise: it asks nobody who they are.
-//! Metrics are OpenMetrics text. Connections are few and have deadlines, so that whoever reaches
-//! the port cannot take the process's descriptors; axum has neither of its own. Absent on
-//! purpose: anything that changes something, and settings for limits that no scraper meets.
+//! Metrics are OpenMetrics text; `/readyz?service=NAME` says what `grpc.health.v1` says of a service.
+//! Connections are few, by peer too, and have deadlines, so that whoever reaches the port can
+//! neither take the process's descriptors nor keep a kubelet's probes out; axum has none of its own.
+//! Absent on purpose: anything that changes something, and settings for limits that no scraper meets.
 
 use std::future::Future;
 use std::io;
@@ -15,37 +16,42 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::tls::Stream;
 use crate::{routes, seal, tls};
 
+use super::health::serves;
 use super::metrics::Metrics;
+use super::seats::{Seat, SeatLimits, Seats};
 use super::server::Listening;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Some scrapers and probes, and a person.
 const LIMITS: AdminLimits = AdminLimits {
-    connections_max: 64,
+    seats: SeatLimits {
+        total_max: 64,
+        per_peer_max: 16,
+    },
     request_time_max: Duration::from_secs(5),
-    rest_time_max: Duration::from_secs(120),
+    rest_time_max: Duration::from_secs(30),
 };
 
 /// What the port bears.
 #[derive(Clone, Copy, Debug)]
 struct AdminLimits {
     /// Connections at a time; more are closed at once.
-    connections_max: usize,
+    seats: SeatLimits,
     /// From the first byte of a request, or from the connection itself, to the whole request.
     request_time_max: Duration,
     /// From the beginning of an answer to the next request.
@@ -56,6 +62,7 @@ struct AdminLimits {
 struct Admin {
     authority: Authority,
     registry: Arc<Registry>,
+    leaving: CancellationToken,
 }
 
 /// What is read again while the server runs, to be told of.
@@ -69,7 +76,7 @@ pub struct Files {
     pub tls: Option<Arc<tls::Live>>,
 }
 
-/// Serves the admin port until `shutdown`.
+/// Serves the admin port until `shutdown`; from `leaving` on nothing is ready.
 ///
 /// # Errors
 /// What the listener fails with.
@@ -78,11 +85,13 @@ pub async fn serve_admin(
     metrics: Metrics,
     files: Files,
     listener: Listening,
+    leaving: CancellationToken,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let admin = Admin {
         registry: Arc::new(metrics.registry(authority.clone(), files)),
         authority,
+        leaving,
     };
     let router = Router::new()
         .route("/metrics", get(metrics_text))
@@ -116,11 +125,15 @@ pub fn metrics_reader(
     move || shown(&registry)
 }
 
-async fn readiness(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.authority.may_answer() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+async fn readiness(State(admin): State<Admin>, uri: Uri) -> (StatusCode, &'static str) {
+    let asked = uri.query().unwrap_or_default().split('&');
+    let service = asked
+        .filter_map(|part| part.strip_prefix("service="))
+        .next();
+    match serves(&admin.authority, service.unwrap_or_default()) {
+        None => (StatusCode::NOT_FOUND, "no such service\n"),
+        Some(true) if !admin.leaving.is_cancelled() => (StatusCode::OK, "ready\n"),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
     }
 }
 
@@ -128,7 +141,7 @@ async fn readiness(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 struct Places {
     listener: Listening,
     limits: AdminLimits,
-    free: Arc<Semaphore>,
+    seats: Arc<Seats>,
 }
 
 impl Places {
@@ -136,7 +149,7 @@ impl Places {
         Self {
             listener,
             limits,
-            free: Arc::new(Semaphore::new(limits.connections_max)),
+            seats: Arc::default(),
         }
     }
 }
@@ -148,8 +161,9 @@ impl Listener for Places {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             let (io, peer) = Listener::accept(&mut self.listener.listener).await;
-            // Without a place the connection is dropped: to wait for one would be to hold it.
-            let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
+            // Without a seat the connection is dropped: to wait for one would be to hold it.
+            let address = peer.ip().to_canonical();
+            let Ok(seat) = self.seats.take(address, self.limits.seats) else {
                 tracing::debug!(%peer, "the admin port has no place left");
                 continue;
             };
@@ -159,7 +173,7 @@ impl Listener for Places {
                 limits: self.limits,
                 deadline: Box::pin(sleep(self.limits.request_time_max)),
                 rests: false,
-                _place: place,
+                _seat: seat,
             };
             return (connection, peer);
         }
@@ -177,7 +191,7 @@ struct Connection {
     deadline: Pin<Box<Sleep>>,
     /// Between an answer's first byte and the next request's.
     rests: bool,
-    _place: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 impl Connection {
@@ -237,7 +251,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            Poll::Pending => self.waits(cx),
+            flushed => flushed,
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -248,14 +265,17 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio::task::JoinHandle;
     use tokio::time::timeout;
 
     use super::*;
 
     const PATIENT: AdminLimits = AdminLimits {
-        connections_max: 2,
+        seats: SeatLimits {
+            total_max: 3,
+            per_peer_max: 2,
+        },
         request_time_max: Duration::from_secs(600),
         rest_time_max: Duration::from_secs(600),
     };
@@ -293,16 +313,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_connections_than_places_are_closed_and_places_given_back() {
+    async fn more_connections_of_a_peer_than_it_may_have_are_closed_and_others_have_theirs() {
         let (address, _port) = port(PATIENT).await;
         let mut held = Vec::new();
-        for _ in 0..PATIENT.connections_max {
+        for _ in 0..PATIENT.seats.per_peer_max {
             let mut client = TcpStream::connect(address).await.unwrap();
             ask(&mut client).await;
             held.push(client);
         }
         is_closed(&mut TcpStream::connect(address).await.unwrap()).await;
         ask(&mut held[1]).await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        ask(&mut socket.connect(address).await.unwrap()).await;
         drop(held.pop());
         // The place is free once the server has seen the end of its connection.
         loop {

@@ -1,7 +1,8 @@
 //! Health per service, and the whole server's under the empty name.
 //!
 //! Used by `serve`, which follows it while it serves and tells that it leaves before it stops
-//! accepting, so that a balancer looks elsewhere first. Check, and with it the whole server, serves while the
+//! accepting, so that a balancer looks elsewhere first, and by the admin port, where who does not
+//! speak gRPC asks the same. Check, and with it the whole server, serves while the
 //! authority may answer, which a lease allows without the store; logins that write nothing while
 //! it is vouched for and has the key that seals; all else needs the lease and the store.
 
@@ -44,6 +45,34 @@ struct Serving {
     store: bool,
 }
 
+impl Serving {
+    fn of(authority: &Authority) -> Self {
+        Self {
+            memory: authority.may_answer(),
+            seal: authority.is_vouched_for() && authority.can_seal(),
+            store: authority.is_vouched_for() && authority.store_answers(),
+        }
+    }
+
+    /// Which services go by what.
+    fn by_names(self) -> [(&'static [&'static str], bool); 3] {
+        [
+            (&FROM_MEMORY, self.memory),
+            (&BY_SEAL, self.seal),
+            (&FROM_STORE, self.store),
+        ]
+    }
+}
+
+/// Whether a service serves; none for one that nobody knows.
+pub(super) fn serves(authority: &Authority, service: &str) -> Option<bool> {
+    let found = Serving::of(authority).by_names();
+    let mut known = found
+        .into_iter()
+        .filter(|(names, _)| names.contains(&service));
+    known.next().map(|(_, serves)| serves)
+}
+
 /// The health of one server.
 pub(super) struct Health {
     authority: Authority,
@@ -62,11 +91,7 @@ impl Health {
     }
 
     fn found(&self) -> Serving {
-        Serving {
-            memory: self.authority.may_answer(),
-            seal: self.authority.is_vouched_for() && self.authority.can_seal(),
-            store: self.authority.is_vouched_for() && self.authority.store_answers(),
-        }
+        Serving::of(&self.authority)
     }
 
     /// The service that answers for it.
@@ -101,11 +126,7 @@ impl Health {
     }
 
     async fn tell(&self, found: Serving) {
-        for (names, serves) in [
-            (&FROM_MEMORY[..], found.memory),
-            (&BY_SEAL[..], found.seal),
-            (&FROM_STORE[..], found.store),
-        ] {
+        for (names, serves) in found.by_names() {
             let status = if serves {
                 ServingStatus::Serving
             } else {

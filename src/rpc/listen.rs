@@ -6,11 +6,10 @@
 //! Accepting never ends by an error. Absent on purpose: waiting for a place; a caller behind a
 //! balancer is better off elsewhere.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use crate::tls::{Door, Shown, Stream as Io};
 
 use super::auth::Peer;
 use super::metrics::{Metrics, Refused};
+use super::seats::{Seat, SeatLimits, Seats};
 
 /// The preface and the head of the first frame (RFC 9113, section 3.4): whoever has sent so much
 /// is under the watch of HTTP/2's own pings.
@@ -35,10 +35,8 @@ const REST: Duration = Duration::from_millis(50);
 /// Limits of the listener.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
-    /// Connections in all.
-    pub(super) total_max: usize,
-    /// Connections of one address; of one /64 for IPv6, which one host has whole.
-    pub(super) per_peer_max: usize,
+    /// How many there may be.
+    pub(super) seats: SeatLimits,
     /// Until the first bytes are there, the handshake of TLS included.
     pub(super) hello_time_max: Duration,
     /// For how long the peer may take nothing of what there is for it. hyper's pings find nobody
@@ -53,7 +51,8 @@ pub(super) struct Incoming {
     listener: TcpListener,
     door: Door,
     limits: ConnectionLimits,
-    places: Arc<Places>,
+    seats: Arc<Seats>,
+    metrics: Metrics,
     rest: Option<Pin<Box<Sleep>>>,
 }
 
@@ -64,21 +63,21 @@ impl Incoming {
         limits: ConnectionLimits,
         metrics: Metrics,
     ) -> Self {
-        let taken = Mutex::new(Taken::default());
         Self {
             listener,
             door,
             limits,
-            places: Arc::new(Places { taken, metrics }),
+            seats: Arc::default(),
+            metrics,
             rest: None,
         }
     }
 
     fn admit(&self, io: TcpStream, address: IpAddr) -> Option<Connection> {
-        let place = match self.places.take(address, self.limits) {
-            Ok(place) => place,
+        let seat = match self.seats.take(address, self.limits.seats) {
+            Ok(seat) => seat,
             Err(why) => {
-                self.places.metrics.refused(why);
+                self.metrics.refused(why);
                 return None;
             }
         };
@@ -95,7 +94,8 @@ impl Incoming {
             cut_at: Instant::now() + self.limits.life_time_max,
             stall_time_max: self.limits.stall_time_max,
             stalled: None,
-            place,
+            seat,
+            open: Open::new(self.metrics.clone()),
             turned_away: false,
         })
     }
@@ -136,75 +136,19 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     )
 }
 
-/// Who holds how many places. The lock is held for a few instructions, never across an await,
-/// by the accept loop and by connections that end.
-struct Places {
-    taken: Mutex<Taken>,
-    metrics: Metrics,
-}
+/// A connection that is counted as open.
+struct Open(Metrics);
 
-#[derive(Default)]
-struct Taken {
-    total: usize,
-    by_peer: HashMap<IpAddr, usize>,
-}
-
-impl Places {
-    fn take(self: &Arc<Self>, address: IpAddr, limits: ConnectionLimits) -> Result<Place, Refused> {
-        let peer = network_of(address);
-        let mut taken = self.lock();
-        if taken.total >= limits.total_max {
-            return Err(Refused::Total);
-        }
-        let of_peer = taken.by_peer.entry(peer).or_default();
-        if *of_peer >= limits.per_peer_max {
-            return Err(Refused::Peer);
-        }
-        *of_peer += 1;
-        taken.total += 1;
-        self.metrics.opened();
-        Ok(Place {
-            peer,
-            address,
-            places: Arc::clone(self),
-        })
-    }
-
-    // Counters hold after any panic between two of their steps; there is none.
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+impl Open {
+    fn new(metrics: Metrics) -> Self {
+        metrics.opened();
+        Self(metrics)
     }
 }
 
-/// The unit that addresses are handed out in: a peer, wherever peers are counted.
-pub(super) fn network_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let network = address.to_bits() & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from_bits(network))
-        }
-    }
-}
-
-/// A place among the connections; dropped, it is free.
-struct Place {
-    peer: IpAddr,
-    address: IpAddr,
-    places: Arc<Places>,
-}
-
-impl Drop for Place {
+impl Drop for Open {
     fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        taken.total -= 1;
-        if let Some(of_peer) = taken.by_peer.get_mut(&self.peer) {
-            *of_peer -= 1;
-            if *of_peer == 0 {
-                taken.by_peer.remove(&self.peer);
-            }
-        }
-        self.places.metrics.closed();
+        self.0.closed();
     }
 }
 
@@ -220,7 +164,8 @@ pub(super) struct Connection {
     stall_time_max: Duration,
     // The deadline of one that takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
-    place: Place,
+    seat: Seat,
+    open: Open,
     // Counted as refused.
     turned_away: bool,
 }
@@ -268,7 +213,7 @@ impl Connection {
             .stalled
             .get_or_insert_with(|| Box::pin(sleep_until(end)));
         ready!(deadline.as_mut().poll(cx));
-        tracing::debug!(peer = %self.place.address, "it takes nothing of what it is sent");
+        tracing::debug!(peer = %self.seat.address(), "it takes nothing of what it is sent");
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -276,7 +221,7 @@ impl Connection {
     #[cold]
     fn shakes(&mut self) {
         if let Some(error) = self.io.failure() {
-            let peer = self.place.address;
+            let peer = self.seat.address();
             tracing::debug!(%peer, %error, "a TLS handshake failed");
             self.turn_away(Refused::Handshake);
         }
@@ -284,7 +229,7 @@ impl Connection {
 
     fn turn_away(&mut self, why: Refused) {
         if !std::mem::replace(&mut self.turned_away, true) {
-            self.place.places.metrics.refused(why);
+            self.open.0.refused(why);
         }
     }
 }
@@ -293,7 +238,7 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        Peer::new(self.place.address, self.shown.clone())
+        Peer::new(self.seat.address(), self.shown.clone())
     }
 }
 
@@ -373,43 +318,14 @@ mod tests {
     use super::*;
 
     const LIMITS: ConnectionLimits = ConnectionLimits {
-        total_max: 3,
-        per_peer_max: 2,
+        seats: SeatLimits {
+            total_max: 3,
+            per_peer_max: 2,
+        },
         hello_time_max: Duration::from_secs(5),
         stall_time_max: Duration::from_secs(5),
         life_time_max: Duration::from_secs(3_600),
     };
-
-    fn places() -> Arc<Places> {
-        let (taken, metrics) = (Mutex::default(), Metrics::default());
-        Arc::new(Places { taken, metrics })
-    }
-
-    #[test]
-    fn places_are_counted_in_all_and_by_peer_and_given_back() {
-        let places = places();
-        let take = |address: &str| places.take(address.parse().unwrap(), LIMITS);
-        let first = take("192.0.2.1").ok().unwrap();
-        let second = take("192.0.2.1").ok().unwrap();
-        assert_eq!(take("192.0.2.1").err(), Some(Refused::Peer));
-        let third = take("192.0.2.2").ok().unwrap();
-        assert_eq!(take("192.0.2.3").err(), Some(Refused::Total));
-        drop((first, third));
-        let again = take("192.0.2.1").ok().unwrap();
-        assert_eq!(take("192.0.2.1").err(), Some(Refused::Peer));
-        drop((second, again));
-        assert_eq!(places.lock().total, 0);
-        assert!(places.lock().by_peer.is_empty());
-    }
-
-    #[test]
-    fn an_ipv6_peer_is_its_whole_network() {
-        let places = places();
-        let take = |address: &str| places.take(address.parse().unwrap(), LIMITS);
-        let _held = [take("2001:db8::1").ok(), take("2001:db8::2").ok()];
-        assert_eq!(take("2001:db8::ffff:1").err(), Some(Refused::Peer));
-        assert!(take("2001:db8:0:1::1").is_ok());
-    }
 
     async fn connected(limits: ConnectionLimits) -> (TcpStream, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -501,7 +417,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut incoming = Incoming::new(listener, Door::plain(), LIMITS, Metrics::default());
         let mut held = Vec::new();
-        for _ in 0..LIMITS.per_peer_max {
+        for _ in 0..LIMITS.seats.per_peer_max {
             let (client, connection) = tokio::join!(TcpStream::connect(address), incoming.next());
             held.push((client.unwrap(), connection.unwrap().unwrap()));
         }

@@ -48,6 +48,7 @@ mod roles;
 mod route_metrics;
 mod scopes;
 mod seal_metrics;
+mod seats;
 mod server;
 mod straight;
 mod stream;

@@ -20,8 +20,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
-use super::listen::network_of;
 use super::metrics::Metrics;
+use super::seats::network_of;
 
 /// One peer may have this part of all places.
 const PEER_SHARE: usize = 8;

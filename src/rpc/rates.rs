@@ -21,8 +21,8 @@ use crate::config::Limits;
 use crate::domain::limits::Networks;
 use crate::domain::refusal::Refusal;
 
-use super::listen::network_of;
 use super::metrics::Metrics;
+use super::seats::network_of;
 
 /// Peers that are told apart; each costs some 50 bytes.
 const PEERS_MAX: usize = 65_536;

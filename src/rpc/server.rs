@@ -48,6 +48,7 @@ use super::login::LoginRpc;
 use super::metrics::Metrics;
 use super::places::Places;
 use super::rates::Rates;
+use super::seats::SeatLimits;
 use super::straight::Straight;
 use super::stream::Drain;
 use super::token::TokenRpc;
@@ -240,8 +241,10 @@ where
 
 fn of_connections(limits: &Limits) -> ConnectionLimits {
     ConnectionLimits {
-        total_max: limits.connections_max,
-        per_peer_max: limits.connections_per_peer_max,
+        seats: SeatLimits {
+            total_max: limits.connections_max,
+            per_peer_max: limits.connections_per_peer_max,
+        },
         hello_time_max: limits.hello_time_max,
         stall_time_max: limits.ping_every + limits.ping_time_max,
         life_time_max: limits.connection_age_max + limits.connection_age_grace,

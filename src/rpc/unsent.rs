@@ -30,7 +30,7 @@ use crate::domain::refusal::Refusal;
 
 use super::auth::Peer;
 use super::errors::response;
-use super::listen::network_of;
+use super::seats::network_of;
 
 /// Beyond these no stream is asked for more; each may have been asked for one message then.
 const TOTAL_BYTES_MAX: usize = 64 << 20;

@@ -150,7 +150,8 @@ impl Node {
         };
         let (asked, stopped) = (authority.clone(), stop.clone().cancelled_owned());
         let admin_listener = Listening::plainly(admin_listener);
-        let told = rpc::serve_admin(asked, metrics, Default::default(), admin_listener, stopped);
+        let (files, leaving) = (Default::default(), stop.clone());
+        let told = rpc::serve_admin(asked, metrics, files, admin_listener, leaving, stopped);
         let telling = tokio::spawn(async move { told.await.expect("served") });
         let node = Self {
             address,

@@ -25,6 +25,7 @@ mod frozen;
 mod image;
 mod last_used;
 mod leaks;
+mod lifecycle;
 mod logins;
 mod manifests;
 mod model;

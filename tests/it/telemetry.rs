@@ -11,7 +11,7 @@ mod traces;
 
 /// The value of a metric whose labels are these.
 #[track_caller]
-fn shown(text: &str, metric: &str) -> f64 {
+pub(crate) fn shown(text: &str, metric: &str) -> f64 {
     let found = crate::leaks::value(text, &format!("{metric} "));
     found.unwrap_or_else(|| panic!("{metric}: {text}"))
 }
