@@ -41,6 +41,15 @@ pub trait Source: Clone + Send + Sync + 'static {
     /// Why it cannot be used; the value before stays in use.
     fn judge(&self, content: &Self::Content) -> Result<Self::Value, Self::Error>;
 
+    /// Whether a value may take the place of the one in use. One that may not is asked about again
+    /// at each look, for that may hang on the time.
+    ///
+    /// # Errors
+    /// Why it may not yet.
+    fn succeeds(&self, _next: &Self::Value, _current: &Self::Value) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     /// Writes to the log what was taken or refused.
     fn tell(&self, judged: Result<&Self::Value, &Self::Error>);
 }
@@ -96,6 +105,7 @@ impl<T> Live<T> {
             source,
             judged: Arc::new(judged),
             changed: None,
+            held: None,
         };
         Ok((live, follower))
     }
@@ -137,6 +147,8 @@ pub struct Follower<S: Source> {
     judged: Arc<S::Content>,
     /// What it says now, if that was seen once only.
     changed: Option<S::Content>,
+    /// What it means, if that may not take the place of the value in use yet.
+    held: Option<S::Value>,
 }
 
 impl<S: Source> fmt::Debug for Follower<S> {
@@ -170,6 +182,12 @@ impl<S: Source> Follower<S> {
         };
         if read == *self.judged {
             self.changed = None;
+            if let Some(held) = self.held.take() {
+                match self.succeeds(&held) {
+                    Ok(()) => self.take(Ok(held)),
+                    Err(_) => self.held = Some(held),
+                }
+            }
             return;
         }
         if !vouched && self.changed.as_ref() != Some(&read) {
@@ -181,8 +199,22 @@ impl<S: Source> Follower<S> {
         let content = Arc::clone(&read);
         if let Ok(judged) = spawn_blocking(move || source.judge(&content)).await {
             self.judged = read;
-            self.take(judged);
+            self.held = None;
+            match judged {
+                Ok(value) => match self.succeeds(&value) {
+                    Ok(()) => self.take(Ok(value)),
+                    Err(error) => {
+                        self.held = Some(value);
+                        self.take(Err(error));
+                    }
+                },
+                Err(error) => self.take(Err(error)),
+            }
         }
+    }
+
+    fn succeeds(&self, next: &S::Value) -> Result<(), S::Error> {
+        self.source.succeeds(next, &self.live.current())
     }
 
     fn take(&self, judged: Result<S::Value, S::Error>) {
@@ -198,5 +230,66 @@ impl<S: Source> Follower<S> {
                 live.refusals.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    /// Says what it is told to; nothing takes the place of another until it is let.
+    #[derive(Clone, Default)]
+    struct Told {
+        says: Arc<AtomicU32>,
+        lets: Arc<AtomicBool>,
+    }
+
+    impl Source for Told {
+        type Content = u32;
+        type Value = u32;
+        type Error = ();
+
+        fn read(&self) -> u32 {
+            self.says.load(Ordering::Relaxed)
+        }
+
+        fn judge(&self, content: &u32) -> Result<u32, ()> {
+            Ok(*content)
+        }
+
+        fn succeeds(&self, _next: &u32, _current: &u32) -> Result<(), ()> {
+            self.lets.load(Ordering::Relaxed).then_some(()).ok_or(())
+        }
+
+        fn tell(&self, _judged: Result<&u32, &()>) {}
+    }
+
+    #[tokio::test]
+    async fn what_may_not_take_its_place_yet_takes_it_when_it_may() {
+        let source = Told::default();
+        let (live, mut follower) = Live::follow(source.clone()).unwrap();
+        let counted = || {
+            let counts = live.counts();
+            (counts.reloads, counts.refusals, counts.refused)
+        };
+        source.says.store(1, Ordering::Relaxed);
+        for _ in 0..3 {
+            follower.look(true).await;
+            assert_eq!((**live.current(), counted()), (0, (0, 1, true)));
+        }
+        source.lets.store(true, Ordering::Relaxed);
+        follower.look(false).await;
+        assert_eq!((**live.current(), counted()), (1, (1, 1, false)));
+        // What is told meanwhile takes the place of what is held.
+        source.lets.store(false, Ordering::Relaxed);
+        source.says.store(2, Ordering::Relaxed);
+        follower.look(true).await;
+        source.says.store(3, Ordering::Relaxed);
+        follower.look(true).await;
+        source.lets.store(true, Ordering::Relaxed);
+        follower.look(false).await;
+        assert_eq!((**live.current(), counted()), (3, (2, 3, false)));
     }
 }

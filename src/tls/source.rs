@@ -1,8 +1,9 @@
 //! The files of our certificate, its key and the authorities of others, and what they make.
 //!
 //! All is taken or nothing: a certificate whose key is another's, or a list of authorities that
-//! cannot be read, is refused, told, and what was before goes on. One that has ended is taken, for
-//! who asks learns that from it; it is told. Errors name the file and never what stands there.
+//! cannot be read, is refused, told, and what was before goes on; so is a certificate that is not
+//! good at this time, while the one before is. Where there is no better, as at the start, it is taken,
+//! for who asks learns from it; that is told. Errors name the file and never what stands there.
 
 use std::fmt;
 use std::fs::File;
@@ -112,6 +113,13 @@ impl fmt::Debug for Dialing {
     }
 }
 
+/// Whether our certificate is good at a time.
+enum Validity {
+    Good,
+    Ended,
+    NotYet,
+}
+
 /// Certificates in use.
 pub struct Loaded {
     api: Arc<ServerConfig>,
@@ -137,6 +145,16 @@ impl Loaded {
             Port::Api => &self.api,
             Port::Admin => &self.admin,
         })
+    }
+
+    fn at(&self, now_s: i64) -> Validity {
+        if self.ends <= now_s {
+            Validity::Ended
+        } else if self.begins > now_s {
+            Validity::NotYet
+        } else {
+            Validity::Good
+        }
     }
 
     /// What we speak to other servers with.
@@ -196,18 +214,36 @@ impl followed::Source for Files {
         })
     }
 
+    fn succeeds(&self, next: &Loaded, current: &Loaded) -> Result<(), SourceError> {
+        let now_s = now_s();
+        match (current.at(now_s), next.at(now_s)) {
+            (Validity::Good, Validity::Ended) => {
+                let what = format!("the certificate has expired ({})", at(next.ends));
+                Err(wrong(&self.cert, what))
+            }
+            (Validity::Good, Validity::NotYet) => {
+                let begins = at(next.begins);
+                let what = format!("the certificate is not valid yet; it is taken at {begins}");
+                Err(wrong(&self.cert, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn tell(&self, judged: Result<&Loaded, &SourceError>) {
         match judged {
             Ok(loaded) => {
                 let thumbprint = &*loaded.thumbprint;
                 let ends = at(loaded.ends);
                 tracing::info!(thumbprint, ends, "the TLS certificate is in use");
-                let now_s = i64::try_from(SystemClock::start().now().latest / 1_000);
-                let now_s = now_s.unwrap_or(i64::MAX);
-                if loaded.ends <= now_s {
-                    tracing::warn!(thumbprint, ends, "the TLS certificate has expired");
-                } else if loaded.begins > now_s {
-                    tracing::warn!(thumbprint, "the TLS certificate is not valid yet");
+                match loaded.at(now_s()) {
+                    Validity::Good => {}
+                    Validity::Ended => {
+                        tracing::warn!(thumbprint, ends, "the TLS certificate has expired");
+                    }
+                    Validity::NotYet => {
+                        tracing::warn!(thumbprint, "the TLS certificate is not valid yet");
+                    }
                 }
             }
             Err(error) => {
@@ -215,6 +251,11 @@ impl followed::Source for Files {
             }
         }
     }
+}
+
+fn now_s() -> i64 {
+    let now_s = i64::try_from(SystemClock::start().now().latest / 1_000);
+    now_s.unwrap_or(i64::MAX)
 }
 
 fn at(seconds: i64) -> String {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use latchkey::client::{CallingToken, Client, Tls};
 use rcgen::{
@@ -75,10 +76,16 @@ impl Authority {
 
     /// The same of a server whose time is over.
     pub(crate) fn expired_server(&self) -> Pair {
+        let day = Duration::from_secs(86_400);
+        self.server_between(18_262 * day, 18_263 * day)
+    }
+
+    /// A server's that is good between these times since the Unix epoch.
+    pub(crate) fn server_between(&self, begins: Duration, ends: Duration) -> Pair {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![dns("localhost"), address()];
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(2020, 1, 2);
+        params.not_before = date_time_ymd(1970, 1, 1) + begins;
+        params.not_after = date_time_ymd(1970, 1, 1) + ends;
         self.sign(params)
     }
 

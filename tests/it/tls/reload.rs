@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::version::TLS13;
 
@@ -81,6 +82,25 @@ async fn what_cannot_be_used_is_refused_told_and_the_old_goes_on() {
     counts(&house, "latchkey_tls_reloads_total", 1.0).await;
     assert!(house.metric("latchkey_tls_refusals_total").await >= 1.0);
     assert_eq!(shows(&house).await, der(&pair).as_ref());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_not_good_now_takes_no_place_of_one_that_is() {
+    let house = House::open(&[]);
+    let first = shows(&house).await;
+    house.files.pair("server", &house.ca.expired_server());
+    counts(&house, "latchkey_tls_refused", 1.0).await;
+    assert_eq!(shows(&house).await, first);
+    let said = house.server.logged();
+    assert!(said.contains("has expired"), "{said}");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
+    let begins = now + Duration::from_secs(3_600);
+    let next = house.ca.server_between(begins, 2 * begins);
+    house.files.pair("server", &next);
+    counts(&house, "latchkey_tls_refusals_total", 2.0).await;
+    assert_eq!(shows(&house).await, first);
+    let said = house.server.logged();
+    assert!(said.contains("is not valid yet"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
