@@ -33,6 +33,19 @@ pub(super) enum CanaryRun {
     Violated,
 }
 
+impl CanaryRun {
+    const ALL: [Self; 3] = [Self::Good, Self::Failed, Self::Violated];
+
+    /// The word used in metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Failed => "failed",
+            Self::Violated => "violated",
+        }
+    }
+}
+
 /// The canary's part of the metrics.
 pub(super) struct CanaryMetrics {
     runs: Family<Labels, Counter>,
@@ -64,13 +77,12 @@ impl Default for CanaryMetrics {
 
 impl CanaryMetrics {
     pub(super) fn ran(&self, run: CanaryRun) {
-        let outcome = match run {
-            CanaryRun::Good => "good",
-            CanaryRun::Failed => "failed",
-            CanaryRun::Violated => "violated",
-        };
-        let labels = [("outcome", outcome.to_owned())];
-        self.runs.get_or_create(&labels).inc();
+        // All of them from the first on: what begins with a failure has never increased.
+        for outcome in CanaryRun::ALL {
+            let labels = [("outcome", outcome.name().to_owned())];
+            let by = u64::from(outcome == run);
+            self.runs.get_or_create(&labels).inc_by(by);
+        }
     }
 
     pub(super) fn violated(&self, checks: u64) {
@@ -131,6 +143,26 @@ impl CanaryMetrics {
 mod tests {
     use super::*;
 
+    fn text_of(metrics: &CanaryMetrics) -> String {
+        let mut registry = Registry::with_prefix("latchkey");
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("a text");
+        text
+    }
+
+    #[test]
+    fn every_end_of_a_drill_is_told_from_the_first_on() {
+        let metrics = CanaryMetrics::default();
+        assert!(!text_of(&metrics).contains("outcome"));
+        metrics.ran(CanaryRun::Good);
+        let text = text_of(&metrics);
+        for (outcome, count) in [("good", 1), ("failed", 0), ("violated", 0)] {
+            let line = format!("latchkey_canary_runs_total{{outcome=\"{outcome}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}: {text}");
+        }
+    }
+
     #[test]
     fn replicas_beyond_the_limit_count_as_one() {
         let metrics = CanaryMetrics::default();
@@ -143,10 +175,8 @@ mod tests {
         assert_eq!(longest.len(), REPLICAS_MAX + 1);
         assert_eq!(longest.get("replica-0"), Some(&0.005));
         assert_eq!(longest.get(OTHERS), Some(&0.003));
-        let mut registry = Registry::with_prefix("latchkey");
-        metrics.register(&mut registry);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("a text");
+        drop(longest);
+        let text = text_of(&metrics);
         let line = "latchkey_canary_denied_seconds_max{replica=\"replica-0\"} 0.005";
         assert!(text.contains(line), "{text}");
     }
