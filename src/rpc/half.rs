@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use prost::bytes::Bytes;
 use tonic::Status;
 use tonic::body::Body;
@@ -131,14 +131,6 @@ impl http_body::Body for Watched {
             self.held = None;
         }
         Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -7,6 +7,7 @@ mod abuse;
 mod barrier;
 mod behind;
 mod bootstrap;
+mod callers;
 mod chart;
 mod cli;
 mod clients;

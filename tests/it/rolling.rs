@@ -6,22 +6,20 @@
 //! them decides it, or one decides it wrong: a live token denied, a revoked one allowed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use latchkey::domain::entropy::OsEntropy;
 use latchkey::proto::v1;
 use latchkey::store::Store as _;
 use latchkey::store::postgres::{PostgresStore, Settings};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 use v1::check_service_client::CheckServiceClient;
 use v1::enforcement::State;
 use v1::token_service_client::TokenServiceClient;
 
+use crate::callers::{Asks, Callers, locked};
 use crate::crash::issue;
 use crate::formats::unknown;
 use crate::postgres::{Database, database, server};
@@ -48,83 +46,48 @@ async fn members(database: &Database) -> (i64, Vec<String>) {
     (lease, rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// What callers share: where the replicas are, what they ask about, and what came of it.
-#[derive(Default)]
-struct Callers {
-    addresses: Mutex<Vec<String>>,
-    /// Secrets with the answer that they must get.
-    tokens: Mutex<Vec<(String, v1::Reason)>>,
-    checks: AtomicU64,
-    retried: AtomicU64,
-    failed: Mutex<Vec<String>>,
-    stop: CancellationToken,
+/// A client that knows where all replicas are.
+struct Caller {
+    addresses: Arc<Mutex<Vec<String>>>,
+    channels: HashMap<String, Channel>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Asks for Caller {
+    type Expected = v1::Reason;
 
-impl Callers {
-    fn start(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
-        let call = |caller| tokio::spawn(Arc::clone(self).call(caller));
-        (0..CALLERS).map(call).collect()
-    }
-
-    async fn call(self: Arc<Self>, caller: usize) {
-        let mut channels = HashMap::new();
-        for round in caller.. {
-            if self.stop.is_cancelled() {
-                return;
-            }
-            let (secret, expected) = {
-                let tokens = locked(&self.tokens);
-                tokens[round % tokens.len()].clone()
-            };
-            let said = self.ask(&mut channels, round, &secret).await;
-            self.checks.fetch_add(1, Ordering::Relaxed);
-            if said != [format!("{expected:?}")] {
-                match said.last() {
-                    Some(last) if *last == format!("{expected:?}") => {
-                        self.retried.fetch_add(1, Ordering::Relaxed);
-                    }
-                    _ => locked(&self.failed).push(format!("{expected:?}: {said:?}")),
-                }
-            }
-        }
-    }
-
-    /// Asks one replica after the other until one decides; what each said.
-    async fn ask(
-        &self,
-        channels: &mut HashMap<String, Channel>,
-        round: usize,
-        secret: &str,
-    ) -> Vec<String> {
+    async fn ask(&mut self, round: usize, secret: &str, expected: &v1::Reason) -> Option<String> {
         let addresses = locked(&self.addresses).clone();
         let mut said = Vec::new();
         for step in 0..addresses.len() {
-            let address = &addresses[(round + step) % addresses.len()];
-            let channel = channels.entry(address.clone()).or_insert_with(|| {
-                let endpoint = Endpoint::from_shared(format!("http://{address}"));
-                endpoint.expect("an address").connect_lazy()
-            });
-            let mut request = Request::new(check(secret, &[]));
-            request.set_timeout(CALL_TIME_MAX);
-            let mut client = CheckServiceClient::new(channel.clone());
-            match client
-                .check(request)
+            match self
+                .ask_one(&addresses[(round + step) % addresses.len()], secret)
                 .await
-                .map(|one| one.into_inner().reason())
             {
                 Err(status) => said.push(format!("{:?} {}", status.code(), status.message())),
                 Ok(v1::Reason::Stale) => said.push("Stale".to_owned()),
+                Ok(reason) if reason == *expected => return None,
                 Ok(reason) => {
                     said.push(format!("{reason:?}"));
                     break;
                 }
             }
         }
-        said
+        Some(format!("{expected:?}: {said:?}"))
+    }
+}
+
+impl Caller {
+    async fn ask_one(&mut self, address: &str, secret: &str) -> Result<v1::Reason, Status> {
+        let channel = self.channels.entry(address.to_owned()).or_insert_with(|| {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"));
+            endpoint.expect("an address").connect_lazy()
+        });
+        let mut request = Request::new(check(secret, &[]));
+        request.set_timeout(CALL_TIME_MAX);
+        let answer = CheckServiceClient::new(channel.clone())
+            .check(request)
+            .await?;
+        Ok(answer.into_inner().reason())
     }
 }
 
@@ -133,8 +96,8 @@ struct Fleet {
     database: Database,
     admin: String,
     replicas: Vec<Server>,
-    callers: Arc<Callers>,
-    calling: Vec<JoinHandle<()>>,
+    addresses: Arc<Mutex<Vec<String>>>,
+    callers: Callers<v1::Reason>,
 }
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -146,19 +109,20 @@ impl Fleet {
         let admin = bootstrap(&database);
         let start = |name| started(Server::replica(&database.url, name, &SETTINGS));
         let replicas: Vec<_> = NAMES.into_iter().map(start).collect();
-        let callers = Arc::new(Callers::default());
-        for replica in &replicas {
-            locked(&callers.addresses).push(replica.address.clone());
-        }
+        let addresses = replicas.iter().map(|replica| replica.address.clone());
         let mut fleet = Self {
+            addresses: Arc::new(Mutex::new(addresses.collect())),
+            callers: Callers::new(),
             database,
             admin,
             replicas,
-            callers,
-            calling: Vec::new(),
         };
         fleet.revoke_one().await;
-        fleet.calling = fleet.callers.start();
+        let caller = |_| Caller {
+            addresses: Arc::clone(&fleet.addresses),
+            channels: HashMap::new(),
+        };
+        fleet.callers.start((0..CALLERS).map(caller));
         fleet
     }
 
@@ -166,9 +130,8 @@ impl Fleet {
     async fn revoke_one(&self) {
         let channel = channel(&self.replicas[0].address).await;
         let mut tokens = TokenServiceClient::new(channel);
-        let number = locked(&self.callers.tokens).len();
         let mut secrets = Vec::new();
-        for number in [number, number + 1] {
+        for number in [0, 1] {
             let request = v1::IssueTokenRequest {
                 wait_for_replicas: true,
                 ..issue(number)
@@ -186,30 +149,24 @@ impl Fleet {
         };
         let revoked = tokens.revoke_token(bearer(&self.admin, request)).await;
         assert_confirmed(revoked.expect("revoked").into_inner().enforcement.as_ref());
-        let mut tokens = locked(&self.callers.tokens);
         let reasons = [v1::Reason::Allowed, v1::Reason::Revoked];
-        tokens.extend(secrets.into_iter().zip(reasons));
+        self.callers.add(secrets.into_iter().zip(reasons));
     }
 
     /// Ends a replica as an operator would and starts another in its place, while all call.
     async fn replace(&mut self, index: usize, start: impl Fn(&str) -> Server) {
-        let before = self.callers.checks.load(Ordering::Relaxed);
+        let wanted = self.callers.answered() + CHECKS_EACH;
         let old = self.replicas.remove(index);
         tokio::task::block_in_place(|| old.terminate());
         let new = tokio::task::block_in_place(|| start(NAMES[index]));
-        locked(&self.callers.addresses)[index].clone_from(&new.address);
+        locked(&self.addresses)[index].clone_from(&new.address);
         self.replicas.insert(index, new);
-        let enough = || self.callers.checks.load(Ordering::Relaxed) >= before + CHECKS_EACH;
-        until(async || enough()).await;
+        self.callers.until(wanted).await;
         self.revoke_one().await;
     }
 
     async fn end(self) {
-        self.callers.stop.cancel();
-        for calling in self.calling {
-            calling.await.expect("called");
-        }
-        let failed = locked(&self.callers.failed);
+        let (_, failed) = self.callers.end().await;
         assert!(failed.is_empty(), "{}", failed.join("\n"));
     }
 }

@@ -8,18 +8,16 @@
 //!
 //! How Envoy finds out who serves, and what it asks again, is the example's: `examples/envoy`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::client::{get, until};
 use super::config::{Listener, config};
 use super::mesh::{NEEDS, SECRET, web};
 use super::process::Envoy;
 use super::upstream::Upstream;
+use crate::callers::{Asks, Callers};
 use crate::fleet::revoke;
 use crate::postgres::{Database, database};
 use crate::program::Server;
@@ -50,8 +48,8 @@ fn example(path: &str) -> Value {
     found.unwrap_or_else(|| panic!("{path}")).clone()
 }
 
-/// The test's Envoy, which asks three replicas as the example's does.
-fn asking_all(ports: &[u16; 3], upstream: u16) -> Value {
+/// The test's Envoy, which asks replicas as the example's does.
+fn asking_all(replicas: &[SocketAddr], upstream: u16) -> Value {
     let front = Listener::asking("front", 0).route("/v1/secrets/", &NEEDS);
     let mut config = config(&[front], upstream);
     let clusters = config["static_resources"]["clusters"].as_array_mut();
@@ -60,8 +58,8 @@ fn asking_all(ports: &[u16; 3], upstream: u16) -> Value {
         .iter_mut()
         .find(|cluster| cluster["name"] == "asked-by-front");
     let cluster = cluster.expect("the cluster that is asked");
-    let endpoints = ports.iter().map(|port| {
-        let address = json!({"address": "127.0.0.11", "port_value": port});
+    let endpoints = replicas.iter().map(|replica| {
+        let address = json!({"address": replica.ip(), "port_value": replica.port()});
         json!({"endpoint": {"address": {"socket_address": address}}})
     });
     cluster["load_assignment"]["endpoints"] = json!([{"lb_endpoints": Vec::from_iter(endpoints)}]);
@@ -76,42 +74,15 @@ fn asking_all(ports: &[u16; 3], upstream: u16) -> Value {
     config
 }
 
-/// What callers share: tokens with the status that each must get, and what came of it.
-#[derive(Default)]
-struct Callers {
-    tokens: Mutex<Vec<(String, u16)>>,
-    requests: AtomicU64,
-    wrong: Mutex<Vec<String>>,
-    stop: CancellationToken,
-}
+/// A client of Envoy's on this port.
+struct Caller(u16);
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Asks for Caller {
+    type Expected = u16;
 
-impl Callers {
-    async fn call(self: Arc<Self>, caller: usize, port: u16) {
-        for round in caller.. {
-            if self.stop.is_cancelled() {
-                return;
-            }
-            let (secret, expected) = {
-                let tokens = locked(&self.tokens);
-                tokens[round % tokens.len()].clone()
-            };
-            let answer = get(SECRET).bearer(&secret).send(port).await;
-            if answer.status != expected {
-                locked(&self.wrong).push(format!("{expected}: {answer:?}"));
-            }
-            self.requests.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Until so many more requests were answered, however.
-    async fn more(&self) {
-        let wanted = self.requests.load(Ordering::Relaxed) + REQUESTS_EACH;
-        let enough = async || self.requests.load(Ordering::Relaxed) >= wanted;
-        until("enough requests", enough).await;
+    async fn ask(&mut self, _: usize, secret: &str, expected: &u16) -> Option<String> {
+        let answer = get(SECRET).bearer(secret).send(self.0).await;
+        (answer.status != *expected).then(|| format!("{expected}: {answer:?}"))
     }
 }
 
@@ -122,8 +93,7 @@ struct Stage {
     replicas: Vec<Server>,
     envoy: Envoy,
     upstream: Upstream,
-    callers: Arc<Callers>,
-    calling: Vec<JoinHandle<()>>,
+    callers: Callers<u16>,
 }
 
 impl Stage {
@@ -131,22 +101,20 @@ impl Stage {
         let (database, upstream) = (database().await, Upstream::start().await);
         let admin = tokio::task::block_in_place(|| bootstrap(&database));
         let replicas = NAMES.map(|name| started(HERE, &database, name));
-        let ports = [0, 1, 2].map(|index| super::mesh::port(&replicas[index]));
-        let envoy = Envoy::start(&asking_all(&ports, upstream.port)).await;
+        let addresses = replicas.each_ref().map(address);
+        let envoy = Envoy::start(&asking_all(&addresses, upstream.port)).await;
         let mut stage = Self {
             database,
             admin,
             replicas: replicas.into(),
-            callers: Arc::default(),
-            calling: Vec::new(),
+            callers: Callers::new(),
             envoy,
             upstream,
         };
         stage.revoke_one().await;
         stage.all_serve().await;
         let port = stage.envoy.port("front");
-        let call = |caller| tokio::spawn(Arc::clone(&stage.callers).call(caller, port));
-        stage.calling = (0..CALLERS).map(call).collect();
+        stage.callers.start((0..CALLERS).map(|_| Caller(port)));
         stage
     }
 
@@ -162,7 +130,13 @@ impl Stage {
         }
         let revoked = tokens.revoke_token(bearer(&self.admin, revoke(&secrets[1])));
         revoked.await.expect("revoked");
-        locked(&self.callers.tokens).extend(secrets.into_iter().zip([200, 401]));
+        self.callers.add(secrets.into_iter().zip([200, 401]));
+    }
+
+    /// Until so many more requests were answered, however.
+    async fn more(&self) {
+        let wanted = self.callers.answered() + REQUESTS_EACH;
+        self.callers.until(wanted).await;
     }
 
     /// Until Envoy has found out that all of them serve.
@@ -190,13 +164,17 @@ impl Stage {
         let old = self.replicas.remove(index);
         let listen = old.address.clone();
         tokio::task::block_in_place(|| old.terminate());
-        self.callers.more().await;
+        self.more().await;
         let new = started(&listen, &self.database, NAMES[index]);
         assert_eq!(new.address, listen);
         self.replicas.insert(index, new);
         self.all_serve().await;
         self.revoke_one().await;
     }
+}
+
+fn address(replica: &Server) -> SocketAddr {
+    replica.address.parse().expect("an address")
 }
 
 fn started(listen: &str, database: &Database, name: &str) -> Server {
@@ -207,22 +185,14 @@ fn started(listen: &str, database: &Database, name: &str) -> Server {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_behind_envoy_loses_no_request_postgres() {
     let mut stage = Stage::start().await;
-    stage.callers.more().await;
+    stage.more().await;
     for index in 0..NAMES.len() {
         stage.restart(index).await;
-        stage.callers.more().await;
+        stage.more().await;
     }
-    stage.callers.stop.cancel();
-    for calling in stage.calling {
-        calling.await.expect("called");
-    }
-    let requests = stage.callers.requests.load(Ordering::Relaxed);
-    let wrong = locked(&stage.callers.wrong);
-    assert!(
-        wrong.is_empty(),
-        "{} of {requests}: {wrong:#?}",
-        wrong.len()
-    );
+    let (requests, wrong) = stage.callers.end().await;
+    let failed = wrong.len();
+    assert!(wrong.is_empty(), "{failed} of {requests}: {wrong:#?}");
     // What was not let through did not reach the service either.
     assert!((stage.upstream.seen().len() as u64) < requests);
 }

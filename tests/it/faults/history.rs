@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::LEASE;
 use super::disturb::Kind;
 use super::world::NAMES;
+use crate::callers::locked;
 
 const EVENTS_MAX: usize = 400_000;
 const VIOLATIONS_MAX: usize = 100;
@@ -79,10 +80,6 @@ pub(super) struct History {
     violations: Mutex<Vec<Violation>>,
     logs: Mutex<Vec<(&'static str, String)>>,
     caught: Notify,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl History {
