@@ -1,4 +1,5 @@
-//! A rolling restart of three replicas behind Envoy: no client of Envoy notices.
+//! A rolling restart of three replicas behind Envoy, and one that is not there: no client of Envoy
+//! notices.
 //!
 //! ```text
 //! callers ─► Envoy ─► the service
@@ -11,6 +12,7 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use super::client::{get, until};
 use super::config::{Listener, config};
@@ -20,7 +22,7 @@ use super::upstream::Upstream;
 use crate::callers::{Asks, Callers};
 use crate::fleet::revoke;
 use crate::postgres::{Database, database};
-use crate::program::Server;
+use crate::program::{Server, fresh};
 use crate::replicas::bootstrap;
 use crate::wire::{bearer, channel};
 use latchkey::proto::v1::token_service_client::TokenServiceClient;
@@ -195,4 +197,48 @@ async fn a_rolling_restart_behind_envoy_loses_no_request_postgres() {
     assert!(wrong.is_empty(), "{failed} of {requests}: {wrong:#?}");
     // What was not let through did not reach the service either.
     assert!((stage.upstream.seen().len() as u64) < requests);
+}
+
+/// Requests, of which every other one meets the replica that is not there first.
+const ASKED: usize = 200;
+/// Of so many, those that may meet it once more for all that: one in some 4,000.
+const UNLUCKY_MAX: usize = 2;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_replica_does_not_take_is_asked_of_another_embedded() {
+    let (dir, upstream) = (fresh(), Upstream::start().await);
+    let replica = tokio::task::block_in_place(|| Server::start(dir.path()));
+    let admin = replica.admin.as_deref().expect("a fresh directory");
+    // A port that nobody else gets, and where nobody listens.
+    let gone = TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    gone.bind(any).expect("a port");
+    let replicas = [address(&replica), gone.local_addr().expect("an address")];
+    let mut config = asking_all(&replicas, upstream.port);
+    // It has not found out yet.
+    let clusters = config["static_resources"]["clusters"].as_array_mut();
+    for cluster in clusters.expect("clusters") {
+        cluster["health_checks"] = json!([]);
+    }
+    let envoy = Envoy::start(&config).await;
+    let mut tokens = TokenServiceClient::new(channel(&replica.address).await);
+    let issued = tokens.issue_token(bearer(admin, web())).await;
+    let secret = issued.expect("issued").into_inner().secret;
+    let mut unlucky = Vec::new();
+    for _ in 0..ASKED {
+        let answer = get(SECRET).bearer(&secret).send(envoy.port("front")).await;
+        if answer.status != 200 {
+            unlucky.push(answer);
+        }
+    }
+    assert!(
+        unlucky.len() <= UNLUCKY_MAX,
+        "{}: {unlucky:#?}",
+        unlucky.len()
+    );
+    let retried = "cluster.asked-by-front.upstream_rq_retry:";
+    let told = envoy.ask("/stats").await;
+    let retried = told.lines().find_map(|line| line.strip_prefix(retried));
+    let retried: usize = retried.expect("counted").trim().parse().expect("a number");
+    assert!(retried > ASKED / 4, "{retried}");
 }
