@@ -274,6 +274,8 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
     /// Requests that wait, for their body or for a write, in all; more are turned away.
     pub requests_waiting_max: usize,
+    /// Streams that last, of health and reflection in all, and as many others; more are turned away.
+    pub lasting_streams_max: usize,
     /// Until a request must have its answer; streams are exempt.
     #[serde(with = "text_duration")]
     pub request_time_max: Duration,
@@ -400,6 +402,8 @@ impl Default for Limits {
             connection_age_grace: Duration::from_secs(5 * 60),
             streams_per_connection_max: 200,
             requests_waiting_max: 2_048,
+            // A watch of its health and a StreamCheck for each of as many connections, and room.
+            lasting_streams_max: 2_048,
             request_time_max: Duration::from_secs(10),
             calls_per_second: 1_000,
             failed_logins_per_second: 10,

@@ -288,6 +288,10 @@ pub const KEYS: &[Key] = &[
         "requests that wait, in all; more are turned away",
     ),
     key(
+        "limits.lasting_streams_max",
+        "streams that last (StreamCheck, WatchChanges, VerifyChain), in all, and beside them as many of health and reflection, which are free to everybody; of either one address (one /64 for IPv6) has an eighth; more are turned away",
+    ),
+    key(
         "limits.request_time_max",
         "until a request must have its answer; streams are exempt",
     ),

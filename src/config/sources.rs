@@ -207,7 +207,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 13] {
+fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 14] {
     let limits = &config.limits;
     let count = |name, value: usize| (name, value as u64, 1, COUNT_MAX);
     [
@@ -234,6 +234,7 @@ fn numbers(config: &Config) -> [(&'static str, u64, u64, u64); 13] {
             limits.streams_per_connection_max as usize,
         ),
         count("limits.requests_waiting_max", limits.requests_waiting_max),
+        count("limits.lasting_streams_max", limits.lasting_streams_max),
         count("limits.calls_per_second", limits.calls_per_second as usize),
         count(
             "limits.failed_logins_per_second",

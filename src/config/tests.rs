@@ -113,6 +113,8 @@ fn settings_out_of_their_bounds_are_refused_by_name() {
         ("limits.requests_waiting_max", "0", false),
         ("limits.requests_waiting_max", "1", true),
         ("limits.requests_waiting_max", &huge.to_string(), false),
+        ("limits.lasting_streams_max", "0", false),
+        ("limits.lasting_streams_max", "1048577", false),
         ("limits.connections_max", "1048577", false),
         ("limits.connections_per_peer_max", "1048577", false),
         ("limits.streams_per_connection_max", "4294967295", false),

@@ -269,9 +269,13 @@ fn group_of(path: &str) -> Option<Group> {
     if is_of(path, LOGIN) {
         return Some(Group::Login);
     }
-    // Of no use to anybody but whoever looks after the server, and they tell nothing else.
-    let is_free = FREE.iter().any(|head| path.starts_with(head));
-    (!is_free).then_some(Group::Manage)
+    (!is_free(path)).then_some(Group::Manage)
+}
+
+/// Whether a path is free to every peer: of no use to anybody but whoever looks after the server,
+/// and they tell nothing else.
+pub(super) fn is_free(path: &str) -> bool {
+    FREE.iter().any(|head| path.starts_with(head))
 }
 
 /// Whether a path is `/NAME/…`.

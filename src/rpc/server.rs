@@ -223,7 +223,8 @@ where
     let proxies = config.login.proxies().unwrap_or_default();
     let rates = Rates::new(metrics.clone(), limits, proxies);
     let shared = Shared::new(metrics.clone(), drain.clone(), places(), places(), rates);
-    let front = Counting::new(Front::new(direct, routes, shared));
+    let front = Front::new(direct, routes, shared);
+    let front = Counting::new(front, &metrics, limits.lasting_streams_max);
     let Listening { listener, door } = listener;
     let incoming = Incoming::new(listener, door, of_connections(limits), metrics);
     let served = server(limits).serve_with_incoming_shutdown(front, incoming, drain.begun());

@@ -1,14 +1,15 @@
-//! Answers of streams that are ready and not yet sent: how many bytes, in all and by peer.
+//! Streams that last: how many there are, and how much of their answers is ready and not yet sent,
+//! in all and by peer.
 //!
 //! ```text
-//! the stream's next message ─► counted ─► hyper keeps it ready ─► sent, or dropped ─► given back
+//! a stream ─► a place ─► its next message ─► counted ─► hyper keeps it ready ─► sent: given back
 //! ```
 //!
-//! Used by `server` around `front`. hyper keeps 400 KiB of each stream ready, and tonic sets that
-//! no lower: who opened many streams and read nothing would have as much memory as there is. Where
-//! there is no room a stream is not asked for its next message until there is. Reflection, which is
-//! free to everybody, has answers that are large and ready before they are asked for: so its streams
-//! are few. Answers that are one message pass untouched.
+//! Used by `server` around `front`. A stream may be idle for as long as it likes, and is some memory
+//! all the while. hyper keeps 400 KiB of each ready, and tonic sets that no lower: where there is no
+//! room a stream is not asked for its next message until there is. What is free to everybody, health
+//! and reflection, has places of its own; and of reflection, whose answers are large and ready before
+//! they are asked for, there are few. Answers that are one message pass untouched.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,11 +17,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http_body::{Frame, SizeHint};
 use prost::bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -30,15 +32,23 @@ use crate::domain::refusal::Refusal;
 
 use super::auth::Peer;
 use super::errors::response;
+use super::front::is_free;
+use super::metrics::Metrics;
+use super::places::{Place, Places};
 use super::seats::network_of;
 
 /// Beyond these no stream is asked for more; each may have been asked for one message then.
 const TOTAL_BYTES_MAX: usize = 64 << 20;
 const PEER_BYTES_MAX: usize = 8 << 20;
 
-/// Streams of questions about the API at a time.
+/// What hyper, HTTP/2 and we keep beside the bytes of each message.
+const BESIDE_BYTES: usize = 512;
+
+/// Streams of questions about the API at a time; a peer has its share of them (`places`).
 const REFLECTIONS_MAX: usize = 32;
 const REFLECTION: &str = "/ServerReflectionInfo";
+
+const CROWDED: &str = "there are as many streams as may be; end others, or try again";
 
 /// The ends of the paths of what streams its answers.
 const STREAMED: [&str; 5] = [
@@ -98,8 +108,8 @@ impl Unsent {
             return bytes;
         }
         let mut taken = self.lock();
-        taken.total += bytes.len();
-        *taken.by_peer.entry(peer).or_default() += bytes.len();
+        taken.total += kept(&bytes);
+        *taken.by_peer.entry(peer).or_default() += kept(&bytes);
         drop(taken);
         let unsent = Arc::clone(self);
         Bytes::from_owner(Counted {
@@ -108,6 +118,11 @@ impl Unsent {
             bytes,
         })
     }
+}
+
+/// What a message takes until it is sent.
+fn kept(bytes: &Bytes) -> usize {
+    bytes.len() + BESIDE_BYTES
 }
 
 struct Counted {
@@ -125,9 +140,9 @@ impl AsRef<[u8]> for Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut taken = self.unsent.lock();
-        taken.total -= self.bytes.len();
+        taken.total -= kept(&self.bytes);
         if let Some(of_peer) = taken.by_peer.get_mut(&self.peer) {
-            *of_peer -= self.bytes.len();
+            *of_peer -= kept(&self.bytes);
             if *of_peer == 0 {
                 taken.by_peer.remove(&self.peer);
             }
@@ -142,17 +157,22 @@ impl Drop for Counted {
 pub(super) struct Counting<S> {
     inner: S,
     unsent: Arc<Unsent>,
-    reflections: Arc<Semaphore>,
+    streams: Arc<Places>,
+    // Of what anybody may ask: no stranger keeps those from their streams who may have them.
+    free: Arc<Places>,
+    reflections: Arc<Places>,
 }
 
 impl<S> Counting<S> {
-    pub(super) fn new(inner: S) -> Self {
-        let unsent = Arc::new(Unsent::new(TOTAL_BYTES_MAX, PEER_BYTES_MAX));
-        let reflections = Arc::new(Semaphore::new(REFLECTIONS_MAX));
+    pub(super) fn new(inner: S, metrics: &Metrics, streams_max: usize) -> Self {
+        // They last for as long as they like.
+        let places = |most| Arc::new(Places::new(metrics.clone(), most, Duration::MAX));
         Self {
             inner,
-            unsent,
-            reflections,
+            unsent: Arc::new(Unsent::new(TOTAL_BYTES_MAX, PEER_BYTES_MAX)),
+            streams: places(streams_max),
+            free: places(streams_max),
+            reflections: places(REFLECTIONS_MAX),
         }
     }
 }
@@ -187,17 +207,22 @@ impl<S> Counting<S> {
     /// Whose bytes a stream's answers are; none if it has to be turned away.
     #[cold]
     fn counted(&self, request: &Request<Body>) -> Option<Box<Counter>> {
+        let path = request.uri().path();
         let peer = request.extensions().get::<Peer>();
-        let address = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.address);
-        let place = if request.uri().path().ends_with(REFLECTION) {
-            Some(Arc::clone(&self.reflections).try_acquire_owned().ok()?)
-        } else {
-            None
+        let peer = peer.map(|peer| peer.address);
+        let of_reflection = match path.ends_with(REFLECTION) {
+            true => Some(self.reflections.take(peer)?),
+            false => None,
+        };
+        let places = match is_free(path) {
+            true => &self.free,
+            false => &self.streams,
         };
         Some(Box::new(Counter {
             unsent: Arc::clone(&self.unsent),
-            peer: network_of(address),
-            _place: place,
+            peer: network_of(peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
+            _place: places.take(peer)?,
+            _of_reflection: of_reflection,
         }))
     }
 }
@@ -206,8 +231,8 @@ impl<S> Counting<S> {
 pub(super) struct Counter {
     unsent: Arc<Unsent>,
     peer: IpAddr,
-    // Of reflection.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Place,
+    _of_reflection: Option<Place>,
 }
 
 /// An answer that is awaited, and whose bytes its body's are if it is a stream.
@@ -225,8 +250,7 @@ where
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self::Asked(answer, counter) = &mut *self else {
-            let why = "too many ask about the API; try again";
-            return Poll::Ready(Ok(response(Refusal::Unavailable(why.to_owned()))));
+            return Poll::Ready(Ok(response(Refusal::Limit(CROWDED.to_owned()))));
         };
         let answer = ready!(Pin::new(answer).poll(cx));
         let Some(counter) = counter.take() else {
@@ -326,6 +350,73 @@ mod tests {
         }
     }
 
+    type Never = std::future::Pending<Result<Response<Body>, Infallible>>;
+
+    /// A service that answers nobody.
+    #[derive(Clone)]
+    struct Silent;
+
+    impl Service<Request<Body>> for Silent {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Never;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Never {
+            std::future::pending()
+        }
+    }
+
+    const STREAMS_MAX: usize = 64;
+
+    fn ask(service: &mut Counting<Silent>, path: &str, peer: IpAddr) -> Answering<Never> {
+        let request = Request::builder().uri(path);
+        let request = request.extension(Peer::new(peer, None));
+        service.call(request.body(Body::empty()).unwrap())
+    }
+
+    fn is_let_in(answer: &Answering<Never>) -> bool {
+        matches!(answer, Answering::Asked(..))
+    }
+
+    /// One peer asks for as many as there may be.
+    fn check_places(path: &str, most: usize) {
+        let mut service = Counting::new(Silent, &Metrics::default(), STREAMS_MAX);
+        let here: Vec<_> = (0..most).map(|_| ask(&mut service, path, HERE)).collect();
+        assert!(here.iter().any(is_let_in) && !here.iter().all(is_let_in));
+        assert!(is_let_in(&ask(&mut service, path, THERE)));
+        drop(here);
+        assert!(is_let_in(&ask(&mut service, path, HERE)));
+    }
+
+    #[test]
+    fn no_peer_has_all_of_reflection() {
+        check_places(&format!("/any{REFLECTION}"), REFLECTIONS_MAX);
+    }
+
+    #[test]
+    fn no_peer_has_all_streams_that_last() {
+        for path in ["/grpc.health.v1.Health/Watch", "/any/StreamCheck"] {
+            check_places(path, STREAMS_MAX);
+        }
+    }
+
+    #[test]
+    fn streams_that_are_free_keep_no_others_out() {
+        let mut service = Counting::new(Silent, &Metrics::default(), 1);
+        let watch = ask(&mut service, "/grpc.health.v1.Health/Watch", HERE);
+        assert!(is_let_in(&watch));
+        let another = ask(&mut service, "/grpc.health.v1.Health/Watch", THERE);
+        assert!(!is_let_in(&another));
+        assert!(is_let_in(&ask(&mut service, "/any/WatchChanges", HERE)));
+        // What is answered at once is none.
+        let mut check = || ask(&mut service, "/latchkey.v1.CheckService/Check", HERE);
+        assert!([(); 3].map(|()| check()).iter().all(is_let_in));
+    }
+
     /// Four bytes again and again.
     struct Endless;
 
@@ -341,11 +432,16 @@ mod tests {
         }
     }
 
+    /// What such a message counts.
+    const FOUR: usize = 4 + BESIDE_BYTES;
+
     fn endless(unsent: &Arc<Unsent>, peer: IpAddr) -> Stream {
+        let places = Arc::new(Places::new(Metrics::default(), 1, Duration::MAX));
         let counter = Counter {
             unsent: Arc::clone(unsent),
             peer,
-            _place: None,
+            _place: places.take(None).unwrap(),
+            _of_reflection: None,
         };
         Stream::new(Body::new(Endless), Box::new(counter))
     }
@@ -357,7 +453,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_waits_until_what_it_has_ready_is_sent() {
-        let unsent = Arc::new(Unsent::new(100, 8));
+        let unsent = Arc::new(Unsent::new(100 * FOUR, 2 * FOUR));
         let mut stream = endless(&unsent, HERE);
         let (first, second) = (next(&mut stream).await, next(&mut stream).await);
         assert_eq!((&first[..], &second[..]), (&b"four"[..], &b"four"[..]));
@@ -373,7 +469,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_ready_is_bounded_by_peer_and_in_all() {
-        let unsent = Arc::new(Unsent::new(12, 8));
+        let unsent = Arc::new(Unsent::new(3 * FOUR, 2 * FOUR));
         let (mut here, mut there) = (endless(&unsent, HERE), endless(&unsent, THERE));
         let held = [next(&mut here).await, next(&mut here).await];
         assert!(poll!(Box::pin(next(&mut endless(&unsent, HERE)))).is_pending());

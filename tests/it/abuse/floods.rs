@@ -11,7 +11,7 @@ use super::attacker::{
     CHECK, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, PING, Told, WINDOW_UPDATE, fields,
     open, stream,
 };
-use super::scene::{OF_PEER, STREAMS, Scene};
+use super::scene::{OF_PEER, STREAMS, Scene, WINDOW_KIB};
 use crate::envoy::frames::{HEADERS, SETTINGS, frame};
 
 /// Floods of so many bytes are not taken from anybody who does not read.
@@ -19,24 +19,31 @@ const BYTES_MAX: usize = 256 << 20;
 /// Sent at once.
 const BURST: usize = 1_000;
 
-/// Questions on each stream: all of them fit into the window that a connection begins with.
-const QUESTIONS: usize = 50;
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-/// What may be ready for a peer before it is sent, `PEER_BYTES_MAX` of the server, and what is on its
-/// way there on `REFLECTIONS_MAX` streams.
-const UNSENT_KIB: u64 = (8 << 10) + 32 * 256;
+const STREAM_CHECK: &str = "/latchkey.v1.CheckService/StreamCheck";
+/// Questions on each stream, in bytes: the first of all of them are within what a connection begins
+/// with, and all within `WINDOW_KIB`.
+const FIRST_BYTES: usize = 2_000;
+const MORE_BYTES: usize = 14_000;
+/// Checks of the good client until the rest is asked.
+const PACE: u64 = 5;
+/// What such connections may have sent that is not read yet.
+const UNREAD_KIB: u64 = OF_PEER as u64 * WINDOW_KIB;
+/// Of these a peer has 32 in all, and asks for as many on each connection.
+const LASTING: &str = "limits.lasting_streams_max=256";
+/// The answers to all questions of so many streams, and what they are put together in.
+const CHECKED_KIB: u64 = 32 * 256;
+/// The same of its share of `REFLECTIONS_MAX`, where hyper keeps no more for each.
+const REFLECTED_KIB: u64 = 4 * 400;
 
 /// A whole Check.
 fn asked(id: u32) -> Vec<u8> {
-    let message = CheckRequest {
+    let asked = CheckRequest {
         token: "lku_garbage".to_owned(),
         ..CheckRequest::default()
     };
-    let message = message.encode_to_vec();
-    let head = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
-    let headers = frame(HEADERS, END_HEADERS, id, &fields(CHECK, &[]));
-    let data = frame(DATA, END_STREAM, id, &[head, message].concat());
-    [headers, data].concat()
+    let data = frame(DATA, END_STREAM, id, &message(&asked.encode_to_vec()));
+    [opened(CHECK, id), data].concat()
 }
 
 /// Floods from clients that read nothing, all at the same time; each is cut.
@@ -65,19 +72,31 @@ async fn who_sends_settings_and_reads_nothing_is_cut() {
     check_unread("SETTINGS flood, unread", &settings).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_for_much_and_reads_nothing_is_cut() {
-    let scene = Scene::set().await;
-    let headers = |id| frame(HEADERS, END_HEADERS, id, &fields(REFLECTION, &[]));
-    let opened: Vec<u8> = (0..STREAMS).flat_map(|n| headers(stream(n))).collect();
-    // `file_containing_symbol`, by whose answer the whole API is described.
+/// A stream without an end.
+fn opened(path: &str, id: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, id, &fields(path, &[]))
+}
+
+/// A message with its length before it.
+fn message(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u64).to_be_bytes()[3..], bytes].concat()
+}
+
+/// `file_containing_symbol`, by whose answer the whole API is described.
+fn about_the_api() -> Vec<u8> {
     let symbol = "latchkey.v1.TokenService";
-    let question = [&[0x22, symbol.len() as u8], symbol.as_bytes()].concat();
-    let question = [&[0, 0, 0, 0, question.len() as u8][..], &question].concat();
-    let all = question.repeat(QUESTIONS);
-    let questions: Vec<u8> = (0..STREAMS)
-        .flat_map(|n| frame(DATA, 0, stream(n), &all))
-        .collect();
+    message(&[&[0x22, symbol.len() as u8], symbol.as_bytes()].concat())
+}
+
+/// A question again and again, on as many streams and connections as a peer may have, and its
+/// answers unread; each connection is cut.
+async fn check_unread_answers(name: &str, path: &str, question: &[u8], unsent_kib: u64) {
+    let scene = Scene::set_with(&[LASTING]).await;
+    let asked = |id, bytes| frame(DATA, 0, id, &question.repeat(bytes / question.len()));
+    let begun = |id| [opened(path, id), asked(id, FIRST_BYTES)].concat();
+    let all = || (0..STREAMS).map(stream);
+    let first: Vec<u8> = all().flat_map(begun).collect();
+    let more: Vec<u8> = all().flat_map(|id| asked(id, MORE_BYTES)).collect();
     let burst = frame(PING, 0, 0, &[7; 8]).repeat(BURST);
     let attack = async |scene: &Scene| {
         let floods = (0..OF_PEER).map(async |_| {
@@ -89,14 +108,58 @@ async fn who_asks_for_much_and_reads_nothing_is_cut() {
             );
             attacker.send(&frame(SETTINGS, 0, 0, &settings)).await;
             attacker.send(&frame(WINDOW_UPDATE, 0, 0, &all)).await;
-            attacker.send(&opened).await;
-            attacker.send(&questions).await;
+            attacker.send(&first).await;
+            scene.served(PACE).await;
+            attacker.send(&more).await;
             attacker.flood(&burst, BYTES_MAX / burst.len()).await;
         });
         futures_util::future::join_all(floods).await;
     };
+    scene
+        .attack_with(name, UNREAD_KIB + unsent_kib, attack)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_much_and_reads_nothing_is_cut() {
     let name = "much asked for, answers unread";
-    scene.attack_with(name, OF_PEER, UNSENT_KIB, attack).await;
+    check_unread_answers(name, REFLECTION, &about_the_api(), REFLECTED_KIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_checks_on_streams_and_reads_nothing_is_cut() {
+    let name = "StreamCheck, answers unread";
+    // The shortest: its answer says that there is no Check in it.
+    check_unread_answers(name, STREAM_CHECK, &message(&[]), CHECKED_KIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_holds_questions_about_the_api_open_keeps_no_other_from_it() {
+    let scene = Scene::set().await;
+    let asks = |flags, n| {
+        let id = stream(n);
+        [
+            opened(REFLECTION, id),
+            frame(DATA, flags, id, &about_the_api()),
+        ]
+        .concat()
+    };
+    let held: Vec<u8> = (0..STREAMS).flat_map(|n| asks(0, n)).collect();
+    let attack = async |scene: &Scene| {
+        let mut attackers = Vec::new();
+        for _ in 0..OF_PEER {
+            let mut attacker = scene.attacker().await;
+            assert!(attacker.send(&held).await, "taken");
+            let each = |told: &Told| told.answers == STREAMS;
+            attacker.until("each let in or turned away", each).await;
+            attackers.push(attacker);
+        }
+        let mut other = scene.stranger_from([127, 0, 0, 3]).await;
+        other.begin(&[]).await;
+        assert!(other.send(&asks(END_STREAM, 0)).await, "taken");
+        other.until("told", |told| told.data_bytes > 0).await;
+    };
+    scene.attack("reflection, held open", OF_PEER, attack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,7 +40,7 @@ pub(super) const STREAMS: u32 = 32;
 pub(super) const RESETS: u32 = 16;
 pub(super) const HEADER_BYTES: usize = 8_192;
 /// Bytes that a connection may send before they are read: `CONNECTION_WINDOW_BYTES` of the server.
-const WINDOW_KIB: u64 = 512;
+pub(super) const WINDOW_KIB: u64 = 512;
 /// What a header list may have before its connection is ended, in times of its limit.
 const HEADERS_ABUSED: u64 = 4;
 /// What the allocator, threads and the good client take beside.
@@ -55,7 +55,7 @@ const ATTACKER: [u8; 4] = [127, 0, 0, 2];
 fn held_kib_max(connections: usize) -> u64 {
     let lists = u64::from(STREAMS + 2 * RESETS);
     let headers = lists * HEADERS_ABUSED * (HEADER_BYTES as u64 >> 10);
-    BESIDE_KIB + connections as u64 * (WINDOW_KIB + headers)
+    connections as u64 * (WINDOW_KIB + headers)
 }
 
 enum Place {
@@ -73,9 +73,14 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) async fn set() -> Self {
+        Self::set_with(&[]).await
+    }
+
+    /// The same with more settings.
+    pub(super) async fn set_with(more: &[&str]) -> Self {
         let dir = fresh();
         let pings = pings();
-        let set = SMALL.into_iter().chain([&*pings]);
+        let set = SMALL.iter().chain(more).copied().chain([&*pings]);
         let arguments: Vec<&str> = set.flat_map(|one| ["--set", one]).collect();
         let started = tokio::task::block_in_place(|| Server::start_with(dir.path(), &arguments));
         let server = started.unwrap_or_else(|said| panic!("it did not start: {said}"));
@@ -115,18 +120,13 @@ impl Scene {
 
     /// Runs an attack of so many connections at a time, and says what it came to.
     pub(super) async fn attack(&self, name: &str, connections: usize, attack: impl AsyncFn(&Self)) {
-        self.attack_with(name, connections, 0, attack).await;
+        let held_kib = held_kib_max(connections);
+        self.attack_with(name, held_kib, attack).await;
     }
 
-    /// The same, where the server may hold so much more.
+    /// The same, for which the server may hold so much.
     #[expect(clippy::print_stdout, reason = "--nocapture shows the figures")]
-    pub(super) async fn attack_with(
-        &self,
-        name: &str,
-        connections: usize,
-        more_kib: u64,
-        attack: impl AsyncFn(&Self),
-    ) {
+    pub(super) async fn attack_with(&self, name: &str, held_kib: u64, attack: impl AsyncFn(&Self)) {
         let (before_kib, first) = (self.memory_kib(), *self.served.borrow());
         loop {
             attack(self).await;
@@ -138,7 +138,7 @@ impl Scene {
         assert!(!self.good.is_finished(), "the good client was turned away");
         let (after_kib, peak_kib) = (self.memory_kib(), self.place.server().peak_kib());
         let served = *self.served.borrow() - first;
-        let most_kib = self.before_kib + held_kib_max(connections) + more_kib;
+        let most_kib = self.before_kib + BESIDE_KIB + held_kib;
         println!(
             "{name:<44} memory {before_kib:>6} KiB before, {after_kib:>6} after, \
              {peak_kib:>6} at most, {most_kib:>6} allowed; good Checks {served:>5}, failed 0"
@@ -185,7 +185,7 @@ impl Scene {
         timeout(PATIENCE, alone).await.expect("the places are free");
     }
 
-    async fn metric(&self, name: &str) -> f64 {
+    pub(super) async fn metric(&self, name: &str) -> f64 {
         match &self.place {
             Place::Secured(house) => house.metric(name).await,
             Place::Plain { server, .. } => {

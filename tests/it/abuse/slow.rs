@@ -1,10 +1,10 @@
-//! Connections that are silent, slow or too many.
+//! Connections that are silent, slow or too many, and streams that are idle.
 //!
 //! A drip is paced by the good client: a byte, some of its Checks, the next byte. No byte of it
 //! moves a deadline.
 
-use super::attacker::{Attacker, DATA, Told, open};
-use super::scene::{CONNECTIONS, HEADER_BYTES, OF_PEER, Scene};
+use super::attacker::{Attacker, DATA, END_HEADERS, END_STREAM, Told, fields, open, stream};
+use super::scene::{CONNECTIONS, HEADER_BYTES, OF_PEER, STREAMS, Scene};
 use crate::envoy::frames::{HEADERS, PREFACE, frame};
 
 /// Checks of the good client between two bytes.
@@ -137,4 +137,43 @@ async fn connections_beyond_the_limits_are_closed_at_once() {
         .attack("connections beyond the limits", CONNECTIONS, attack)
         .await;
     scene.welcomes().await;
+}
+
+/// A stream that anybody may open, with its whole question; what it is told at once is its health.
+fn watch(id: u32) -> Vec<u8> {
+    let path = "/grpc.health.v1.Health/Watch";
+    let headers = frame(HEADERS, END_HEADERS, id, &fields(path, &[]));
+    [headers, frame(DATA, END_STREAM, id, &[0; 5])].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_peer_has_its_share_of_idle_streams_and_no_more() {
+    /// What a peer has of it, and what each is told: 1, in a message of its own.
+    const SHARE: usize = 256 / 8;
+    const HEALTHY: usize = 5 + 2;
+    let scene = Scene::set_with(&["limits.lasting_streams_max=256"]).await;
+    let opened: Vec<u8> = (0..STREAMS).flat_map(|n| watch(stream(n))).collect();
+    let shed = async |scene: &Scene| scene.metric("latchkey_requests_shed_total").await;
+    let attack = async |scene: &Scene| {
+        let before = shed(scene).await;
+        let (mut attackers, mut told_bytes) = (Vec::new(), 0);
+        for _ in 0..OF_PEER {
+            let mut attacker = scene.attacker().await;
+            assert!(attacker.send(&opened).await, "taken");
+            attackers.push(attacker);
+        }
+        for attacker in &mut attackers {
+            let all = |told: &Told| told.answers == STREAMS;
+            told_bytes += attacker.until("each answered", all).await.data_bytes;
+        }
+        let turned_away = OF_PEER * STREAMS as usize - SHARE;
+        assert_eq!(shed(scene).await - before, turned_away as f64);
+        assert!(told_bytes <= SHARE * HEALTHY, "{told_bytes}");
+        // Another has its own.
+        let mut other = scene.stranger_from([127, 0, 0, 3]).await;
+        other.begin(&[]).await;
+        assert!(other.send(&watch(1)).await, "taken");
+        other.until("told", |told| told.data_bytes == HEALTHY).await;
+    };
+    scene.attack("idle streams", OF_PEER, attack).await;
 }
