@@ -2,21 +2,23 @@
 //! it makes.
 //!
 //! `chart/helm.py` drives the engine; `chart/values` has the sets of values that everything here is
-//! tried with. `program` holds what is rendered against the program, `rules` tries the alerts. Each
-//! check is also given something broken, for one that refuses nothing proves nothing. No cluster is
-//! asked.
+//! tried with. `workloads` looks at what runs, `refused` at values that do not, `program` holds what
+//! is rendered against the program, `rules` tries the alerts. Each check is also given something
+//! broken, for one that refuses nothing proves nothing. No cluster is asked.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::manifests::check;
 use crate::program::{Ran, fresh, run, tool};
 
 mod program;
+mod refused;
 mod rules;
+mod workloads;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/chart/helm.py");
 
@@ -148,15 +150,6 @@ fn broken(file: &str, from: &str, to: &str) -> TempDir {
     folder
 }
 
-/// Helm does not render these values, and says why.
-#[track_caller]
-fn refused(values: &Value, why: &str) {
-    let ran = helm(&["render"], &path("helm"), &values.to_string());
-    let said = format!("{}{}", ran.stdout, ran.stderr);
-    assert_eq!(ran.code, 1, "{values} renders");
-    assert!(said.contains(why), "{why:?} is not in {said}");
-}
-
 #[test]
 fn every_set_of_values_passes_lint_and_schemas() {
     for (name, values) in sets() {
@@ -265,235 +258,6 @@ fn a_broken_manifest_is_found_by_its_schema() {
         said.contains("(Kubernetes 1.31)") && !said.contains("(Kubernetes 1.37)"),
         "{said}"
     );
-}
-
-#[test]
-fn values_that_do_not_go_together_are_refused() {
-    let one = "store: embedded bears one replica";
-    refused(&json!({"replicas": 2}), one);
-    refused(&json!({"kind": "DaemonSet"}), one);
-    refused(&json!({"autoscaling": {"enabled": true}}), one);
-    let daemons =
-        json!({"store": "postgres", "kind": "DaemonSet", "autoscaling": {"enabled": true}});
-    refused(&daemons, "cannot be autoscaled");
-    let least = json!({"store": "postgres", "autoscaling": {"enabled": true, "minReplicas": 20}});
-    refused(&least, "minReplicas is more than");
-    refused(
-        &json!({"sealKeys": {"existingSecret": "a", "generate": true}}),
-        "give one of them",
-    );
-    refused(
-        &json!({"routes": {"existingConfigMap": "a", "table": "b"}}),
-        "give one of them",
-    );
-    let tls = |more: Value| json!({"tls": more});
-    refused(&tls(json!({"enabled": true})), "where is the certificate");
-    // Nobody may take a server for one that does TLS.
-    refused(
-        &tls(json!({"existingSecret": "certificate"})),
-        "which is meant",
-    );
-    refused(
-        &tls(json!({"clientCa": {"existingSecret": "ca"}})),
-        "which is meant",
-    );
-    let two = json!({"enabled": true, "existingSecret": "a", "certManager": {"enabled": true}});
-    refused(&tls(two), "give one of them");
-    let nobody = json!({"enabled": true, "certManager": {"enabled": true}});
-    refused(&tls(nobody), "who issues");
-    let collector = json!({"otlp": {"endpoint": "https://collector:4317"}});
-    let collector = json!({"config": {"telemetry": collector}});
-    refused(&collector, "telemetry.ca.existingSecret");
-}
-
-#[test]
-fn values_that_nobody_knows_are_refused() {
-    let unknown = "additional properties";
-    refused(&json!({"replicaCount": 3}), unknown);
-    refused(&json!({"image": {"repo": "x"}}), unknown);
-    refused(&json!({"config": {"chekc": {"open": "true"}}}), unknown);
-    refused(&json!({"config": {"check": {"opne": "true"}}}), unknown);
-    refused(
-        &json!({"config": {"check": {"open": true}}}),
-        "got boolean, want string",
-    );
-    // What the chart sets itself.
-    refused(
-        &json!({"config": {"listen": {"addr": "0.0.0.0:1"}}}),
-        unknown,
-    );
-    refused(
-        &json!({"config": {"database": {"url": "postgres://u:p@h/d"}}}),
-        unknown,
-    );
-    refused(
-        &json!({"image": {"digest": "sha256:1"}}),
-        "does not match pattern",
-    );
-    refused(&json!({"drain": {"closeSeconds": 1}}), "minimum");
-}
-
-#[test]
-fn an_embedded_store_has_one_replica_and_its_volume() {
-    let rendered = Rendered::of("{}");
-    let server = rendered.one("StatefulSet");
-    assert_eq!(server["spec"]["replicas"], 1);
-    let claim = &server["spec"]["volumeClaimTemplates"][0];
-    assert_eq!(claim["metadata"]["name"], "data");
-    assert_eq!(
-        server["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"],
-        "Retain"
-    );
-    for kind in ["PodDisruptionBudget", "HorizontalPodAutoscaler", "Job"] {
-        assert_eq!(rendered.all(kind).count(), 0, "{kind}");
-    }
-    let given = Rendered::of("persistence: {existingClaim: mine}");
-    assert!(given.one("StatefulSet")["spec"]["volumeClaimTemplates"].is_null());
-    let (_, pod) = given.server();
-    let volumes = pod["volumes"].as_array().expect("volumes");
-    let mine = json!({"name": "data", "persistentVolumeClaim": {"claimName": "mine"}});
-    assert!(volumes.contains(&mine), "{volumes:?}");
-}
-
-#[test]
-fn replicas_on_a_database_are_spread_and_kept() {
-    let rendered = Rendered::of("store: postgres");
-    let server = rendered.one("Deployment");
-    assert_eq!(server["spec"]["replicas"], 3);
-    assert_eq!(
-        server["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"],
-        0
-    );
-    assert_eq!(
-        rendered.one("PodDisruptionBudget")["spec"]["maxUnavailable"],
-        1
-    );
-    let spread = rendered.server().1["topologySpreadConstraints"].as_array();
-    assert_eq!(spread.map(Vec::len), Some(2));
-    let hook = &rendered.one("Job")["metadata"]["annotations"]["helm.sh/hook"];
-    assert_eq!(hook, "pre-install,pre-upgrade");
-    // One replica that may not be away would keep its node for ever.
-    let one = Rendered::of("{store: postgres, replicas: 1}");
-    assert_eq!(one.all("PodDisruptionBudget").count(), 0);
-    let scaled = Rendered::of("{store: postgres, autoscaling: {enabled: true}}");
-    assert!(scaled.one("Deployment")["spec"]["replicas"].is_null());
-    assert_eq!(
-        scaled.one("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["kind"],
-        "Deployment"
-    );
-    let local = Rendered::of("{store: postgres, kind: DaemonSet}");
-    // On its node it is the only one: the next has to be there before it goes.
-    let update = &local.one("DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"];
-    assert_eq!(*update, json!({"maxUnavailable": 0, "maxSurge": 1}));
-    let services: Vec<&Value> = local.all("Service").collect();
-    assert!(
-        services
-            .iter()
-            .any(|it| it["spec"]["internalTrafficPolicy"] == "Local")
-    );
-}
-
-#[test]
-fn an_administrator_is_made_also_by_an_upgrade() {
-    let rendered = Rendered::of("{store: postgres, bootstrap: {existingSecret: admin}}");
-    let made = "latchkey-bootstrap";
-    let job = rendered
-        .all("Job")
-        .find(|it| it["metadata"]["name"] == made);
-    let job = job.expect("a Job for the first administrator");
-    // Its Secret may be named later, and a first install may have failed halfway.
-    assert_eq!(
-        job["metadata"]["annotations"]["helm.sh/hook"],
-        "post-install,post-upgrade"
-    );
-}
-
-#[test]
-fn no_pod_may_do_more_than_it_needs() {
-    for (name, values) in sets() {
-        let rendered = Rendered::of(&values);
-        for (kind, pod) in rendered.pods() {
-            let named = format!("{name}: {kind}");
-            assert_eq!(pod["automountServiceAccountToken"], false, "{named}");
-            assert_eq!(pod["enableServiceLinks"], false, "{named}");
-            assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{named}");
-            assert_eq!(
-                pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
-                "{named}"
-            );
-            let mut seen = 0;
-            for container in ours(pod) {
-                let context = &container["securityContext"];
-                assert_eq!(context["readOnlyRootFilesystem"], true, "{named}");
-                assert_eq!(context["allowPrivilegeEscalation"], false, "{named}");
-                assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}), "{named}");
-                assert!(
-                    container["resources"]["limits"]["memory"].is_string(),
-                    "{named}"
-                );
-                seen += 1;
-            }
-            assert!(seen > 0, "{named}");
-        }
-    }
-}
-
-#[test]
-fn a_generated_seal_key_is_kept_and_never_made_anew() {
-    let values = "sealKeys: {generate: true}";
-    let rendered = Rendered::of(values);
-    let secret = rendered.one("Secret");
-    assert_eq!(
-        secret["metadata"]["annotations"]["helm.sh/resource-policy"],
-        "keep"
-    );
-    let again = Rendered::of(values);
-    assert_ne!(secret["data"], again.one("Secret")["data"]);
-    // Without the cluster nobody knows the key that is there, and another would refuse all tokens.
-    let ran = helm(&["render", "upgrade"], &path("helm"), values);
-    assert_eq!(ran.code, 1, "{}", ran.stdout);
-    assert!(
-        ran.stderr.contains("is gone, or the cluster was not asked"),
-        "{}",
-        ran.stderr
-    );
-    // By default nothing secret is rendered at all.
-    for (name, values) in sets() {
-        if !values.contains("generate: true") {
-            assert_eq!(Rendered::of(&values).all("Secret").count(), 0, "{name}");
-        }
-    }
-}
-
-#[test]
-fn other_settings_make_other_pods_and_other_routes_do_not() {
-    let sum = |values: &str| {
-        let rendered = Rendered::of(values);
-        let server = rendered.one("StatefulSet");
-        let notes = &server["spec"]["template"]["metadata"]["annotations"];
-        notes["checksum/settings"]
-            .as_str()
-            .expect("a sum")
-            .to_owned()
-    };
-    let before = sum("routes: {table: a}");
-    assert_eq!(before, sum("routes: {table: b}"));
-    assert_ne!(
-        before,
-        sum("{routes: {table: a}, config: {check: {valid_for: 1s}}}")
-    );
-}
-
-#[test]
-fn notes_name_what_is_missing() {
-    let notes = Rendered::of("store: postgres").notes;
-    assert!(
-        notes.contains("the Secret latchkey-database, entry `url`"),
-        "{notes}"
-    );
-    assert!(notes.contains("nobody can log in"), "{notes}");
-    let notes = Rendered::of("{}").notes;
-    assert!(!notes.contains("latchkey-database"), "{notes}");
 }
 
 /// The names of a schema's properties and those below them, as far as it closes objects.
