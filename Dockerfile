@@ -13,6 +13,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --profile dist --locked --bin latchkey \
     && install -D target/dist/latchkey /out/usr/local/bin/latchkey \
     && install -d -m 0700 /out/var/lib/latchkey
+# A container has its own loopback: what it serves has to be on all its addresses. As a file, which
+# gives way to whoever brings one (--config) or sets a variable.
+RUN install -d /out/etc/latchkey \
+    && printf '%s\n' \
+        'listen.addr = "0.0.0.0:7421"' \
+        'admin.addr = "0.0.0.0:7422"' \
+        'store.data_dir = "/var/lib/latchkey/data"' \
+        >/out/etc/latchkey/latchkey.toml
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="latchkey" \
@@ -22,12 +30,10 @@ LABEL org.opencontainers.image.title="latchkey" \
 COPY --from=builder /out/usr/local/bin/latchkey /usr/local/bin/latchkey
 # The data directory of the embedded store, for who mounts no volume there.
 COPY --from=builder --chown=65532:65532 /out/var/lib/latchkey /var/lib/latchkey
-# A container has its own loopback: what it serves has to be on all its addresses. It starts with a
-# certificate (tls.cert_file), or when told that something else encrypts (listen.plain_text), and
-# Check asks its callers for a token.
-ENV LATCHKEY_LISTEN_ADDR=0.0.0.0:7421 \
-    LATCHKEY_ADMIN_ADDR=0.0.0.0:7422 \
-    LATCHKEY_STORE_DATA_DIR=/var/lib/latchkey/data
+COPY --from=builder /out/etc/latchkey /etc/latchkey
+# It starts with a certificate (tls.cert_file), or when told that something else encrypts
+# (listen.plain_text), and Check asks its callers for a token.
+ENV LATCHKEY_CONFIG=/etc/latchkey/latchkey.toml
 # A number, by which Kubernetes can tell that it is not root.
 USER 65532:65532
 EXPOSE 7421 7422

@@ -9,6 +9,7 @@
 //! of the README. No setting is shown with a secret. Deliberately absent: what a client command
 //! takes.
 
+mod address;
 mod database;
 mod envoy;
 mod keys;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::format::format_max;
 use crate::domain::token::TokenKind;
 
+pub use address::ReplicaAddress;
 pub use database::{Database, DatabaseUrl, Lease, Replica, Write};
 pub use envoy::{
     CREDENTIALS_MAX as ENVOY_CREDENTIALS_MAX, Envoy, HOPS_MAX as ENVOY_HOPS_MAX, IdentityHeaders,

@@ -82,7 +82,8 @@ telemetry.otlp.ca_file = {{ printf "/etc/latchkey/otlp-ca/%s" .Values.telemetry.
   valueFrom:
     fieldRef: {fieldPath: status.podIP}
 - name: LATCHKEY_REPLICA_ADDRESS
-  value: {{ printf "%s%s:7421" (ternary "https://" "" .Values.tls.enabled) (ternary "[$(POD_IP)]" "$(POD_IP)" .Values.ipv6) | quote }}
+  # An IPv6 address gets its brackets from the program.
+  value: {{ printf "%s$(POD_IP):7421" (ternary "https://" "" .Values.tls.enabled) | quote }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}

@@ -154,7 +154,7 @@ pub(super) fn identity(config: &Config) -> replica::Identity {
     };
     replica::Identity {
         name: or(&config.replica.name, host.into_owned()),
-        address: or(&config.replica.address, address),
+        address: or(config.replica.address.as_str(), address),
         format_max: config.changes.format_limit(),
     }
 }

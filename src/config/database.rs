@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::peer::is_dns;
 
-use super::text_duration;
+use super::{ReplicaAddress, text_duration};
 
 const MASK: &str = "***";
 
@@ -137,7 +137,7 @@ pub struct Replica {
     /// What it is called; empty is the host's name.
     pub name: String,
     /// Where the others reach it; empty is the address it listens on.
-    pub address: String,
+    pub address: ReplicaAddress,
     /// The authorities of the others' certificates; empty is those of clients.
     pub ca_file: PathBuf,
     /// The name that every replica's certificate has; empty is the host of its address.

@@ -126,7 +126,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "replica.address",
-        "where the other replicas reach it, `https://` in front where it speaks TLS; empty is the address it listens on",
+        "`HOST:PORT` where the other replicas reach it, `https://` in front where it speaks TLS; an IPv6 address may go without brackets; empty is the address it listens on",
     ),
     key(
         "replica.ca_file",

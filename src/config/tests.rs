@@ -387,3 +387,54 @@ fn what_contradicts_itself_about_tls_is_refused() {
     }
     check(&[("replica.tls_name", "latchkey.tokens.svc")], None);
 }
+
+/// What a pod is told of itself is its bare address, of whichever family.
+#[test]
+fn an_address_of_a_replica_is_one_that_can_be_dialled() {
+    let check = |given: &str, expected: Option<&str>| {
+        let mut sources = Sources::default();
+        let added = sources.flag("replica.address", given, "--set");
+        let Some(expected) = expected else {
+            let error = added.expect_err(given).to_string();
+            assert!(error.contains("HOST:PORT"), "{given}: {error}");
+            return;
+        };
+        added.expect(given);
+        let config = sources.build().expect(given);
+        assert_eq!(config.replica.address.as_str(), expected, "{given}");
+    };
+    let same = |address: &str| check(address, Some(address));
+    same("");
+    same("10.1.2.3:7421");
+    same("https://latchkey-0.latchkey.tokens.svc:7421");
+    same("latchkey_1:7421");
+    same("[fd00::7]:7421");
+    same("https://[fd00::7]:7421");
+    check("fd00::7:7421", Some("[fd00::7]:7421"));
+    check("https://fd00::7:7421", Some("https://[fd00::7]:7421"));
+    check("1:2:3:4:5:6:7:8:7421", Some("[1:2:3:4:5:6:7:8]:7421"));
+    check("::ffff:10.1.2.3:7421", Some("[::ffff:10.1.2.3]:7421"));
+    // A name in brackets, or an address of the other family, is dialled by nobody.
+    for wrong in [
+        "[10.1.2.3]:7421",
+        "[latchkey]:7421",
+        "[fd00::7]",
+        "[fd00::7:7421",
+        "fe80::1%eth0:7421",
+        "fd00::7::7421",
+        "1:2:3:4:5:6:7:7421",
+        "10.1.2.3",
+        "10.1.2.3:0",
+        "10.1.2.3:+7",
+        "10.1.2.3:74210",
+        ":7421",
+        "https://:7421",
+        "tcp://a:7421",
+        "https://a:7421/x",
+        "u@a:7421",
+        "$(POD_IP):7421",
+        "a b:7421",
+    ] {
+        check(wrong, None);
+    }
+}

@@ -2,9 +2,9 @@
 //! it makes.
 //!
 //! `chart/helm.py` drives the engine; `chart/values` has the sets of values that everything here is
-//! tried with. `workloads` looks at what runs, `refused` at values that do not, `program` holds what
-//! is rendered against the program, `rules` tries the alerts. Each check is also given something
-//! broken, for one that refuses nothing proves nothing. No cluster is asked.
+//! tried with. `workloads` looks at what runs, `refused` at values that do not, `given` and `program`
+//! hold what is rendered against the program, `rules` tries the alerts. Each check is also given
+//! something broken, for one that refuses nothing proves nothing. No cluster is asked.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::manifests::check;
 use crate::program::{Ran, fresh, run, tool};
 
+mod given;
 mod program;
 mod refused;
 mod rules;

@@ -10,7 +10,6 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use latchkey::config::KEYS;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,16 +36,21 @@ fn file(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The instructions of the Dockerfile's last stage; continued lines are one.
-fn instructions() -> Vec<(String, String)> {
+/// The instructions of the Dockerfile; continued lines are one.
+fn all_instructions() -> Vec<(String, String)> {
     let text = file("Dockerfile").replace("\\\n", " ");
     let lines = text
         .lines()
         .filter(|line| !line.starts_with('#') && !line.trim().is_empty());
-    let all: Vec<_> = lines
+    lines
         .filter_map(|line| line.split_once(' '))
         .map(|(name, rest)| (name.to_owned(), rest.trim().to_owned()))
-        .collect();
+        .collect()
+}
+
+/// Those of its last stage.
+fn instructions() -> Vec<(String, String)> {
+    let all = all_instructions();
     let last = all
         .iter()
         .rposition(|(name, _)| name == "FROM")
@@ -77,6 +81,22 @@ fn pairs(name: &str) -> BTreeMap<String, String> {
         found.insert(key.trim().to_owned(), value.to_owned());
         rest = more;
     }
+    found
+}
+
+/// The environment of the image, whose settings file is written to a folder.
+pub(crate) fn environment(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = pairs("ENV");
+    let named = found.get_mut("LATCHKEY_CONFIG").expect("a file");
+    let instructions = all_instructions();
+    let makes = |(name, text): &&(String, String)| name == "RUN" && text.contains("printf");
+    let (_, made) = instructions.iter().find(makes).expect("who makes it");
+    let out = folder.to_str().expect("a text");
+    let ran = Command::new("sh")
+        .args(["-euc", &made.replace("/out", out)])
+        .status();
+    assert!(ran.expect("sh runs").success(), "{made}");
+    *named = format!("{out}{named}");
     found
 }
 
@@ -113,10 +133,11 @@ fn the_dockerfile_passes_its_linter() {
 
 #[test]
 fn the_image_is_what_the_program_takes() {
-    let environment = pairs("ENV");
-    for name in environment.keys() {
-        assert!(KEYS.iter().any(|key| key.variable() == *name), "{name}");
-    }
+    let folder = fresh();
+    let environment = environment(folder.path());
+    // A variable would go before every file that somebody brings.
+    let names: Vec<&String> = environment.keys().collect();
+    assert_eq!(names, ["LATCHKEY_CONFIG"]);
     let settings = program(
         &["serve", "--print-config", "--output", "json"],
         &environment,
@@ -160,6 +181,32 @@ fn the_image_is_what_the_program_takes() {
         "helm/values.yaml"
     );
     assert!(file("helm/templates/_pod.tpl").contains(&format!("command: [{PROGRAM}]")));
+}
+
+/// A file of somebody's own says all, however little it is.
+#[test]
+fn the_images_settings_give_way_to_every_other() {
+    let folder = fresh();
+    let mut environment = environment(folder.path());
+    let shown = |environment: &BTreeMap<String, String>, more: &[&str]| {
+        let mut arguments = vec!["serve", "--print-config", "--output", "json"];
+        arguments.extend(more);
+        let settings = program(&arguments, environment).json();
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let (listen, admin) = (&settings["listen"]["addr"], &settings["admin"]["addr"]);
+        [listen, admin, &settings["store"]["data_dir"]].map(text)
+    };
+    let data = "/var/lib/latchkey/data";
+    let whole = ["0.0.0.0:7421", "0.0.0.0:7422", data];
+    assert_eq!(shown(&environment, &[]), whole);
+    let own = folder.path().join("own.toml");
+    std::fs::write(&own, "listen.addr = '[::]:1'\nstore.data_dir = '/data'\n").expect("written");
+    let own = own.to_str().expect("a text");
+    let ours = ["[::]:1", "127.0.0.1:7422", "/data"];
+    assert_eq!(shown(&environment, &["--config", own]), ours);
+    environment.insert("LATCHKEY_LISTEN_ADDR".to_owned(), "[::]:7421".to_owned());
+    let some = ["[::]:7421", "0.0.0.0:7422", data];
+    assert_eq!(shown(&environment, &[]), some);
 }
 
 /// Copies what `.dockerignore` lets into the build to `to`.
@@ -261,6 +308,7 @@ impl Alone {
             put(&library, &library);
         }
         std::fs::create_dir_all(root.path().join("var/lib/latchkey")).expect("made");
+        environment(root.path());
         let readable = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(root.path(), readable).expect("its mode is set");
         // Who is not root owns it already.

@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use latchkey::config::{Config, KEYS, Sources};
 use serde_json::Value;
 
+use super::given::{main_of, settings, text_of, words};
 use super::{Rendered, ours, schema_paths, sets, text};
 use crate::postgres::database;
 use crate::program::{Ran, Server, fresh, latchkey, run};
@@ -53,52 +54,10 @@ fn program(arguments: &[&str]) -> Ran {
     run(command, "")
 }
 
-/// The container of a pod that serves, or does its work.
-fn main_of(pod: &Value) -> &Value {
-    ours(pod).last().expect("a container of ours")
-}
-
-fn words(list: &Value) -> Vec<&str> {
-    let list = list.as_array().expect("a list").iter();
-    list.map(|it| it.as_str().expect("a text")).collect()
-}
-
-/// The settings as they are rendered.
-#[track_caller]
-fn text_of(rendered: &Rendered) -> String {
-    let (_, pod) = rendered.server();
-    let name = &pod["volumes"][0]["configMap"]["name"];
-    let mut maps = rendered.all("ConfigMap");
-    let map = maps.find(|it| it["metadata"]["name"] == *name);
-    let map = map.expect("the settings");
-    map["data"]["latchkey.toml"]
-        .as_str()
-        .expect("a text")
-        .to_owned()
-}
-
 fn config(text: &str) -> Config {
     let mut sources = Sources::default();
     sources.file("latchkey.toml", text).expect("settings");
     sources.build().expect("settings")
-}
-
-/// What the program takes the rendered settings for.
-#[track_caller]
-fn settings(rendered: &Rendered) -> Value {
-    let folder = fresh();
-    let file = folder.path().join("latchkey.toml");
-    std::fs::write(&file, text_of(rendered)).expect("written");
-    let file = file.to_str().expect("a text");
-    let print = [
-        "serve",
-        "--print-config",
-        "--output",
-        "json",
-        "--config",
-        file,
-    ];
-    program(&print).json()
 }
 
 #[test]

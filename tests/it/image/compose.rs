@@ -9,8 +9,9 @@ use std::path::Path;
 use latchkey::config::KEYS;
 use serde_json::Value;
 
-use super::{PROGRAM, file, instruction, listed, pairs, program};
+use super::{PROGRAM, file, instruction, listed, program};
 use crate::manifests;
+use crate::program::fresh;
 
 fn compose() -> Value {
     manifests::json(&file("examples/compose/compose.yaml"))
@@ -30,8 +31,8 @@ fn texts(list: &Value) -> Vec<&str> {
 }
 
 /// What the program has in its environment there.
-fn environment(service: &Value) -> BTreeMap<String, String> {
-    let mut all = pairs("ENV");
+fn environment(service: &Value, image: &Path) -> BTreeMap<String, String> {
+    let mut all = super::environment(image);
     for (name, value) in service["environment"].as_object().expect("an environment") {
         let value = value.as_str().expect("a text");
         // Compose puts nothing there where nothing is set.
@@ -47,18 +48,16 @@ fn environment(service: &Value) -> BTreeMap<String, String> {
 
 #[test]
 fn the_program_takes_what_compose_gives_it() {
-    let compose = compose();
+    let (compose, image) = (compose(), fresh());
     let services = ours(&compose);
     let names: Vec<&str> = services.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["bootstrap", "latchkey", "migrate"]);
     assert_eq!(listed(&instruction("ENTRYPOINT")), [PROGRAM]);
     for (name, service) in services {
-        let environment = environment(service);
+        let environment = environment(service, image.path());
         for variable in environment.keys() {
-            assert!(
-                KEYS.iter().any(|key| key.variable() == *variable),
-                "{name}: {variable}"
-            );
+            let known = KEYS.iter().any(|key| key.variable() == *variable);
+            assert!(known || variable == "LATCHKEY_CONFIG", "{name}: {variable}");
         }
         let mut command = texts(&service["command"]);
         command.push("--help");
@@ -69,7 +68,7 @@ fn the_program_takes_what_compose_gives_it() {
     }
     let server = &compose["services"]["latchkey"];
     assert_eq!(server["deploy"]["replicas"], 3);
-    let environment = environment(server);
+    let environment = environment(server, image.path());
     let settings = program(
         &["serve", "--print-config", "--output", "json"],
         &environment,
@@ -139,9 +138,10 @@ fn envoy_reaches_the_replicas_and_the_service_of_compose() {
         let address = envoy.pointer(&path).expect("an address");
         (text(&address["address"]), address["port_value"].as_u64())
     };
+    let image = fresh();
     let settings = program(
         &["serve", "--print-config", "--output", "json"],
-        &pairs("ENV"),
+        &super::environment(image.path()),
     )
     .json();
     let listen = text(&settings["listen"]["addr"]);
