@@ -14,21 +14,14 @@ metadata:
     {{- end }}
 spec:
   serviceAccountName: {{ include "latchkey.serviceAccount" . }}
-  automountServiceAccountToken: false
-  # Variables such as LATCHKEY_PORT would look like settings.
-  enableServiceLinks: false
+  {{- include "latchkey.everyPod" . | nindent 2 }}
+  {{- with .Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- with .Values.drain }}
   # Told to end, it serves for a while, drains, hands its lease back and closes the store.
   terminationGracePeriodSeconds: {{ add .delaySeconds .seconds .closeSeconds }}
-  {{- end }}
-  securityContext:
-    {{- toYaml .Values.podSecurityContext | nindent 4 }}
-  {{- with .Values.imagePullSecrets }}
-  imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
   {{- end }}
   {{- if eq (include "latchkey.shape" .) "deployment" }}
   topologySpreadConstraints:
@@ -63,18 +56,50 @@ spec:
     {{- end }}
   volumes:
     {{- include "latchkey.volumes" . | nindent 4 }}
-  {{- with .Values.nodeSelector }}
-  nodeSelector:
+{{- end -}}
+
+{{/* What the pods of servers, Jobs and the test have alike. */}}
+{{- define "latchkey.everyPod" -}}
+automountServiceAccountToken: false
+# Variables such as LATCHKEY_PORT would look like settings.
+enableServiceLinks: false
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The same of Jobs and the test. Of `affinity` they have what is about nodes: one that keeps servers
+apart would leave no place beside them. */}}
+{{- define "latchkey.jobPod" -}}
+restartPolicy: Never
+{{ include "latchkey.everyPod" . }}
+{{- with (.Values.affinity | default dict).nodeAffinity }}
+affinity:
+  nodeAffinity:
     {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.affinity }}
-  affinity:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The labels of such a pod; call it with root and component. */}}
+{{- define "latchkey.jobLabels" -}}
+{{ include "latchkey.labels" . }}
+{{- with .root.Values.jobs.podLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "latchkey.container" -}}
@@ -156,6 +181,9 @@ securityContext:
 volumeMounts:
   {{- include "latchkey.storeMounts" . | nindent 2 }}
   - {name: bootstrap, mountPath: /etc/latchkey/bootstrap, readOnly: true}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* What settings and store need. */}}

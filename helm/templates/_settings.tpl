@@ -88,3 +88,12 @@ telemetry.otlp.ca_file = {{ printf "/etc/latchkey/otlp-ca/%s" .Values.telemetry.
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
+
+{{/* One level of `config` as flags; call it with (dict "prefix" "database." "tree" …). */}}
+{{- define "latchkey.flags" -}}
+{{- range $key, $value := .tree }}
+{{- if not (kindIs "invalid" $value) }}
+- {{ printf "--set=%s%s=%v" $.prefix $key (ternary (int64 $value) $value (kindIs "float64" $value)) | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}

@@ -168,3 +168,149 @@ fn notes_name_what_is_missing() {
     let notes = Rendered::of("{}").notes;
     assert!(!notes.contains("latchkey-database"), "{notes}");
 }
+
+/// The pods of the Jobs and of the test: what makes each, its metadata and its spec.
+fn helpers(rendered: &Rendered) -> Vec<(String, &Value, &Value)> {
+    let made = rendered.all("Job").chain(rendered.all("Pod"));
+    let pods = made.map(|it| {
+        let template = if it["kind"] == "Job" {
+            &it["spec"]["template"]
+        } else {
+            it
+        };
+        let name = it["metadata"]["name"].as_str().expect("a name").to_owned();
+        (name, &template["metadata"], &template["spec"])
+    });
+    let found: Vec<_> = pods.collect();
+    assert_eq!(found.len(), 3, "both Jobs and the test");
+    found
+}
+
+/// A password in a file, a proxy's variables: a Job that lacks what servers have fails the install.
+#[test]
+fn the_jobs_reach_the_database_as_the_servers_do() {
+    let values = json!({
+        "store": "postgres",
+        "bootstrap": {"existingSecret": "admin"},
+        "config": {"database": {"connect_timeout": "7s", "pool_size": 3}, "log": {"level": "debug"}},
+        "extraEnv": [
+            {"name": "LATCHKEY_DATABASE_PASSWORD_FILE", "value": "/run/password/servers"},
+            {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+        ],
+        "migrate": {"extraEnv": [
+            {"name": "LATCHKEY_DATABASE_PASSWORD_FILE", "value": "/run/password/owner"},
+        ]},
+        "extraEnvFrom": [{"secretRef": {"name": "more"}}],
+        "extraVolumes": [{"name": "password", "secret": {"secretName": "password"}}],
+        "extraVolumeMounts": [{"name": "password", "mountPath": "/run/password"}],
+    });
+    let rendered = Rendered::of(&values.to_string());
+    let jobs = rendered
+        .all("Job")
+        .map(|it| &it["spec"]["template"]["spec"]);
+    let mut seen = 0;
+    for pod in jobs.chain([rendered.server().1]) {
+        let container = ours(pod).last().expect("ours");
+        let variable = |name: &str| {
+            let all = container["env"].as_array().expect("variables").iter();
+            let named: Vec<&Value> = all.filter(|it| it["name"] == name).collect();
+            assert_eq!(named.len(), 1, "{name}: {container}");
+            named[0]["value"].clone()
+        };
+        let whose = ["owner", "servers"][usize::from(container["name"] != "migrate")];
+        let file = format!("/run/password/{whose}");
+        assert_eq!(variable("LATCHKEY_DATABASE_PASSWORD_FILE"), file);
+        assert_eq!(variable("HTTPS_PROXY"), "http://proxy:3128");
+        assert_eq!(container["envFrom"], values["extraEnvFrom"]);
+        let has = |list: &Value, one: &Value| list.as_array().expect("a list").contains(one);
+        assert!(has(
+            &container["volumeMounts"],
+            &values["extraVolumeMounts"][0]
+        ));
+        assert!(has(&pod["volumes"], &values["extraVolumes"][0]));
+        seen += 1;
+    }
+    assert_eq!(seen, 3);
+    // Its settings are not there yet when it runs.
+    let migrate = rendered
+        .all("Job")
+        .find(|it| it["metadata"]["name"] == "latchkey-migrate");
+    let migrate = &migrate.expect("it")["spec"]["template"]["spec"]["containers"][0];
+    for set in [
+        "database.connect_timeout=7s",
+        "database.pool_size=3",
+        "log.level=debug",
+    ] {
+        let set = json!(format!("--set={set}"));
+        assert!(
+            migrate["args"].as_array().expect("args").contains(&set),
+            "{migrate}"
+        );
+    }
+}
+
+/// A sidecar that is put into the pod of a Job never ends, so that a mesh has to be told.
+#[test]
+fn the_pods_of_jobs_and_test_are_told_of_meshes_and_nodes() {
+    let near = json!({"podAntiAffinity": {}, "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}],
+    }}});
+    let values = json!({
+        "store": "postgres",
+        "bootstrap": {"existingSecret": "admin"},
+        "jobs": {
+            "podLabels": {"sidecar.istio.io/inject": "false"},
+            "podAnnotations": {"linkerd.io/inject": "disabled"},
+            "resources": {"limits": {"memory": "99Mi"}},
+        },
+        "podLabels": {"sidecar.istio.io/inject": "true"},
+        "nodeSelector": {"pool": "tokens"},
+        "tolerations": [{"operator": "Exists"}],
+        "priorityClassName": "high",
+        "affinity": near,
+    });
+    let rendered = Rendered::of(&values.to_string());
+    for (name, metadata, spec) in helpers(&rendered) {
+        assert_eq!(
+            metadata["labels"]["sidecar.istio.io/inject"], "false",
+            "{name}"
+        );
+        assert_eq!(
+            metadata["annotations"]["linkerd.io/inject"], "disabled",
+            "{name}"
+        );
+        for key in ["nodeSelector", "tolerations", "priorityClassName"] {
+            assert_eq!(spec[key], values[key], "{name}: {key}");
+        }
+        // Away from servers would be nowhere.
+        let affinity = json!({"nodeAffinity": near["nodeAffinity"]});
+        assert_eq!(spec["affinity"], affinity, "{name}");
+        // Who makes an administrator loads the store, as a server does.
+        let memory = &spec["containers"][0]["resources"]["limits"]["memory"];
+        let expected = if name.ends_with("-bootstrap") {
+            "1Gi"
+        } else {
+            "99Mi"
+        };
+        assert_eq!(*memory, expected, "{name}");
+    }
+    assert_eq!(rendered.server().1["affinity"], near);
+    let plain = Rendered::of("{store: postgres, bootstrap: {existingSecret: admin}}");
+    for (name, _, spec) in helpers(&plain) {
+        assert!(spec["affinity"].is_null(), "{name}");
+    }
+}
+
+/// Before an install, of all that the chart makes nothing is there.
+#[test]
+fn a_job_before_the_install_asks_for_nothing_that_comes_with_it() {
+    let account = |values: &str| {
+        let rendered = Rendered::of(values);
+        let mut jobs = rendered.all("Job");
+        let job = jobs.find(|it| it["metadata"]["name"] == "latchkey-migrate");
+        job.expect("it")["spec"]["template"]["spec"]["serviceAccountName"].clone()
+    };
+    assert!(account("store: postgres").is_null());
+    let there = "{store: postgres, serviceAccount: {create: false, name: vaulted}}";
+    assert_eq!(account(there), "vaulted");
+}
