@@ -283,7 +283,7 @@ pub struct Limits {
     pub request_time_max: Duration,
     /// Management calls of one address in a second; those that take rights away by themselves.
     pub calls_per_second: u32,
-    /// Failing logins of one address in a second.
+    /// Failing logins of one client id from one address in a second.
     pub failed_logins_per_second: u32,
     /// Bytes of a request's headers.
     pub header_bytes_max: u32,

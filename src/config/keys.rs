@@ -301,7 +301,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "limits.failed_logins_per_second",
-        "failing logins of one address in a second, ten seconds' worth at once; then none is looked at; not for `login.proxies`",
+        "failing logins of one client id (renewals and exchanges: of one token) from one address in a second, ten seconds' worth at once; then none of these is looked at; not for `login.proxies`",
     ),
     key(
         "limits.header_bytes_max",

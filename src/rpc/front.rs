@@ -34,12 +34,12 @@ use crate::proto::v1::login_service_server::SERVICE_NAME as LOGIN;
 
 use super::auth::{Calling, Peer, admit, budget};
 use super::enforce::Patience;
-use super::errors::{UNAUTHENTICATED, ended, response};
+use super::errors::{ended, response};
 use super::half::Watched;
 use super::metrics::Metrics;
 use super::observe::{Called, Who};
 use super::places::{Held, Place, Places};
-use super::rates::{Limit, Rates};
+use super::rates::{Attempts, Limit, Rates};
 use super::stream::Drain;
 
 type Answer = BoxFuture<Response<Body>, Infallible>;
@@ -93,7 +93,7 @@ pub(super) struct Shared {
     places: Arc<Places>,
     // For those that wait for other servers: no Check is kept from its place by them.
     aside: Arc<Places>,
-    rates: Rates,
+    rates: Arc<Rates>,
     methods: Methods,
 }
 
@@ -110,7 +110,7 @@ impl Shared {
             drain,
             places: Arc::new(places),
             aside: Arc::new(aside),
-            rates,
+            rates: Arc::new(rates),
             methods: Methods::described(),
         }
     }
@@ -227,8 +227,8 @@ impl<D> Front<D> {
             self.shared.metrics.kept_out(group);
             return Box::pin(ready(Ok(response(refusal))));
         }
-        if let Some(group) = group
-            && let Err(refusal) = self.paced(group, request.uri().path(), peer)
+        if group.is_some()
+            && let Err(refusal) = self.paced(request.uri().path(), peer)
         {
             return Box::pin(ready(Ok(response(refusal))));
         }
@@ -244,11 +244,8 @@ impl<D> Front<D> {
     }
 
     /// Refuses what comes too fast, before anything of it is looked at.
-    fn paced(&self, group: Group, path: &str, peer: Option<IpAddr>) -> Result<(), Refusal> {
+    fn paced(&self, path: &str, peer: Option<IpAddr>) -> Result<(), Refusal> {
         let Shared { rates, methods, .. } = &*self.shared;
-        if group == Group::Login {
-            rates.may_log_in(peer)?;
-        }
         let revokes = methods.0.get(path).is_some_and(|method| method.revokes);
         let limit = if revokes {
             Limit::Revocations
@@ -363,10 +360,11 @@ async fn managed(
 ) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     let method = shared.methods.0.get(request.uri().path());
-    let logs_in = is_of(request.uri().path(), LOGIN);
     let writes = method.is_some_and(|method| method.writes);
     let granted = budget(request.headers(), shared.places.time_max());
     request.extensions_mut().insert(shared.drain.clone());
+    let attempts = Attempts::new(&shared.rates, peer);
+    request.extensions_mut().insert(attempts);
     let (aside, metrics) = (Arc::clone(&shared.aside), shared.metrics.clone());
     let patience = Patience::new(place, aside, peer, granted, metrics);
     request.extensions_mut().insert(patience.clone());
@@ -385,9 +383,6 @@ async fn managed(
     if let Some((method, called)) = method.zip(called) {
         let took = started.elapsed();
         let (code, reason) = ended(answer.headers());
-        if logs_in && code == UNAUTHENTICATED {
-            shared.rates.login_failed(peer);
-        }
         shared.metrics.called(&method.name, code, took);
         let reason = reason.as_deref().unwrap_or_default();
         let token_id = calling.text();

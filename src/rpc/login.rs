@@ -14,6 +14,7 @@ use crate::proto::v1::login_service_server::LoginService;
 use super::convert::{self, milliseconds, revision, timestamp};
 use super::incoming::{Answer, answer};
 use super::metrics::Metrics;
+use super::rates::Attempts;
 use super::{auth, scopes};
 
 /// The most characters of a client id.
@@ -30,21 +31,24 @@ pub(super) struct LoginRpc {
 #[tonic::async_trait]
 impl LoginService for LoginRpc {
     async fn login(&self, request: Request<v1::LoginRequest>) -> Answer<v1::LoginResponse> {
-        answer(self.give(&request).await)
+        let name = &request.get_ref().client_id;
+        answer(Attempts::log_in(&request, name, self.give(&request)).await)
     }
 
     async fn renew_access_token(
         &self,
         request: Request<v1::RenewAccessTokenRequest>,
     ) -> Answer<v1::RenewAccessTokenResponse> {
-        answer(self.renew(&request).await)
+        let name = presented(&request);
+        answer(Attempts::log_in(&request, name, self.renew(&request)).await)
     }
 
     async fn exchange_token(
         &self,
         request: Request<v1::ExchangeTokenRequest>,
     ) -> Answer<v1::ExchangeTokenResponse> {
-        answer(self.exchange(&request).await)
+        let name = presented(&request);
+        answer(Attempts::log_in(&request, name, self.exchange(&request)).await)
     }
 }
 
@@ -120,6 +124,12 @@ impl LoginRpc {
             token: Some(shown(&given)),
         })
     }
+}
+
+/// What whoever has no client id goes by: the token, if it can be read.
+fn presented<T>(request: &Request<T>) -> &str {
+    let presented = auth::credentials(request);
+    presented.ok().and_then(|it| it.token).unwrap_or_default()
 }
 
 fn shown(given: &Given) -> v1::AccessToken {

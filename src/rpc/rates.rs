@@ -1,21 +1,26 @@
 //! How fast one peer may call, and how fast its logins may fail.
 //!
 //! ```text
-//! call ─► calls, or revocations     spent before a place is taken; too fast is RATE_LIMITED
-//! login ─► failed logins            looked at before, spent by an answer UNAUTHENTICATED
+//! call ─► calls, or revocations             spent before a place is taken; too fast is RATE_LIMITED
+//! login ─► failed logins of peer and name   looked at before, charged by an answer UNAUTHENTICATED
 //! ```
 //!
-//! Used by `front`; a Check is never counted. Calls that take rights away have a measure of their
-//! own, so that a flood of others through the same proxy keeps none out. A measure is the generic
-//! cell rate algorithm (ITU-T I.371): one instant for each peer that was fast lately, in a bounded
-//! table. Whoever finds no room there shares one measure with all others who do not.
+//! Used by `front`, and by `login`, which knows the names; a Check is never counted. Calls that take
+//! rights away have a measure of their own, so that a flood of others through the same proxy keeps
+//! none out, and so has each name that logs in from there. A measure is the generic cell rate
+//! algorithm (ITU-T I.371): one instant for each that was fast lately, in a bounded table. Whoever
+//! finds no room there shares one measure with all others who do not.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::BuildHasher as _;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use tokio::time::Instant;
+use tonic::Request;
 
 use crate::config::Limits;
 use crate::domain::limits::Networks;
@@ -24,12 +29,15 @@ use crate::domain::refusal::Refusal;
 use super::metrics::Metrics;
 use super::seats::network_of;
 
-/// Peers that are told apart; each costs some 50 bytes.
+/// Peers, and names of each, that are told apart; each costs some 60 bytes.
 const PEERS_MAX: usize = 65_536;
 /// How often a full table is looked through for who has been slow since.
 const SWEPT_EVERY: Duration = Duration::from_secs(1);
-/// The peer that stands for all that find no room.
-const OTHERS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// What stands for all that find no room.
+const OTHERS: Who = Who {
+    network: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    name: 0,
+};
 
 /// Calls of a second come at once, failed logins of ten: people mistype in bursts, machines do not.
 const CALLS_BURST: Duration = Duration::from_secs(1);
@@ -67,10 +75,25 @@ impl Limit {
     }
 }
 
+/// Who is measured: a peer, and what it goes by there, as a hash; 0 is all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Who {
+    network: IpAddr,
+    name: u64,
+}
+
+impl From<IpAddr> for Who {
+    fn from(peer: IpAddr) -> Self {
+        let network = network_of(peer);
+        Self { network, name: 0 }
+    }
+}
+
 /// The measures of a port.
 pub(super) struct Rates {
     // Where one address is many clients: nobody there is held to the failures of others.
     proxies: Networks,
+    names: RandomState,
     measures: [Measure; Limit::ALL.len()],
     metrics: Metrics,
 }
@@ -81,6 +104,7 @@ impl Rates {
         let failures = Measure::new(limits.failed_logins_per_second, FAILURES_BURST);
         Self {
             proxies,
+            names: RandomState::default(),
             measures: [calls(), calls(), failures],
             metrics,
         }
@@ -92,25 +116,30 @@ impl Rates {
         self.judged(limit, peer.and_then(waits))
     }
 
-    /// Refuses a login from where too many have failed, before its credential is looked at.
-    pub(super) fn may_log_in(&self, peer: Option<IpAddr>) -> Result<(), Refusal> {
+    /// Refuses a login under a name under which too many have failed from there, before its
+    /// credential is looked at. Another's failures are nobody's but its own.
+    fn may_log_in(&self, peer: Option<IpAddr>, name: &str) -> Result<(), Refusal> {
         let wait = self
-            .failing(peer)
-            .and_then(|(peer, of)| of.look(peer, Instant::now()));
+            .failing(peer, name)
+            .and_then(|(who, of)| of.look(who, Instant::now()));
         self.judged(Limit::FailedLogins, wait)
     }
 
     /// Counts a failed login.
-    pub(super) fn login_failed(&self, peer: Option<IpAddr>) {
-        if let Some((peer, of)) = self.failing(peer) {
-            of.spend(peer, Instant::now());
+    fn login_failed(&self, peer: Option<IpAddr>, name: &str) {
+        if let Some((who, of)) = self.failing(peer, name) {
+            of.charge(who, Instant::now());
         }
     }
 
-    fn failing(&self, peer: Option<IpAddr>) -> Option<(IpAddr, &Measure)> {
+    fn failing(&self, peer: Option<IpAddr>, name: &str) -> Option<(Who, &Measure)> {
         let behind_proxy = !self.proxies.is_empty() && self.proxies.allow(peer);
         let peer = peer.filter(|_| !behind_proxy)?;
-        Some((peer, &self.measures[Limit::FailedLogins as usize]))
+        let who = Who {
+            name: self.names.hash_one(name),
+            ..peer.into()
+        };
+        Some((who, &self.measures[Limit::FailedLogins as usize]))
     }
 
     fn judged(&self, limit: Limit, wait: Option<Duration>) -> Result<(), Refusal> {
@@ -124,7 +153,47 @@ impl Rates {
     }
 }
 
-/// One rate, for every peer by itself.
+/// The failed logins of whoever calls. It comes with each login as an extension.
+#[derive(Clone)]
+pub(super) struct Attempts {
+    rates: Arc<Rates>,
+    peer: Option<IpAddr>,
+}
+
+impl Attempts {
+    pub(super) fn new(rates: &Arc<Rates>, peer: Option<IpAddr>) -> Self {
+        let rates = Arc::clone(rates);
+        Self { rates, peer }
+    }
+
+    /// Logs in under a name, unless too many of that name have failed from there.
+    ///
+    /// # Errors
+    /// Rate limited, or those of the login.
+    pub(super) async fn log_in<T, R>(
+        request: &Request<T>,
+        name: &str,
+        login: impl Future<Output = Result<R, Refusal>>,
+    ) -> Result<R, Refusal> {
+        let Some(Self { rates, peer }) = request.extensions().get() else {
+            return login.await;
+        };
+        rates.may_log_in(*peer, name)?;
+        let outcome = login.await;
+        if let Err(Refusal::Unauthenticated | Refusal::LoginRefused(_)) = outcome {
+            rates.login_failed(*peer, name);
+        }
+        outcome
+    }
+}
+
+impl fmt::Debug for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attempts")
+    }
+}
+
+/// One rate, for each by itself.
 struct Measure {
     // Between two calls, when they come evenly.
     interval: Duration,
@@ -132,9 +201,9 @@ struct Measure {
     table: Mutex<Table>,
 }
 
-/// When each peer would be up to date if its calls had come evenly (the theoretical arrival time).
+/// When each would be up to date if its calls had come evenly (the theoretical arrival time).
 struct Table {
-    due: HashMap<IpAddr, Instant>,
+    due: HashMap<Who, Instant>,
     swept: Option<Instant>,
 }
 
@@ -151,23 +220,28 @@ impl Measure {
     }
 
     /// Counts one, unless it is too early: then how long it is.
-    fn spend(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
+    fn spend(&self, who: impl Into<Who>, now: Instant) -> Option<Duration> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let peer = table.place(network_of(peer), now);
-        let due = table.due.get(&peer).copied().unwrap_or(now).max(now);
-        let wait = self.wait(due, now);
+        let who = table.place(who.into(), now);
+        let wait = self.wait(table.due_of(who, now), now);
         if wait.is_none() {
-            table.due.insert(peer, due + self.interval);
+            table.count(who, now, self.interval);
         }
         wait
     }
 
-    /// How long it is too early for one, without counting it.
-    fn look(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
+    /// Counts one that has happened: what was many at once is waited for afterwards.
+    fn charge(&self, who: impl Into<Who>, now: Instant) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let peer = table.place(network_of(peer), now);
-        let due = table.due.get(&peer).copied()?;
-        self.wait(due, now)
+        let who = table.place(who.into(), now);
+        table.count(who, now, self.interval);
+    }
+
+    /// How long it is too early for one, without counting it.
+    fn look(&self, who: impl Into<Who>, now: Instant) -> Option<Duration> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let who = table.place(who.into(), now);
+        self.wait(table.due_of(who, now), now)
     }
 
     fn wait(&self, due: Instant, now: Instant) -> Option<Duration> {
@@ -177,10 +251,19 @@ impl Measure {
 }
 
 impl Table {
-    /// Where a peer is counted: by itself, if it is or there is room.
-    fn place(&mut self, peer: IpAddr, now: Instant) -> IpAddr {
-        if self.due.len() < PEERS_MAX || self.due.contains_key(&peer) {
-            return peer;
+    fn due_of(&self, who: Who, now: Instant) -> Instant {
+        self.due.get(&who).copied().unwrap_or(now).max(now)
+    }
+
+    fn count(&mut self, who: Who, now: Instant, interval: Duration) {
+        let due = self.due_of(who, now) + interval;
+        self.due.insert(who, due);
+    }
+
+    /// Where one is counted: by itself, if it is or there is room.
+    fn place(&mut self, who: Who, now: Instant) -> Who {
+        if self.due.len() < PEERS_MAX || self.due.contains_key(&who) {
+            return who;
         }
         // A flood of addresses must not make each call look through all of them.
         if self.swept.is_none_or(|at| now >= at + SWEPT_EVERY) {
@@ -188,7 +271,7 @@ impl Table {
             self.due.retain(|_, due| *due > now);
         }
         if self.due.len() < PEERS_MAX {
-            peer
+            who
         } else {
             OTHERS
         }
@@ -297,8 +380,20 @@ mod tests {
         rates.spend(Limit::Calls, None).expect("no peer");
     }
 
+    #[tokio::test]
+    async fn what_happened_at_once_is_waited_for_afterwards() {
+        let measure = Measure::new(10, ms(1_000));
+        let now = Instant::now();
+        // All looked at before any was counted.
+        for _ in 0..30 {
+            measure.charge(PEER, now);
+        }
+        assert_eq!(measure.look(PEER, now), Some(ms(2_100)));
+        assert_eq!(measure.look(PEER, now + ms(2_100)), None);
+    }
+
     #[test]
-    fn failing_logins_keep_their_address_out_but_no_proxy() {
+    fn failing_logins_keep_their_name_out_of_their_address_but_no_proxy() {
         let limits = Limits {
             failed_logins_per_second: 1,
             ..Limits::default()
@@ -309,16 +404,20 @@ mod tests {
         // One for each second of the burst.
         for _ in 0..10 {
             for peer in [Some(PEER), proxy, None] {
-                rates.may_log_in(peer).expect("not too many yet");
-                rates.login_failed(peer);
+                rates.may_log_in(peer, "ci").expect("not too many yet");
+                rates.login_failed(peer, "ci");
             }
         }
-        let refused = rates.may_log_in(Some(PEER)).expect_err("too many");
+        let refused = rates.may_log_in(Some(PEER), "ci").expect_err("too many");
         assert!(refused.to_string().contains("failed logins"), "{refused}");
-        for peer in [proxy, None, Some(peer(1))] {
-            rates
-                .may_log_in(peer)
-                .expect("nobody's failures but its own");
+        for (peer, name) in [
+            (proxy, "ci"),
+            (None, "ci"),
+            (Some(peer(1)), "ci"),
+            (Some(PEER), "web"),
+        ] {
+            let may = rates.may_log_in(peer, name);
+            may.expect("nobody's failures but its own");
         }
     }
 }

@@ -9,7 +9,7 @@ use tonic_types::StatusExt as _;
 
 use crate::fleet::why;
 use crate::leaks::metrics;
-use crate::logins::house::{House, REASON};
+use crate::logins::house::{House, REASON, by_secret};
 use crate::program::{Server, fresh};
 use crate::wire::bearer;
 
@@ -67,6 +67,43 @@ async fn who_fails_to_log_in_too_fast_is_not_looked_at_any_more() {
     let count = page.lines().find_map(|line| line.strip_prefix(counted));
     let count: u64 = count.expect("counted").parse().expect("a number");
     assert!(count >= 2, "{page}");
+}
+
+#[tokio::test]
+async fn who_guesses_keeps_no_other_behind_its_address_from_logging_in() {
+    let dir = fresh();
+    let rate = ["--set", "limits.failed_logins_per_second=1"];
+    let server = Server::start_with(dir.path(), &rate).expect("serves");
+    let mut house = House::furnished(&server).await;
+    let settings = v1::LoginSettings::default();
+    let method = v1::LoginMethodKind::UniversalAuth;
+    house.set_method(method, settings).await;
+    let secret = house.secret(House::wanted()).await.client_secret;
+    // By a name that nobody has, and by a token that is none any more.
+    let guess = by_secret("service:nobody", &secret);
+    let ended = house.login(&secret).await.access_token;
+    house.revoke_found(&ended).await;
+    let renew = || bearer(&ended, v1::RenewAccessTokenRequest::default());
+    let mut refused = [None, None];
+    for _ in 0..ATTEMPTS {
+        let outcomes = [
+            house.logins.login(guess.clone()).await.err(),
+            house.logins.renew_access_token(renew()).await.err(),
+        ];
+        for (refused, outcome) in refused.iter_mut().zip(outcomes) {
+            let status = outcome.expect("a guess");
+            if status.code() != Code::Unauthenticated {
+                refused.get_or_insert(status);
+            }
+        }
+        house.login(&secret).await;
+        if refused.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    for status in refused {
+        must_be_told_when(&status.expect("too fast"));
+    }
 }
 
 #[tokio::test]
