@@ -199,7 +199,8 @@ volumeMounts:
 
 {{- define "latchkey.bootstrapVolume" -}}
 - name: bootstrap
-  secret: {secretName: {{ .Values.bootstrap.existingSecret | quote }}, defaultMode: 288}
+  # Deleted once somebody has the token, it is not asked for again.
+  secret: {secretName: {{ .Values.bootstrap.existingSecret | quote }}, defaultMode: 288, optional: true}
 {{- end -}}
 
 {{- define "latchkey.storeVolumes" -}}

@@ -50,8 +50,14 @@ impl Authority {
         self.make_administrator(false, secret).await
     }
 
+    /// Whether the store has had its first administrator.
+    #[must_use]
+    pub fn has_had_administrator(&self) -> bool {
+        self.head().revision >= BOOTSTRAP_ENTRIES
+    }
+
     async fn make_administrator(&self, recover: bool, secret: &Secret) -> Result<bool, Refusal> {
-        if !recover && self.head().revision >= BOOTSTRAP_ENTRIES {
+        if !recover && self.has_had_administrator() {
             return Ok(false);
         }
         let reason = if recover {

@@ -39,7 +39,8 @@ pub(crate) struct BootstrapArgs {
     #[arg(long)]
     recover: bool,
     /// Take the token from a file, as --new-secret writes one, and show none; `-` reads standard
-    /// input. A store that had its first administrator before is left as it is, which is no error.
+    /// input. A store that had its first administrator before is left as it is, which is no error,
+    /// and the file may then be gone.
     #[arg(long, value_name = "FILE", conflicts_with = "recover")]
     secret_file: Option<PathBuf>,
     /// Print a new secret for --secret-file and end; no store is opened.
@@ -94,11 +95,12 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(),
         let secret = Secret::generate(TokenKind::User, &OsEntropy);
         return write(&format!("{}\n", secret.reveal()));
     }
-    let brought = args.secret_file.as_deref().map(brought).transpose()?;
+    let file = args.secret_file.as_deref();
+    let brought = file.map(brought).transpose()?;
     let config = args.config.load(false)?;
     start_logs(&config, output)?;
     if let Some(secret) = brought {
-        return bootstrap_with(&config, args.open, &secret, output).await;
+        return bootstrap_with(&config, args.open, secret, output).await;
     }
     let (authority, writer) = assemble(&config, args.open, Arc::default()).await?;
     let made = authority.bootstrap(args.recover).await;
@@ -127,10 +129,13 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(),
     })
 }
 
-/// The token of a file, which must be a user's.
-fn brought(file: &Path) -> Result<Secret, CliError> {
+/// The token of a file, which must be a user's; or which file is not there.
+fn brought(file: &Path) -> Result<Result<Secret, &Path>, CliError> {
+    if file != Path::new("-") && matches!(file.try_exists(), Ok(false)) {
+        return Ok(Err(file));
+    }
     let secret = Secret::parse(&read_token(file)?).filter(|it| it.kind() == TokenKind::User);
-    secret.ok_or_else(|| {
+    secret.map(Ok).ok_or_else(|| {
         CliError::usage(format!(
             "{}: holds no user's token; `latchkey bootstrap --new-secret` makes one",
             file.display()
@@ -141,16 +146,23 @@ fn brought(file: &Path) -> Result<Secret, CliError> {
 async fn bootstrap_with(
     config: &Config,
     open: OpenArgs,
-    secret: &Secret,
+    brought: Result<Secret, &Path>,
     output: Output,
 ) -> Result<(), CliError> {
     let (authority, writer) = assemble(config, open, Arc::default()).await?;
-    let made = authority.bootstrap_with(secret).await;
+    let refused = |refusal| CliError::unavailable(format!("no administrator was made: {refusal}"));
+    let made = match brought {
+        Ok(secret) => authority.bootstrap_with(&secret).await.map_err(refused),
+        // Whoever has the token need not leave it lying about.
+        Err(_) if authority.has_had_administrator() => Ok(false),
+        Err(file) => Err(CliError::usage(format!(
+            "{} is not there, and this store has had no administrator yet",
+            file.display()
+        ))),
+    };
     drop(authority);
     writer.stop().await;
-    let made = made.map_err(|refusal| {
-        CliError::unavailable(format!("no administrator was made: {refusal}"))
-    })?;
+    let made = made?;
     let place = Place::of(config);
     let view = BroughtView {
         data_dir: place.data_dir(),

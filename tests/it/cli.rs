@@ -302,12 +302,20 @@ fn a_first_administrator_may_bring_its_token_embedded() {
         local(&line, &data)
     };
     let (first, token) = secret("first");
+    let gone = dir.path().join("gone");
+    let gone = gone.to_str().expect("a text");
+    let refused = bootstrap(gone);
+    assert_eq!(refused.code, 2, "{}", refused.stdout);
+    let why = "is not there, and this store has had no administrator yet";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
     let made = bootstrap(&first);
     // What is kept by whoever runs it must not be in what it prints, which goes to a log.
     assert!(!format!("{}{}", made.stdout, made.stderr).contains(&token));
     assert_eq!(made.json()["made"], true);
     // Run again, as whatever repeats it does: nothing is done, and nothing is wrong.
     assert_eq!(bootstrap(&first).json()["made"], false);
+    // Whoever has the token may take the file away.
+    assert_eq!(bootstrap(gone).json()["made"], false);
     let (second, other) = secret("second");
     assert_eq!(bootstrap(&second).json()["made"], false);
     let server = Server::start(&data);

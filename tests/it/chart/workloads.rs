@@ -314,3 +314,21 @@ fn a_job_before_the_install_asks_for_nothing_that_comes_with_it() {
     let there = "{store: postgres, serviceAccount: {create: false, name: vaulted}}";
     assert_eq!(account(there), "vaulted");
 }
+
+/// Whoever has the first token rotates it and deletes its Secret; pods start as before.
+#[test]
+fn the_first_administrators_secret_may_be_deleted() {
+    for values in ["{", "{store: postgres, "] {
+        let rendered = Rendered::of(&format!("{values}bootstrap: {{existingSecret: admin}}}}"));
+        let mut seen = 0;
+        for (kind, pod) in rendered.pods() {
+            let volumes = pod["volumes"].as_array().into_iter().flatten();
+            for volume in volumes.filter(|it| it["secret"]["secretName"] == "admin") {
+                assert_eq!(volume["secret"]["optional"], true, "{kind}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 1, "{values}");
+        assert!(rendered.notes.contains("rotate it"), "{}", rendered.notes);
+    }
+}
