@@ -116,6 +116,34 @@ fn a_broken_kubernetes_manifest_is_refused() {
     );
 }
 
+/// The services of the API, by its own files.
+fn services() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/latchkey/v1");
+    let files = std::fs::read_dir(folder).expect("a folder");
+    let texts = files.map(|it| std::fs::read_to_string(it.expect("a file").path()).expect("read"));
+    let all = texts.collect::<String>();
+    let names = all.lines().filter_map(|line| line.strip_prefix("service "));
+    let found: Vec<_> = names
+        .map(|name| name.trim_end_matches(" {").to_owned())
+        .collect();
+    assert!(found.len() > 6, "{found:?}");
+    found
+}
+
+#[test]
+fn the_mesh_lets_in_whoever_logs_in_and_manages() {
+    let policy = example("istio/policy.yaml");
+    for service in services() {
+        let path = format!("- /latchkey.v1.{service}/*\n");
+        // Checks are open there, to the gateway alone.
+        assert_eq!(
+            policy.contains(&path),
+            service != "CheckService",
+            "{service}"
+        );
+    }
+}
+
 #[test]
 fn a_broken_istio_manifest_is_refused() {
     let policy = |from, to, why| refused("istio/policy.yaml", from, to, why);
@@ -255,6 +283,20 @@ fn what_the_config_maps_hold_for_latchkey_is_good() {
     let refused = routes_check(&written("table.toml", &wrong));
     assert_eq!(refused.code, 2, "{}{}", refused.stdout, refused.stderr);
     assert!(refused.stderr.contains("acton"), "{}", refused.stderr);
+}
+
+/// A restart mends no database that is away, and takes the servers that would be there after it.
+#[test]
+fn no_server_is_killed_for_a_database_that_is_away() {
+    let text = example("kubernetes/latchkey.yaml");
+    let mut documents = text.split("\n---\n");
+    let server = documents.find(|it| it.contains("kind: Deployment"));
+    let server = json(server.expect("what serves"));
+    let container = &server["spec"]["template"]["spec"]["containers"][0];
+    let asked = |probe: &str| container[probe]["httpGet"]["path"].clone();
+    assert_eq!(asked("startupProbe"), "/healthz");
+    assert_eq!(asked("livenessProbe"), "/healthz");
+    assert_eq!(asked("readinessProbe"), "/readyz");
 }
 
 /// Envoy's own verdict on a configuration.
