@@ -2,10 +2,7 @@
 {{- define "latchkey.pod" -}}
 metadata:
   labels:
-    {{- include "latchkey.labels" (dict "root" . "component" "server") | nindent 4 }}
-    {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "latchkey.labels" (dict "root" . "component" "server" "more" .Values.podLabels) | nindent 4 }}
   annotations:
     # Settings are read once: a pod with others is another pod. Routes and seal keys are followed.
     checksum/settings: {{ include "latchkey.file" . | sha256sum }}
@@ -91,14 +88,6 @@ restartPolicy: Never
 affinity:
   nodeAffinity:
     {{- toYaml . | nindent 4 }}
-{{- end }}
-{{- end -}}
-
-{{/* The labels of such a pod; call it with root and component. */}}
-{{- define "latchkey.jobLabels" -}}
-{{ include "latchkey.labels" . }}
-{{- with .root.Values.jobs.podLabels }}
-{{ toYaml . }}
 {{- end }}
 {{- end -}}
 

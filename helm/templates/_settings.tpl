@@ -19,6 +19,19 @@ name, so none can stand twice.
 {{- end -}}
 {{- end -}}
 
+{{/* A text of `config`; empty if it is not set. Call it with (dict "root" $ "key" "canary.interval"). */}}
+{{- define "latchkey.setting" -}}
+{{- $at := .root.Values.config -}}
+{{- range splitList "." .key -}}
+{{- if kindIs "map" $at -}}
+{{- $at = get $at . -}}
+{{- else -}}
+{{- $at = "" -}}
+{{- end -}}
+{{- end -}}
+{{- $at | default "" -}}
+{{- end -}}
+
 {{- define "latchkey.file" -}}
 {{- $listen := include "latchkey.listen" . -}}
 listen.addr = "{{ $listen }}:7421"
@@ -30,7 +43,7 @@ tls.key_file = "/etc/latchkey/tls/tls.key"
 tls.client_ca_file = {{ printf "/etc/latchkey/client-ca/%s" .Values.tls.clientCa.key | toJson }}
 {{- end }}
 replica.tls_name = "{{ include "latchkey.tlsName" . }}"
-{{- if ne "none" (dig "canary" "interval" "none" .Values.config) }}
+{{- if ne "none" (include "latchkey.setting" (dict "root" . "key" "canary.interval") | default "none") }}
 replica.ca_file = "/etc/latchkey/tls/ca.crt"
 {{- end }}
 {{- else }}

@@ -35,11 +35,120 @@
 {{- if and (or $certificate $values.tls.clientCa.existingSecret) (not $values.tls.enabled) -}}
 {{- fail "tls: there is a certificate or an authority, and tls.enabled is false: which is meant?" -}}
 {{- end -}}
-{{- $endpoint := dig "telemetry" "otlp" "endpoint" "" $values.config -}}
+{{- $endpoint := include "latchkey.setting" (dict "root" . "key" "telemetry.otlp.endpoint") -}}
 {{- if and (hasPrefix "https://" $endpoint) (not $values.telemetry.ca.existingSecret) -}}
 {{- fail "config.telemetry.otlp.endpoint: https:// needs telemetry.ca.existingSecret, the authorities to believe" -}}
 {{- end -}}
 {{- if and $values.tls.certManager.enabled (not $values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.issuerRef.name: who issues the certificate?" -}}
+{{- end -}}
+{{- include "latchkey.validateNames" . -}}
+{{- include "latchkey.validateCertificates" . -}}
+{{- include "latchkey.validateExtras" . -}}
+{{- include "latchkey.validateLabels" . -}}
+{{- end -}}
+
+{{- define "latchkey.validateNames" -}}
+{{- $name := include "latchkey.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "%s is no name for a Service, which begins with a letter and has letters, digits and dashes: give fullnameOverride" $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Seconds of a text such as 1h30m. */}}
+{{- define "latchkey.seconds" -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+[hms]" . -1 -}}
+{{- $factor := get (dict "h" 3600 "m" 60 "s" 1) (regexFind "[hms]" .) -}}
+{{- $sum = add $sum (mul (regexFind "[0-9]+" . | int64) $factor) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{- define "latchkey.validateCertificates" -}}
+{{- with .Values.tls.certManager -}}
+{{- $duration := include "latchkey.seconds" .duration | int64 -}}
+{{- if lt $duration 3600 -}}
+{{- fail "tls.certManager.duration: cert-manager wants at least an hour" -}}
+{{- end -}}
+{{- if and .renewBefore (ge (include "latchkey.seconds" .renewBefore | int64) $duration) -}}
+{{- fail "tls.certManager.renewBefore: not before the certificate's end, tls.certManager.duration" -}}
+{{- end -}}
+{{- end -}}
+{{- $asks := include "latchkey.setting" (dict "root" . "key" "tls.client_auth") -}}
+{{- $wants := list -}}
+{{- if has $asks (list "request" "require") -}}
+{{- $wants = append $wants "config.tls.client_auth" -}}
+{{- end -}}
+{{- if eq "mtls" (include "latchkey.setting" (dict "root" . "key" "check.open")) -}}
+{{- $wants = append $wants "config.check.open" -}}
+{{- end -}}
+{{- range $group := list "check" "login" "manage" -}}
+{{- if include "latchkey.setting" (dict "root" $ "key" (printf "access.%s" $group)) -}}
+{{- $wants = append $wants (printf "config.access.%s" $group) -}}
+{{- end -}}
+{{- end -}}
+{{- range $wants -}}
+{{- if not (and $.Values.tls.enabled $.Values.tls.clientCa.existingSecret) -}}
+{{- fail (printf "%s needs tls.clientCa.existingSecret, the authorities of clients' certificates" .) -}}
+{{- end -}}
+{{- if eq "none" $asks -}}
+{{- fail (printf "%s: nobody is asked for a certificate (config.tls.client_auth)" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What is given besides must not be there already: of two, a cluster refuses both or takes one. */}}
+{{- define "latchkey.validateExtras" -}}
+{{- $own := list "bootstrap" "client-ca" "data" "database-ca" "otlp-ca" "routes" "seal-keys" "settings" "tls" "tmp" -}}
+{{- range .Values.extraVolumes -}}
+{{- if has .name $own -}}
+{{- fail (printf "extraVolumes: %s is there already" .name) -}}
+{{- end -}}
+{{- $own = append $own .name -}}
+{{- end -}}
+{{- $places := list "/tmp" "/var/lib/latchkey" -}}
+{{- range list "bootstrap" "client-ca" "database" "otlp-ca" "routes" "seal-keys" "settings" "tls" -}}
+{{- $places = append $places (printf "/etc/latchkey/%s" .) -}}
+{{- end -}}
+{{- range .Values.extraVolumeMounts -}}
+{{- if has .mountPath $places -}}
+{{- fail (printf "extraVolumeMounts: %s is mounted already" .mountPath) -}}
+{{- end -}}
+{{- $places = append $places .mountPath -}}
+{{- end -}}
+{{- include "latchkey.validateVariables" (dict "value" "extraEnv" "list" .Values.extraEnv "file" (include "latchkey.file" .)) -}}
+{{- include "latchkey.validateVariables" (dict "value" "migrate.extraEnv" "list" .Values.migrate.extraEnv "file" "") -}}
+{{- end -}}
+
+{{/* A variable goes before the file: it would make untrue what the chart says there. */}}
+{{- define "latchkey.validateVariables" -}}
+{{- $value := .value -}}
+{{- $own := list "LATCHKEY_CONFIG" "LATCHKEY_DATABASE_URL" "LATCHKEY_DATABASE_LISTEN_URL" "LATCHKEY_TELEMETRY_OTLP_HEADERS" "LATCHKEY_REPLICA_NAME" "LATCHKEY_REPLICA_ADDRESS" "POD_IP" -}}
+{{- range splitList "\n" .file -}}
+{{- $own = append $own (splitList " = " . | first | replace "." "_" | upper | printf "LATCHKEY_%s") -}}
+{{- end -}}
+{{- range .list -}}
+{{- if has .name $own -}}
+{{- fail (printf "%s: %s is set already, by `config` or a value of its own" $value .name) -}}
+{{- end -}}
+{{- $own = append $own .name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Selectors go by labels of the chart's own, and Helm by annotations. */}}
+{{- define "latchkey.validateLabels" -}}
+{{- with .Values -}}
+{{- $given := dict "commonLabels" .commonLabels "podLabels" .podLabels "podAnnotations" .podAnnotations "jobs.podLabels" .jobs.podLabels "jobs.podAnnotations" .jobs.podAnnotations -}}
+{{- range $name, $of := .metrics -}}
+{{- $_ := set $given (printf "metrics.%s.labels" $name) $of.labels -}}
+{{- end -}}
+{{- range $value, $keys := $given -}}
+{{- range $key, $_ := $keys -}}
+{{- if regexMatch "^(app.kubernetes.io/(name|instance|component|version|managed-by)|(helm.sh|checksum)/.*)$" $key -}}
+{{- fail (printf "%s: %s is the chart's own" $value $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -2,8 +2,8 @@
 //! it makes.
 //!
 //! `chart/helm.py` drives the engine; `chart/values` has the sets of values that everything here is
-//! tried with. `workloads` looks at what runs, `refused` at values that do not, `given` and `program`
-//! hold what is rendered against the program, `rules` tries the alerts. Each check is also given
+//! tried with. `workloads` looks at what runs, `notes` at what is said, `refused` at values that do
+//! not go, `given` and `program` hold what is rendered against the program, `rules` tries the alerts. Each check is also given
 //! something broken, for one that refuses nothing proves nothing. No cluster is asked.
 
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use crate::manifests::check;
 use crate::program::{Ran, fresh, run, tool};
 
 mod given;
+mod notes;
 mod program;
 mod refused;
 mod rules;

@@ -1,6 +1,7 @@
 """Renders and lints the chart with Helm's own engine, and tells of its values as a table.
 
-    helm.py render CHART [upgrade] < VALUES   prints {"notes", "text", "documents"} as JSON
+    helm.py render CHART [upgrade | as RELEASE] < VALUES
+                                              prints {"notes", "text", "documents"} as JSON
     helm.py lint CHART < VALUES               prints what Helm has to say; exits with 1 if any of it
                                               is a warning or an error
     helm.py table CHART                       prints the rows of README.md from values.yaml
@@ -20,11 +21,11 @@ RELEASE, NAMESPACE = "latchkey", "tokens"
 WARNING = 2
 
 
-def render(chart, values, upgrade):
+def render(chart, values, upgrade=False, release=RELEASE):
     with helm_python.Chart.load(chart) as loaded:
         # As `helm install` does before it renders.
         loaded.validate_schema(values)
-        files = loaded.render(values, name=RELEASE, namespace=NAMESPACE, is_upgrade=upgrade, is_install=not upgrade)
+        files = loaded.render(values, name=release, namespace=NAMESPACE, is_upgrade=upgrade, is_install=not upgrade)
     notes = "".join(text for path, text in files.items() if path.endswith("NOTES.txt"))
     manifests = [text for path, text in sorted(files.items()) if path.endswith(".yaml")]
     text = "\n---\n".join(manifests)
@@ -91,9 +92,11 @@ def main(arguments):
     try:
         match arguments:
             case ["render", chart]:
-                render(chart, yaml.safe_load(sys.stdin) or {}, False)
+                render(chart, yaml.safe_load(sys.stdin) or {})
             case ["render", chart, "upgrade"]:
-                render(chart, yaml.safe_load(sys.stdin) or {}, True)
+                render(chart, yaml.safe_load(sys.stdin) or {}, upgrade=True)
+            case ["render", chart, "as", release]:
+                render(chart, yaml.safe_load(sys.stdin) or {}, release=release)
             case ["lint", chart]:
                 lint(chart, yaml.safe_load(sys.stdin) or {})
             case ["table", chart]:

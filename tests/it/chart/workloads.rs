@@ -157,18 +157,6 @@ fn other_settings_make_other_pods_and_other_routes_do_not() {
     );
 }
 
-#[test]
-fn notes_name_what_is_missing() {
-    let notes = Rendered::of("store: postgres").notes;
-    assert!(
-        notes.contains("the Secret latchkey-database, entry `url`"),
-        "{notes}"
-    );
-    assert!(notes.contains("nobody can log in"), "{notes}");
-    let notes = Rendered::of("{}").notes;
-    assert!(!notes.contains("latchkey-database"), "{notes}");
-}
-
 /// The pods of the Jobs and of the test: what makes each, its metadata and its spec.
 fn helpers(rendered: &Rendered) -> Vec<(String, &Value, &Value)> {
     let made = rendered.all("Job").chain(rendered.all("Pod"));
