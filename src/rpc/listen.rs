@@ -22,7 +22,7 @@ use tonic::transport::server::Connected;
 use crate::tls::{Door, Shown, Stream as Io};
 
 use super::auth::Peer;
-use super::metrics::{Metrics, Refused};
+use super::metrics::{Cut, Metrics, Refused};
 use super::seats::{Seat, SeatLimits, Seats};
 
 /// The preface and the head of the first frame (RFC 9113, section 3.4): whoever has sent so much
@@ -96,7 +96,7 @@ impl Incoming {
             stalled: None,
             seat,
             open: Open::new(self.metrics.clone()),
-            turned_away: false,
+            given_up: false,
         })
     }
 }
@@ -166,8 +166,8 @@ pub(super) struct Connection {
     stalled: Option<Pin<Box<Sleep>>>,
     seat: Seat,
     open: Open,
-    // Counted as refused.
-    turned_away: bool,
+    // Counted as refused or cut.
+    given_up: bool,
 }
 
 impl Connection {
@@ -185,6 +185,8 @@ impl Connection {
         ready!(self.deadline.as_mut().poll(cx));
         if self.received < HELLO_BYTES {
             self.turn_away(Refused::Silent);
+        } else {
+            self.cut(Cut::Age);
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -213,7 +215,8 @@ impl Connection {
             .stalled
             .get_or_insert_with(|| Box::pin(sleep_until(end)));
         ready!(deadline.as_mut().poll(cx));
-        tracing::debug!(peer = %self.seat.address(), "it takes nothing of what it is sent");
+        let is_over = deadline.deadline() >= self.cut_at;
+        self.cut(if is_over { Cut::Age } else { Cut::Stalled });
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -228,8 +231,16 @@ impl Connection {
     }
 
     fn turn_away(&mut self, why: Refused) {
-        if !std::mem::replace(&mut self.turned_away, true) {
+        if !std::mem::replace(&mut self.given_up, true) {
             self.open.0.refused(why);
+        }
+    }
+
+    #[cold]
+    fn cut(&mut self, why: Cut) {
+        if !std::mem::replace(&mut self.given_up, true) {
+            tracing::debug!(peer = %self.seat.address(), ?why, "a connection is cut");
+            self.open.0.cut(why);
         }
     }
 }
@@ -381,6 +392,10 @@ mod tests {
         let error = connection.read(&mut buf).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(begun.elapsed() > Duration::from_millis(50));
+        assert_eq!(connection.open.0.cuts(), [0, 1]);
+        // It is one, however often it is tried.
+        assert!(connection.read(&mut buf).await.is_err());
+        assert_eq!(connection.open.0.cuts(), [0, 1]);
     }
 
     /// More than the kernel keeps for a peer that reads nothing.
@@ -395,6 +410,18 @@ mod tests {
         let (_client, mut connection) = connected(limits).await;
         let error = connection.write_all(MUCH).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(connection.open.0.cuts(), [1, 0]);
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_until_its_life_ends_is_cut_for_its_age() {
+        let limits = ConnectionLimits {
+            life_time_max: Duration::from_millis(20),
+            ..LIMITS
+        };
+        let (_client, mut connection) = connected(limits).await;
+        assert!(connection.write_all(MUCH).await.is_err());
+        assert_eq!(connection.open.0.cuts(), [0, 1]);
     }
 
     #[tokio::test]

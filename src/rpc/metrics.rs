@@ -70,6 +70,26 @@ impl Refused {
     }
 }
 
+/// Why a connection that could ask was ended by us in the midst of what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Its peer takes nothing of what it is sent.
+    Stalled,
+    /// It was asked to end, and has not.
+    Age,
+}
+
+impl Cut {
+    const ALL: [Self; 2] = [Self::Stalled, Self::Age];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stalled => "stalled",
+            Self::Age => "age",
+        }
+    }
+}
+
 /// What became of a request that Envoy asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passed {
@@ -113,6 +133,7 @@ struct Counted {
     checks: CheckMetrics,
     connections: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
+    cut: [AtomicU64; Cut::ALL.len()],
     shed: AtomicU64,
     rate_limited: [AtomicU64; Limit::ALL.len()],
     kept_out: [AtomicU64; Group::ALL.len()],
@@ -132,6 +153,7 @@ impl Default for Counted {
             checks: CheckMetrics::default(),
             connections: AtomicU64::new(0),
             refused: Default::default(),
+            cut: Default::default(),
             shed: AtomicU64::new(0),
             rate_limited: Default::default(),
             kept_out: Default::default(),
@@ -255,6 +277,18 @@ impl Metrics {
         self.0.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a connection that was cut.
+    #[cold]
+    pub(super) fn cut(&self, why: Cut) {
+        self.0.cut[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Those that were counted, for tests.
+    #[cfg(test)]
+    pub(super) fn cuts(&self) -> [u64; Cut::ALL.len()] {
+        self.0.cut.each_ref().map(|cut| cut.load(Ordering::Relaxed))
+    }
+
     /// Counts a request that was turned away because too many were waiting.
     pub(super) fn shed(&self) {
         self.0.shed.fetch_add(1, Ordering::Relaxed);
@@ -343,6 +377,14 @@ impl Collector for Scrape {
             "Connections closed unasked",
             "why",
             refused,
+        )?;
+        let by_why = Cut::ALL.iter().map(|why| why.name());
+        family(
+            out,
+            "connections_cut",
+            "Connections cut that took nothing of what they were sent, or that did not end by then",
+            "why",
+            by_why.zip(&counted.cut),
         )?;
         let by_group = Group::ALL.iter().map(|group| group.name());
         family(
@@ -451,6 +493,9 @@ mod tests {
     #[test]
     fn every_refusal_counts_in_its_own_place() {
         for (number, why) in Refused::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, number);
+        }
+        for (number, why) in Cut::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, number);
         }
     }

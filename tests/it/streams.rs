@@ -258,6 +258,29 @@ async fn a_silent_stream_is_ended_and_one_that_has_asked_is_not_embedded() {
     asked.reason(&admin).await.expect("answered");
 }
 
+#[tokio::test]
+async fn a_stream_ends_with_its_connection_and_that_is_counted_embedded() {
+    let dir = fresh();
+    let ages = ["age_max=1s", "age_grace=1s"].map(|age| format!("limits.connection_{age}"));
+    let admin_port = free_port();
+    let mut arguments = vec!["--admin", &*admin_port];
+    arguments.extend(ages.iter().flat_map(|age| ["--set", age]));
+    let server = Server::start_with(dir.path(), &arguments).expect("starts");
+    let admin = server.admin.clone().expect("fresh");
+    let mut client = client(&server).await;
+    let mut asked = Asked::open(&mut client, None).await.expect("opens");
+    asked.reason(&admin).await.expect("answered");
+    // Asked to end after a second, it has not: nobody says that its stream has ended.
+    asked.answers.message().await.expect_err("cut");
+    let shown = metrics(&admin_port);
+    let cut = |why: &str, count: u32| {
+        let line = format!("latchkey_connections_cut_total{{why=\"{why}\"}} {count}");
+        assert!(shown.contains(&line), "{shown}");
+    };
+    cut("age", 1);
+    cut("stalled", 0);
+}
+
 /// Sends bytes to a method that streams, without an end; the status in its trailers.
 async fn half_sent(address: &str, path: &str, bytes: Vec<u8>) -> String {
     let stream = TcpStream::connect(address).await.expect("connects");

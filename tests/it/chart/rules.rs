@@ -19,6 +19,7 @@ use crate::manifests;
 use crate::postgres::database;
 use crate::program::{Ran, Server, fresh, run};
 use crate::replicas::bootstrap;
+use crate::telemetry::collector::Collector;
 use crate::tls::kit::House;
 
 const RULES: &str = "helm/files/rules.yaml";
@@ -294,9 +295,17 @@ fn traffic(server: &Server, token: &str) {
 async fn a_prometheus_has_what_dashboard_and_alerts_ask_for_postgres() {
     let database = database().await;
     let token = bootstrap(&database);
+    // Who sends nothing has no counts of it.
+    let collector = Collector::start().await;
+    let endpoint = collector.setting();
     let start = |name: &str| {
         // No lease ends on a busy machine.
-        let settings = ["canary.interval=1s", "check.open=false", "lease.length=60s"];
+        let settings = [
+            "canary.interval=1s",
+            "check.open=false",
+            "lease.length=60s",
+            &endpoint,
+        ];
         let settings = settings.map(|setting| ["--set", setting]);
         let started = Server::replica(&database.url, name, settings.as_flattened());
         started.unwrap_or_else(|said| panic!("{name}: {said}"))
