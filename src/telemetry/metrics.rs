@@ -94,32 +94,37 @@ where
         let time = if last { LAST } else { line.timeout() };
         let sending = timeout(time, export(&mut client, &line, &text, began_ns));
         let sent = tokio::select! {
-            sent = sending => sent.unwrap_or(false),
+            sent = sending => sent.unwrap_or_else(|_| Err(otlp::LATE.to_owned())),
             // What is under way is given up for the last one.
             () = stop.cancelled(), if !last => continue,
         };
-        sendings.count(sent);
-        if reachable != sent && !last {
-            reachable = sent;
-            tell(reachable);
+        sendings.count(sent.is_ok());
+        if reachable != sent.is_ok() && !last {
+            reachable = sent.is_ok();
+            tell(&sent);
         }
     }
 }
 
-fn tell(reachable: bool) {
-    match reachable {
-        true => tracing::info!("the collector takes metrics again"),
-        false => tracing::warn!("the collector takes no metrics; the next sending has them, too"),
+fn tell(sent: &Result<(), String>) {
+    match sent {
+        Ok(()) => tracing::info!("the collector takes metrics again"),
+        Err(why) => {
+            tracing::warn!(
+                why,
+                "the collector takes no metrics; the next sending has them, too"
+            );
+        }
     }
 }
 
-/// Whether the collector has taken them, all of them.
+/// Sends metrics; if the collector has not taken all of them, why.
 async fn export(
     client: &mut MetricsServiceClient<Channel>,
     line: &Line,
     text: &str,
     began_ns: u64,
-) -> bool {
+) -> Result<(), String> {
     let times = Times {
         began_ns,
         read_ns: unix_nanos(),
@@ -135,14 +140,10 @@ async fn export(
             ..ResourceMetrics::default()
         }],
     };
-    match client.export(line.request(message)).await {
-        Ok(answer) => {
-            let part = answer.into_inner().partial_success;
-            part.is_none_or(|part| part.rejected_data_points == 0)
-        }
-        Err(status) => {
-            tracing::debug!(code = ?status.code(), "metrics were not sent");
-            false
-        }
+    let answer = client.export(line.request(message)).await;
+    let answer = answer.map_err(|status| otlp::why(&status))?.into_inner();
+    match answer.partial_success {
+        Some(part) if part.rejected_data_points > 0 => Err("it refuses some of them".to_owned()),
+        _ => Ok(()),
     }
 }

@@ -5,17 +5,25 @@
 //! of whose sendings has a deadline. Absent on purpose: repeating what failed, which is counted and
 //! given up: a collector that is back is not to be met by all that piled up.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use thiserror::Error;
-use tonic::Request;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+
+use super::access::masked;
 
 const SERVICE: &str = "latchkey";
+/// Characters of what is said of a sending that failed.
+const WHY_CHARS_MAX: usize = 512;
+
+/// Why a sending failed that was not answered.
+pub(super) const LATE: &str = "no answer in time";
 
 /// How to reach a collector.
 #[derive(Clone, Debug)]
@@ -140,6 +148,18 @@ impl Line {
             ..Resource::default()
         }
     }
+}
+
+/// Why a sending failed: the code, and of a failure on this side its causes. What the collector
+/// itself says of it may be anything.
+pub(super) fn why(failed: &Status) -> String {
+    let mut told = format!("{:?}", failed.code());
+    let mut cause = failed.source();
+    while let Some(error) = cause {
+        told.extend([": ", &error.to_string()]);
+        cause = error.source();
+    }
+    masked(&told, WHY_CHARS_MAX)
 }
 
 /// What made it.

@@ -239,9 +239,9 @@ async fn send(spans: Spans, mut queue: mpsc::Receiver<Span>, line: Line, stop: C
                 break;
             }
         };
-        if reachable != sent {
-            reachable = sent;
-            tell(reachable);
+        if reachable != sent.is_ok() {
+            reachable = sent.is_ok();
+            tell(&sent);
         }
     }
     spans.give_up(queue.len() as u64);
@@ -258,20 +258,25 @@ async fn ended(stop: &CancellationToken) {
     tokio::time::sleep(LAST).await;
 }
 
-fn tell(reachable: bool) {
-    match reachable {
-        true => tracing::info!("the collector takes spans again"),
-        false => tracing::warn!("the collector takes no spans; they are counted and given up"),
+fn tell(sent: &Result<(), String>) {
+    match sent {
+        Ok(()) => tracing::info!("the collector takes spans again"),
+        Err(why) => {
+            tracing::warn!(
+                why,
+                "the collector takes no spans; they are counted and given up"
+            );
+        }
     }
 }
 
-/// Whether the collector has taken them.
+/// Sends spans together; if the collector has taken none of them, why.
 async fn export(
     client: &mut TraceServiceClient<tonic::transport::Channel>,
     line: &Line,
     gathered: Vec<Span>,
     spans: &Spans,
-) -> bool {
+) -> Result<(), String> {
     let count = gathered.len() as u64;
     let message = ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans {
@@ -286,21 +291,19 @@ async fn export(
     };
     let call = client.export(line.request(message));
     let answer = timeout(line.timeout(), call).await;
-    let refused = match answer {
+    let (refused, why) = match answer {
         Ok(Ok(answer)) => {
             let part = answer.into_inner().partial_success;
             let refused = part.map_or(0, |part| part.rejected_spans);
-            u64::try_from(refused).unwrap_or(0).min(count)
+            let refused = u64::try_from(refused).unwrap_or(0).min(count);
+            (refused, "it refuses all of them".to_owned())
         }
-        Ok(Err(status)) => {
-            tracing::debug!(code = ?status.code(), "spans were not sent");
-            count
-        }
-        Err(_) => count,
+        Ok(Err(status)) => (count, otlp::why(&status)),
+        Err(_) => (count, otlp::LATE.to_owned()),
     };
     spans.0.failed.fetch_add(refused, Ordering::Relaxed);
     spans.0.sent.fetch_add(count - refused, Ordering::Relaxed);
-    refused < count
+    if refused < count { Ok(()) } else { Err(why) }
 }
 
 #[cfg(test)]

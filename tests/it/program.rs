@@ -302,7 +302,7 @@ impl As<'_> {
 pub(crate) fn latchkey() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
     for (name, _) in std::env::vars() {
-        if name.starts_with("LATCHKEY_") {
+        if name.starts_with("LATCHKEY_") || name.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }

@@ -6,6 +6,7 @@ mod access;
 pub(crate) mod collector;
 mod log;
 mod metrics;
+mod reached;
 mod sent;
 mod traces;
 

@@ -1,7 +1,7 @@
 //! A collector of the test's own: it takes spans and metrics by OTLP over gRPC, and keeps them.
 //!
-//! The services are those that the protocol's own definitions generate. It can be frozen: then it
-//! reads what comes and answers nothing. What was received is kept as bytes, too, to be searched.
+//! The services are those that the protocol's own definitions generate; plain text or TLS. It can be
+//! frozen: then it reads what comes and answers nothing. What was received is kept as bytes, too, to be searched.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,8 +30,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Server;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
+
+use crate::tls::kit::Pair;
 
 /// How long what must come may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,22 +73,36 @@ struct Receiver {
 /// The collector; it ends with its handle.
 pub(crate) struct Collector {
     receiver: Receiver,
+    scheme: &'static str,
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Collector {
     pub(crate) async fn start() -> Self {
+        Self::serve("http", Server::builder()).await
+    }
+
+    /// One that speaks TLS and shows this certificate.
+    pub(crate) async fn secured(shown: &Pair) -> Self {
+        let shown = Identity::from_pem(&shown.cert, &shown.key);
+        let tls = ServerTlsConfig::new().identity(shown);
+        let server = Server::builder().tls_config(tls).expect("a pair");
+        Self::serve("https", server).await
+    }
+
+    async fn serve(scheme: &'static str, mut server: Server) -> Self {
         let receiver = Receiver::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let server = Server::builder()
+        let server = server
             .add_service(TraceServiceServer::new(receiver.clone()))
             .add_service(MetricsServiceServer::new(receiver.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let task = tokio::spawn(async { server.await.expect("it serves") });
         Self {
             receiver,
+            scheme,
             address,
             task,
         }
@@ -97,9 +113,14 @@ impl Collector {
         self.receiver.frozen.store(true, Ordering::SeqCst);
     }
 
+    /// Where it is.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
     /// The setting that names it.
     pub(crate) fn setting(&self) -> String {
-        format!("telemetry.otlp.endpoint=http://{}", self.address)
+        format!("telemetry.otlp.endpoint={}", self.endpoint())
     }
 
     /// Comes back once so many spans were received; the others are still on their way.
@@ -143,6 +164,11 @@ impl Collector {
 
     pub(crate) fn resources(&self) -> Vec<Attributes> {
         self.kept(|kept| kept.resources.clone())
+    }
+
+    /// How many calls came.
+    pub(crate) fn calls(&self) -> usize {
+        self.kept(|kept| kept.metadata.len())
     }
 
     /// A value of the metadata of every call.

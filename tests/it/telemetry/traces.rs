@@ -29,19 +29,19 @@ use v1::token_service_client::TokenServiceClient;
 const SERVER: i32 = 2;
 const INTERNAL: i32 = 1;
 /// The name of a Check's span.
-const UNARY: &str = "latchkey.v1.CheckService/Check";
+pub(super) const UNARY: &str = "latchkey.v1.CheckService/Check";
 /// Of a caller.
 const CALLER: &str = "00f067aa0ba902b7";
 /// More Checks than there are places for their spans.
 const MANY: usize = 6_000;
 
 /// The number of a trace as its id.
-fn trace(number: u8) -> String {
+pub(super) fn trace(number: u8) -> String {
     format!("4bf92f3577b34da6a3ce929d0e0e47{number:02x}")
 }
 
 /// A call of a trace, recorded or not.
-fn traced<T>(number: u8, sampled: bool, mut request: Request<T>) -> Request<T> {
+pub(super) fn traced<T>(number: u8, sampled: bool, mut request: Request<T>) -> Request<T> {
     let flags = if sampled { "01" } else { "00" };
     let parent = format!("00-{}-{CALLER}-{flags}", trace(number));
     let metadata = request.metadata_mut();
@@ -57,7 +57,7 @@ fn telling(folder: &TempDir, collector: &Collector, settings: &[&str]) -> Server
     tokio::task::block_in_place(|| server(folder, &settings))
 }
 
-fn ended(server: Server) -> String {
+pub(super) fn ended(server: Server) -> String {
     tokio::task::block_in_place(|| server.terminate())
 }
 
