@@ -56,6 +56,7 @@ pub async fn canary(
     every: Duration,
     stop: CancellationToken,
 ) {
+    metrics.canary_begins(every);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

@@ -1,18 +1,27 @@
 //! What the canary exports: how long revocations took, by replica, and how its drills ended.
 //!
 //! Part of the port's metrics. Replicas are told apart by name, as many as there can be labels;
-//! the others count as one. Absent where no drill ever ran: zeros would look like answers.
+//! the others count as one. Whether drills still go well is seen by when one did last, beside how
+//! often they should. Absent where no canary is, and the times where no drill ever ran: zeros would
+//! look like answers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use crate::domain::clock::unix_nanos;
+
+use super::metrics::gauge;
 
 /// Names of replicas that are told apart.
 const REPLICAS_MAX: usize = 64;
@@ -48,6 +57,10 @@ impl CanaryRun {
 
 /// The canary's part of the metrics.
 pub(super) struct CanaryMetrics {
+    // In seconds; 0 where there is no canary.
+    every: AtomicU64,
+    // In Unix time; 0 before the first drill.
+    last_good: AtomicU64,
     runs: Family<Labels, Counter>,
     violations: Counter,
     confirmed: Histogram,
@@ -65,6 +78,8 @@ fn buckets() -> Histogram {
 impl Default for CanaryMetrics {
     fn default() -> Self {
         Self {
+            every: AtomicU64::new(0),
+            last_good: AtomicU64::new(0),
             runs: Family::default(),
             violations: Counter::default(),
             confirmed: buckets(),
@@ -76,13 +91,40 @@ impl Default for CanaryMetrics {
 }
 
 impl CanaryMetrics {
-    pub(super) fn ran(&self, run: CanaryRun) {
-        // All of them from the first on: what begins with a failure has never increased.
-        for outcome in CanaryRun::ALL {
-            let labels = [("outcome", outcome.name().to_owned())];
-            let by = u64::from(outcome == run);
-            self.runs.get_or_create(&labels).inc_by(by);
+    /// A canary drills so often; each outcome is there, so that its first one is an increase.
+    pub(super) fn begins(&self, every: Duration) {
+        self.every.store(every.as_secs().max(1), Ordering::Relaxed);
+        for run in CanaryRun::ALL {
+            drop(self.runs(run));
         }
+    }
+
+    pub(super) fn ran(&self, run: CanaryRun) {
+        self.runs(run).inc();
+        // Where none was good yet it counts from the first that was not.
+        if run == CanaryRun::Good || self.last_good.load(Ordering::Relaxed) == 0 {
+            let now_s = unix_nanos() / 1_000_000_000;
+            self.last_good.store(now_s, Ordering::Relaxed);
+        }
+    }
+
+    fn runs(&self, run: CanaryRun) -> impl Deref<Target = Counter> {
+        let labels = [("outcome", run.name().to_owned())];
+        self.runs.get_or_create(&labels)
+    }
+
+    /// How often it drills, and when it did so well.
+    pub(super) fn encode(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let read = |number: &AtomicU64| Some(number.load(Ordering::Relaxed)).filter(|it| *it > 0);
+        if let Some(every) = read(&self.every) {
+            let help = "How often the canary is to drill, on one replica of all";
+            gauge(out, "canary_interval_seconds", help, every)?;
+        }
+        if let Some(last) = read(&self.last_good) {
+            let help = "When a drill of this replica's was good last, in Unix time";
+            gauge(out, "canary_last_good_seconds", help, last)?;
+        }
+        Ok(())
     }
 
     pub(super) fn violated(&self, checks: u64) {
@@ -152,14 +194,18 @@ mod tests {
     }
 
     #[test]
-    fn every_end_of_a_drill_is_told_from_the_first_on() {
+    fn every_end_of_a_drill_is_told_from_before_the_first_on() {
         let metrics = CanaryMetrics::default();
         assert!(!text_of(&metrics).contains("outcome"));
-        metrics.ran(CanaryRun::Good);
-        let text = text_of(&metrics);
-        for (outcome, count) in [("good", 1), ("failed", 0), ("violated", 0)] {
-            let line = format!("latchkey_canary_runs_total{{outcome=\"{outcome}\"}} {count}\n");
-            assert!(text.contains(&line), "{line}: {text}");
+        metrics.begins(Duration::from_secs(1));
+        // Before there is any: one that begins with a failure would never have increased.
+        for good in [0, 1] {
+            let text = text_of(&metrics);
+            for (outcome, count) in [("good", good), ("failed", 0), ("violated", 0)] {
+                let line = format!("latchkey_canary_runs_total{{outcome=\"{outcome}\"}} {count}\n");
+                assert!(text.contains(&line), "{line}: {text}");
+            }
+            metrics.ran(CanaryRun::Good);
         }
     }
 

@@ -242,6 +242,11 @@ impl Metrics {
         seconds.observe(took.as_secs_f64());
     }
 
+    /// Notes that a canary drills so often.
+    pub(super) fn canary_begins(&self, every: Duration) {
+        self.0.canary.begins(every);
+    }
+
     /// Counts a drill of the canary's.
     pub(super) fn canary_ran(&self, run: CanaryRun) {
         self.0.canary.ran(run);
@@ -361,6 +366,7 @@ impl Collector for Scrape {
         let out = &mut encoder;
         let counted = &*(self.0).0;
         counted.checks.encode(out)?;
+        counted.canary.encode(out)?;
         let by_outcome = Passed::ALL.iter().map(|passed| passed.name());
         family(
             out,

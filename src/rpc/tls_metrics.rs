@@ -1,6 +1,7 @@
 //! What `/metrics` tells of the certificate that the listeners show.
 //!
-//! `latchkey_tls_certificate_expires_seconds` is what to alert on, well before the time comes, and
+//! `latchkey_tls_certificate_expires_seconds` is what to alert on, well before the time comes, with
+//! `latchkey_tls_certificate_begins_seconds`, since what is well before it is a part of a life; and
 //! `latchkey_tls_refused`: the files hold another certificate than the one in use. Read when
 //! somebody asks.
 
@@ -22,7 +23,15 @@ impl Collector for TlsMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
         let counts = self.0.counts();
-        let ends = u64::try_from(self.0.current().ends).unwrap_or(0);
+        let current = self.0.current();
+        let [begins, ends] =
+            [current.begins, current.ends].map(|at| u64::try_from(at).unwrap_or(0));
+        gauge(
+            out,
+            "tls_certificate_begins_seconds",
+            "When the certificate of the listeners begins, in Unix time",
+            begins,
+        )?;
         gauge(
             out,
             "tls_certificate_expires_seconds",

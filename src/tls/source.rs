@@ -125,9 +125,10 @@ pub struct Loaded {
     api: Arc<ServerConfig>,
     admin: Arc<ServerConfig>,
     dialing: Arc<Dialing>,
-    /// When our certificate ends, in seconds of Unix time.
+    /// When our certificate begins, in seconds of Unix time.
+    pub begins: i64,
+    /// When it ends, in the same.
     pub ends: i64,
-    begins: i64,
     thumbprint: String,
 }
 

@@ -42,6 +42,7 @@ fn until(server: &Server, is_so: impl Fn(&str) -> bool) -> String {
 }
 
 const GOOD: &str = "latchkey_canary_runs_total{outcome=\"good\"}";
+const LAST_GOOD: &str = "latchkey_canary_last_good_seconds";
 
 /// Live tokens of the drill and the canary.
 fn left(admin: As<'_>) -> Vec<Value> {
@@ -128,17 +129,23 @@ async fn the_oldest_servers_canary_measures_all_of_them_postgres() {
     }
     assert!(value(&text, "latchkey_canary_confirmed_seconds_count") >= Some(2.0));
     assert_eq!(value(&text, "latchkey_canary_violations_total"), Some(0.0));
+    assert_eq!(value(&text, "latchkey_canary_interval_seconds"), Some(1.0));
+    assert!(value(&text, LAST_GOOD) > Some(1.7e9), "{text}");
     for name in ["b", "c"] {
+        let text = metrics(&servers[name].admin_address);
         assert_eq!(
-            value(&metrics(&servers[name].admin_address), GOOD),
-            None,
+            (value(&text, GOOD), value(&text, LAST_GOOD)),
+            (Some(0.0), None),
             "{name}"
         );
     }
     // The next oldest goes on; whatever the first had made is gone with it.
     let mut logs = vec![servers.remove("a").expect("there").terminate()];
     until(&servers["b"], |text| value(text, GOOD) >= Some(1.0));
-    assert_eq!(value(&metrics(&servers["c"].admin_address), GOOD), None);
+    assert_eq!(
+        value(&metrics(&servers["c"].admin_address), GOOD),
+        Some(0.0)
+    );
     // What the last has made itself is gone once nobody drills any more.
     for name in ["b", "c"] {
         logs.push(servers.remove(name).expect("there").terminate());

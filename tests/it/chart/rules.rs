@@ -10,20 +10,30 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use latchkey::proto::v1::login_service_client::LoginServiceClient;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Rendered, path, sets, text};
-use crate::leaks::free_port;
+use crate::leaks::{free_port, metrics};
+use crate::logins::house::by_secret;
 use crate::manifests;
 use crate::postgres::database;
 use crate::program::{Ran, Server, fresh, run};
 use crate::replicas::bootstrap;
 use crate::telemetry::collector::Collector;
 use crate::tls::kit::House;
+use crate::wire::channel;
 
 const RULES: &str = "helm/files/rules.yaml";
 const TESTS: &str = "tests/it/chart/rules_test.yaml";
+/// Words of the README that begin as metrics do and are none.
+const NO_METRICS: [&str; 4] = [
+    "latchkey_owner",
+    "latchkey_server",
+    "latchkey_try",
+    "process_metrics",
+];
 /// Rounds of traffic until Prometheus must have seen everything; a few are enough.
 const ROUNDS_MAX: usize = 2_000;
 
@@ -198,6 +208,28 @@ fn asked_for() -> BTreeSet<String> {
     found
 }
 
+/// The metrics that the README names.
+fn named() -> BTreeSet<String> {
+    let is_of_a_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let readme = text("README.md");
+    let words = readme.split(|c| !is_of_a_name(c));
+    let begin = |word: &&str| word.starts_with("latchkey_") || word.starts_with("process_");
+    let words = words.filter(begin).filter(|it| !NO_METRICS.contains(it));
+    words.map(str::to_owned).collect()
+}
+
+/// The metrics that a server shows, by the names that they are asked for.
+fn shown(server: &Server) -> BTreeSet<String> {
+    let text = metrics(&server.admin_address);
+    let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let kinds = kinds.filter_map(|line| line.split_once(' '));
+    let name = |(name, kind)| match kind {
+        "counter" => format!("{name}_total"),
+        _ => str::to_owned(name),
+    };
+    kinds.map(name).collect()
+}
+
 /// A Prometheus of the test's own.
 struct Prometheus {
     child: Child,
@@ -313,6 +345,9 @@ async fn a_prometheus_has_what_dashboard_and_alerts_ask_for_postgres() {
     let (a, b) = (start("a"), start("b"));
     let secured = House::open(&["admin.plain_text=true"]);
     let targets = [&a, &b, &secured.server].map(|server| server.admin_address.as_str());
+    let guess = by_secret("nobody", "lkc_guess");
+    let mut logins = LoginServiceClient::new(channel(&a.address).await);
+    logins.login(guess).await.expect_err("refused");
     let mut prometheus = Prometheus::scraping(&targets);
     let mut wanted = queries();
     wanted.extend(
@@ -336,6 +371,9 @@ async fn a_prometheus_has_what_dashboard_and_alerts_ask_for_postgres() {
     }
     assert!(wanted.is_empty(), "no data for {wanted:?}");
     assert_eq!(prometheus.query(unknown), [0.0; 0]);
+    // All that there is was there by now, and the README knows it and nothing else.
+    let all = [&a, &b, &secured.server].map(shown).into_iter().flatten();
+    assert_eq!(named(), all.collect());
     let loaded = prometheus.get("rules").expect("an answer");
     let loaded = loaded["data"]["groups"][0]["rules"]
         .as_array()
