@@ -96,6 +96,12 @@ impl CheckRpc {
         arrival
     }
 
+    /// When a call came: the straight way has looked at it before.
+    fn noted<T>(&self, request: &Request<T>) -> Arrival {
+        let noted = request.extensions().get::<Arrival>().cloned();
+        noted.unwrap_or_else(|| self.arrival_of(request.metadata().as_ref()))
+    }
+
     /// What is told of single questions.
     #[inline]
     pub(super) fn observer(&self) -> &Observer {
@@ -212,6 +218,29 @@ impl CheckRpc {
         self.note(&refusal);
         self.turned_away(how(&refusal), asking);
         status(refusal)
+    }
+
+    /// The status of a question, or a batch, that is given up before it is answered: counted, timed
+    /// and told as one that is refused.
+    #[cold]
+    pub(super) fn given_up(&self, why: Refusal, asking: &Asking<'_>) -> Status {
+        self.took(asking.way, asking.arrival.came);
+        if asking.way == Way::Batch {
+            self.tell_batch(Err(&why), None, asking);
+        }
+        self.refused(why, asking)
+    }
+
+    /// Tells of a batch that was answered, or why not, and of how many if that is known.
+    fn tell_batch(&self, answer: Result<(), &Refusal>, checks: Option<usize>, asking: &Asking<'_>) {
+        let (code, reason) = answer.err().map_or((OK, ""), how);
+        let ended = Ended {
+            way: Way::Batch,
+            allowed: answer.is_ok(),
+            reason,
+            code,
+        };
+        self.observer.tell_batch(asking, ended, checks);
     }
 
     /// Tells of a question that is refused with this code for this stable reason.
@@ -482,9 +511,7 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
-        // The straight way has looked at it before.
-        let noted = request.extensions().get::<Arrival>().cloned();
-        let arrival = noted.unwrap_or_else(|| self.arrival_of(request.metadata().as_ref()));
+        let arrival = self.noted(&request);
         let asking = Asking::by(Way::Check, &arrival, &request);
         let answer = self.unary(&request, &asking).await;
         self.took(Way::Check, arrival.came);
@@ -497,7 +524,7 @@ impl CheckService for CheckRpc {
         &self,
         request: Request<v1::BatchCheckRequest>,
     ) -> Result<Response<v1::BatchCheckResponse>, Status> {
-        let arrival = self.arrival_of(request.metadata().as_ref());
+        let arrival = self.noted(&request);
         let asking = Asking::by(Way::Batch, &arrival, &request);
         let answer = match self.caller_of(&request) {
             Ok(caller) => {
@@ -507,15 +534,8 @@ impl CheckService for CheckRpc {
             Err(refusal) => Err(refusal),
         };
         self.took(Way::Batch, arrival.came);
-        let (code, reason) = answer.as_ref().err().map_or((OK, ""), how);
-        let ended = Ended {
-            way: Way::Batch,
-            allowed: answer.is_ok(),
-            reason,
-            code,
-        };
         let checks = request.get_ref().checks.len();
-        self.observer.tell_batch(&asking, ended, checks);
+        self.tell_batch(answer.as_ref().map(|_| ()), Some(checks), &asking);
         answer
             .map(Response::new)
             .map_err(|refusal| self.refused(refusal, &asking))

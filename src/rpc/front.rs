@@ -67,7 +67,7 @@ pub trait DirectAnswer: Future<Output = Result<Response<Body>, Infallible>> + Un
     /// Whether something may have been written by now.
     fn may_write(&self) -> bool;
 
-    /// What its caller is told when it is given up.
+    /// What its caller is told when it is given up; it is counted and told of, too.
     fn given_up(&self, why: Refusal) -> Response<Body> {
         response(why)
     }

@@ -10,14 +10,15 @@
 //! machinery cost more than the decision itself; this path is why a Check costs little more than
 //! an empty RPC. It decides nothing: what is asked and told is `question`'s and `check`'s, and
 //! whatever is unusual (compression, several frames, fields out of the way, a wait) is given to
-//! the generated service byte for byte, so that there is no second opinion on it.
+//! the generated service byte for byte, so that there is no second opinion on it. What is needed to
+//! tell of a call that `front` gives up stays at hand until it is answered.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http_body::{Body as _, Frame};
 use prost::bytes::{Bytes, BytesMut};
@@ -34,15 +35,16 @@ use crate::domain::token::KindSet;
 use crate::proto::v1::check_service_server::CheckServiceServer;
 
 use super::check::CheckRpc;
-use super::errors::invalid;
+use super::errors::{invalid, response};
 use super::fields::{HEAD_BYTES, message_in};
 use super::front::DirectAnswer;
 use super::metrics::Way;
-use super::observe::{Arrival, Asking};
+use super::observe::{Arrival, Asking, Who};
 use super::question::parsed_context;
 use super::wire::{Usual, written};
 
 const CHECK: &str = "/latchkey.v1.CheckService/Check";
+const BATCH_CHECK: &str = "/latchkey.v1.CheckService/BatchCheck";
 const STREAM_CHECK: &str = "/latchkey.v1.CheckService/StreamCheck";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -83,15 +85,24 @@ impl Service<http::Request<Body>> for CheckFront {
     }
 
     #[inline]
-    fn call(&mut self, request: http::Request<Body>) -> Answering {
+    fn call(&mut self, mut request: http::Request<Body>) -> Answering {
         let services = Arc::clone(&self.0);
         match request.uri().path() {
-            CHECK => {
+            CHECK => Answering::First(Box::new(First {
+                arrival: services.check.arrival_of(request.headers()),
+                services,
+                request,
+                reading: Reading::default(),
+            })),
+            BATCH_CHECK => {
                 let arrival = services.check.arrival_of(request.headers());
-                Answering::First(Box::pin(services.first(request, arrival)))
+                let asked = Asked::of(&services, Way::Batch, &arrival, &request);
+                request.extensions_mut().insert(arrival);
+                Answering::Batch(services.all.clone().call(request), asked)
             }
-            STREAM_CHECK => Answering::Unwritten(services.streams.clone().call(request)),
-            _ => Answering::Unwritten(services.all.clone().call(request)),
+            // Whether the stream goes on is told at once.
+            STREAM_CHECK => Answering::AtOnce(services.streams.clone().call(request)),
+            _ => Answering::AtOnce(services.all.clone().call(request)),
         }
     }
 }
@@ -99,17 +110,45 @@ impl Service<http::Request<Body>> for CheckFront {
 /// How far an answer of CheckService is.
 pub(super) enum Answering {
     /// A Check that is read, and answered if it is a usual one.
-    First(BoxFuture<http::Response<Body>, Box<Unusual>>),
+    First(Box<First>),
     /// A Check that the generated service answers; it may count a use.
-    Generated(BoxFuture<http::Response<Body>, Infallible>),
-    /// A call that writes nothing before its headers.
-    Unwritten(BoxFuture<http::Response<Body>, Infallible>),
+    Generated(BoxFuture<http::Response<Body>, Infallible>, Box<Asked>),
+    /// A batch, which writes nothing.
+    Batch(BoxFuture<http::Response<Body>, Infallible>, Box<Asked>),
+    /// A call that waits for nothing before its headers.
+    AtOnce(BoxFuture<http::Response<Body>, Infallible>),
 }
 
-/// A Check that is left to the generated service.
-pub(super) struct Unusual {
+/// A Check that is being read.
+pub(super) struct First {
     services: Arc<Services>,
     request: http::Request<Body>,
+    reading: Reading,
+    arrival: Arrival,
+}
+
+/// What is told of a call that the generated service has, if it is given up.
+pub(super) struct Asked {
+    services: Arc<Services>,
+    way: Way,
+    arrival: Arrival,
+    who: Who,
+}
+
+impl Asked {
+    fn of<T>(
+        services: &Arc<Services>,
+        way: Way,
+        arrival: &Arrival,
+        request: &http::Request<T>,
+    ) -> Box<Self> {
+        Box::new(Self {
+            services: Arc::clone(services),
+            way,
+            arrival: arrival.clone(),
+            who: Who::of(request.headers(), request.extensions()),
+        })
+    }
 }
 
 impl Future for Answering {
@@ -119,72 +158,106 @@ impl Future for Answering {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         match this {
-            Self::First(answer) => match answer.as_mut().poll(context) {
-                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
-                Poll::Ready(Err(unusual)) => {
-                    let Unusual { services, request } = *unusual;
-                    *this = Self::Generated(services.all.clone().call(request));
-                    // Pending once: only who has a place by then may go on to submit a use.
-                    context.waker().wake_by_ref();
-                    Poll::Pending
+            Self::First(first) => {
+                let read = ready!(first.reading.poll(first.request.body_mut(), context));
+                if let Some(answer) = first.at_once(&read) {
+                    return Poll::Ready(Ok(answer));
                 }
-                Poll::Pending => Poll::Pending,
-            },
-            Self::Generated(answer) | Self::Unwritten(answer) => answer.as_mut().poll(context),
+                *this = first.unusual(read);
+                // Pending once: only who has a place by then may go on to submit a use.
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Self::Generated(answer, _) | Self::Batch(answer, _) | Self::AtOnce(answer) => {
+                answer.as_mut().poll(context)
+            }
         }
     }
 }
 
 impl DirectAnswer for Answering {
     fn may_write(&self) -> bool {
-        matches!(self, Self::Generated(_))
+        matches!(self, Self::Generated(..))
+    }
+
+    fn given_up(&self, why: Refusal) -> http::Response<Body> {
+        let status = match self {
+            Self::First(first) => {
+                let First {
+                    services,
+                    request,
+                    arrival,
+                    ..
+                } = &**first;
+                let (headers, extensions) = (request.headers(), request.extensions());
+                let asking = Asking::of(Way::Check, arrival, headers, extensions);
+                services.check.given_up(why, &asking)
+            }
+            Self::Generated(_, asked) | Self::Batch(_, asked) => {
+                let asking = Asking::known(asked.way, &asked.arrival, &asked.who);
+                asked.services.check.given_up(why, &asking)
+            }
+            Self::AtOnce(_) => return response(why),
+        };
+        status.into_http()
+    }
+}
+
+impl First {
+    /// The answer to a usual question that needs no wait; none if there is more to it.
+    #[inline]
+    fn at_once(&self, read: &Read) -> Option<http::Response<Body>> {
+        let Self {
+            services,
+            request,
+            arrival,
+            ..
+        } = self;
+        let Read::Whole(bytes) = read else {
+            return None;
+        };
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let asking = Asking::of(Way::Check, arrival, headers, extensions);
+        let answer = services.at_once(&asking, request, bytes)?;
+        services.check.took(Way::Check, arrival.came);
+        Some(match answer {
+            Ok(message) => replied(message),
+            Err(refusal) => services.check.refused(refusal, &asking).into_http(),
+        })
+    }
+
+    /// The same question, left to the generated service.
+    fn unusual(&mut self, read: Read) -> Answering {
+        let asked = Asked::of(&self.services, Way::Check, &self.arrival, &self.request);
+        let (mut parts, rest) = std::mem::take(&mut self.request).into_parts();
+        parts.extensions.insert(self.arrival.clone());
+        let body = Body::new(read.rewound(rest));
+        let request = http::Request::from_parts(parts, body);
+        Answering::Generated(self.services.all.clone().call(request), asked)
     }
 }
 
 impl Services {
-    async fn first(
-        self: Arc<Self>,
-        request: http::Request<Body>,
-        arrival: Arrival,
-    ) -> Result<http::Response<Body>, Box<Unusual>> {
-        let unusual = |services, request| Err(Box::new(Unusual { services, request }));
-        let (mut parts, mut body) = request.into_parts();
-        let read = Read::all(&mut body).await;
-        if let Read::Whole(bytes) = &read
-            && let asking = Asking::of(Way::Check, &arrival, &parts.headers, &parts.extensions)
-            && let Some(answer) = self.at_once(&asking, &parts, bytes)
-        {
-            self.check.took(Way::Check, arrival.came);
-            return Ok(match answer {
-                Ok(message) => replied(message),
-                Err(refusal) => self.check.refused(refusal, &asking).into_http(),
-            });
-        }
-        parts.extensions.insert(arrival);
-        let body = Body::new(read.rewound(body));
-        unusual(self, http::Request::from_parts(parts, body))
-    }
-
     /// The answer to a usual question that needs no wait; none if there is more to it.
     #[inline]
     fn at_once(
         &self,
         asking: &Asking<'_>,
-        parts: &http::request::Parts,
+        request: &http::Request<Body>,
         bytes: &Bytes,
     ) -> Option<Result<Bytes, Refusal>> {
         let usual = Usual::read(message_in(bytes, self.message_bytes_max)?)?;
-        self.decided(asking, parts, &usual).transpose()
+        self.decided(asking, request, &usual).transpose()
     }
 
     #[inline]
     fn decided(
         &self,
         asking: &Asking<'_>,
-        parts: &http::request::Parts,
+        request: &http::Request<Body>,
         usual: &Usual<'_>,
     ) -> Result<Option<Bytes>, Refusal> {
-        let caller = self.check.caller(&parts.headers, &parts.extensions)?;
+        let caller = self.check.caller(request.headers(), request.extensions())?;
         let need = match usual.need {
             None => None,
             Some((action, resource)) => {
@@ -217,41 +290,59 @@ pub(super) enum NoBody {
     Broken,
 }
 
-/// The whole body of a unary call.
-///
-/// # Errors
-/// [`NoBody`] if it breaks off or is longer than a message of `most` bytes may be.
-#[inline]
-pub(super) async fn collected(body: &mut Body, most: usize) -> Result<Bytes, NoBody> {
-    match Read::all(body).await {
-        Read::Whole(bytes) if bytes.len() > most + HEAD_BYTES => Err(NoBody::TooLong),
-        Read::Whole(bytes) => Ok(bytes),
-        Read::Begun(frames) => Box::pin(joined(frames, body, most)).await,
+/// The whole body of a unary call, as it comes.
+#[derive(Default)]
+pub(super) struct Collecting {
+    reading: Reading,
+    // Of what comes in several pieces.
+    joined: Option<BytesMut>,
+}
+
+impl Collecting {
+    /// The body once it is there; [`NoBody`] if it breaks off or is longer than a message of `most`
+    /// bytes may be.
+    #[inline]
+    pub(super) fn poll(
+        &mut self,
+        body: &mut Body,
+        most: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Bytes, NoBody>> {
+        if self.joined.is_none() {
+            match ready!(self.reading.poll(body, context)) {
+                Read::Whole(bytes) if bytes.len() > most + HEAD_BYTES => {
+                    return Poll::Ready(Err(NoBody::TooLong));
+                }
+                Read::Whole(bytes) => return Poll::Ready(Ok(bytes)),
+                Read::Begun(frames) => {
+                    let joined = self.joined.insert(BytesMut::new());
+                    for frame in frames {
+                        join(joined, frame, most)?;
+                    }
+                }
+            }
+        }
+        let joined = self.joined.get_or_insert_default();
+        while let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) {
+            join(joined, frame, most)?;
+        }
+        Poll::Ready(Ok(std::mem::take(joined).freeze()))
     }
 }
 
-async fn joined(
-    begun: VecDeque<Result<Frame<Bytes>, Status>>,
-    body: &mut Body,
+/// Adds a piece to those before it.
+fn join(
+    joined: &mut BytesMut,
+    frame: Result<Frame<Bytes>, Status>,
     most: usize,
-) -> Result<Bytes, NoBody> {
-    let mut all = BytesMut::new();
-    let mut begun = begun.into_iter();
-    loop {
-        let frame = match begun.next() {
-            Some(frame) => Some(frame),
-            None => poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await,
-        };
-        let Some(frame) = frame else {
-            return Ok(all.freeze());
-        };
-        if let Ok(data) = frame.map_err(|_| NoBody::Broken)?.into_data() {
-            if all.len() + data.len() > most + HEAD_BYTES {
-                return Err(NoBody::TooLong);
-            }
-            all.extend_from_slice(&data);
+) -> Result<(), NoBody> {
+    if let Ok(data) = frame.map_err(|_| NoBody::Broken)?.into_data() {
+        if joined.len() + data.len() > most + HEAD_BYTES {
+            return Err(NoBody::TooLong);
         }
+        joined.extend_from_slice(&data);
     }
+    Ok(())
 }
 
 /// What was read of a request's body.
@@ -262,18 +353,23 @@ enum Read {
     Begun(VecDeque<Result<Frame<Bytes>, Status>>),
 }
 
-impl Read {
+/// How far a body is read.
+#[derive(Default)]
+struct Reading {
+    whole: Option<Bytes>,
+}
+
+impl Reading {
     #[inline]
-    async fn all(body: &mut Body) -> Self {
-        let mut whole = None;
+    fn poll(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<Read> {
         loop {
-            let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
-            let frame = match (frame, &whole) {
-                (None, _) => return Self::Whole(whole.unwrap_or_default()),
+            let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+            let frame = match (frame, &self.whole) {
+                (None, _) => break,
                 (Some(Ok(frame)), None) if frame.is_data() => {
-                    whole = frame.into_data().ok();
+                    self.whole = frame.into_data().ok();
                     if body.is_end_stream() {
-                        return Self::Whole(whole.unwrap_or_default());
+                        break;
                     }
                     continue;
                 }
@@ -281,11 +377,14 @@ impl Read {
                 (Some(Ok(frame)), _) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
                 (Some(frame), _) => frame,
             };
-            let former = whole.map(Frame::data).map(Ok);
-            return Self::Begun(former.into_iter().chain([frame]).collect());
+            let former = self.whole.take().map(Frame::data).map(Ok);
+            return Poll::Ready(Read::Begun(former.into_iter().chain([frame]).collect()));
         }
+        Poll::Ready(Read::Whole(self.whole.take().unwrap_or_default()))
     }
+}
 
+impl Read {
     /// A body that yields again what was read, and then the rest.
     fn rewound(self, rest: Body) -> Rewound {
         let read = match self {
@@ -360,6 +459,8 @@ impl http_body::Body for Reply {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     /// A body of these frames; `ended` says at the last that it is the last.
@@ -401,7 +502,8 @@ mod tests {
         for ended in [false, true] {
             let frames = texts.iter().map(|text| data(text)).collect();
             let mut body = Body::new(Script { frames, ended });
-            let read = Read::all(&mut body).await;
+            let mut reading = Reading::default();
+            let read = poll_fn(|context| reading.poll(&mut body, context)).await;
             assert_eq!(matches!(read, Read::Whole(_)), whole, "{texts:?}");
             let again = bytes_of(read.rewound(body)).await;
             assert_eq!(again, texts.concat().as_bytes(), "{texts:?}");

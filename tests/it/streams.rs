@@ -281,15 +281,23 @@ async fn a_stream_ends_with_its_connection_and_that_is_counted_embedded() {
     cut("stalled", 0);
 }
 
-/// Sends bytes to a method that streams, without an end; the status in its trailers.
-async fn half_sent(address: &str, path: &str, bytes: Vec<u8>) -> String {
+/// Sends bytes to a method, with these headers and without an end; the status of its answer.
+pub(crate) async fn half_sent(
+    address: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    bytes: Vec<u8>,
+) -> String {
     let stream = TcpStream::connect(address).await.expect("connects");
     let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
     let connection = tokio::spawn(connection);
     let request = http::Request::post(format!("http://{address}{path}"))
-        .header("content-type", "application/grpc")
-        .body(())
-        .expect("a request");
+        .header("content-type", "application/grpc");
+    let add = |request: http::request::Builder, (name, value): &(&str, &str)| {
+        request.header(*name, *value)
+    };
+    let request = headers.iter().fold(request, add);
+    let request = request.body(()).expect("a request");
     let mut sender = sender.ready().await.expect("ready");
     let (response, mut body) = sender.send_request(request, false).expect("sent");
     body.send_data(bytes.into(), false).expect("sent");
@@ -325,12 +333,12 @@ async fn half_a_message_is_waited_for_as_any_request_and_no_longer_embedded() {
     let whole_and_half = [&framed[..], &framed[..9]].concat();
     let path = "/latchkey.v1.CheckService/StreamCheck";
     for bytes in [&framed[..3], &framed[..9], &whole_and_half] {
-        let status = half_sent(&server.address, path, bytes.to_vec()).await;
+        let status = half_sent(&server.address, path, &[], bytes.to_vec()).await;
         assert_eq!(status, "14", "{bytes:?}");
     }
     // A length beyond the limit is refused before anything is kept for it.
     let long = [0, 0, 1, 0, 1].to_vec();
-    assert_eq!(half_sent(&server.address, path, long).await, "11");
+    assert_eq!(half_sent(&server.address, path, &[], long).await, "11");
     let mut client = client(&server).await;
     client.check(check(&admin, &[])).await.expect("answered");
 }
@@ -342,7 +350,7 @@ async fn half_a_question_about_the_api_ends_its_stream_embedded() {
     for version in ["v1", "v1alpha"] {
         let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
         // It ends: with what status is the library's.
-        half_sent(&server.address, &path, vec![0, 0, 0, 0, 9, 1]).await;
+        half_sent(&server.address, &path, &[], vec![0, 0, 0, 0, 9, 1]).await;
     }
 }
 

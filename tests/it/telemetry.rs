@@ -4,6 +4,7 @@
 
 mod access;
 pub(crate) mod collector;
+mod given_up;
 mod log;
 mod metrics;
 mod reached;

@@ -151,19 +151,6 @@ impl Style {
     }
 }
 
-/// The request does not pass because the question could not be answered.
-pub(super) fn unanswered() -> Vec<u8> {
-    let refused = Refused {
-        denial: Denial::Unanswered,
-        need: None,
-        told: None,
-        // A sentence, which reads well as a body, too: what the request was is not known here.
-        grpc: true,
-        request_id: b"",
-    };
-    denied("", &refused)
-}
-
 /// The only place where it is said that a request does not pass.
 fn denied(realm: &str, refused: &Refused<'_>) -> Vec<u8> {
     let Refused {

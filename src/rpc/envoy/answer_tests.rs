@@ -254,7 +254,13 @@ fn bodies_and_challenges_need_no_escapes() {
 
 #[test]
 fn what_cannot_be_answered_is_denied() {
-    let response = read(&unanswered());
+    let response = read(&style(&Envoy::default()).denied(&Refused {
+        denial: Denial::Unanswered,
+        need: None,
+        told: None,
+        grpc: true,
+        request_id: b"",
+    }));
     assert_eq!(response.status.unwrap().code, 14);
     let denied = match response.http_response {
         Some(HttpResponse::DeniedResponse(denied)) => denied,

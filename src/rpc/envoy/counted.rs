@@ -140,19 +140,27 @@ impl Counting {
         }
     }
 
+    /// The answer to a question whose use may have been counted, which nobody waits for any more.
+    #[cold]
+    pub(super) fn given_up(&self) -> Response<Body> {
+        let Self { inner, used, .. } = self;
+        inner.give_up(used.facts.clone(), &self.asking());
+        used.denied(inner, Denial::Unanswered)
+    }
+
+    fn asking(&self) -> Asking<'_> {
+        let (arrival, who) = &self.came;
+        Asking::known(Way::Envoy, arrival, who)
+    }
+
     /// Counts it, and the answer then.
-    pub(super) async fn counted(self) -> Result<Response<Body>, Infallible> {
-        let Self {
-            inner,
-            mut used,
-            wait,
-            came: (arrival, who),
-        } = self;
-        let counted = count(&inner, &used, wait).await;
+    pub(super) async fn counted(self: Arc<Self>) -> Result<Response<Body>, Infallible> {
+        let Self { inner, used, .. } = &*self;
+        let counted = count(inner, used, self.wait).await;
         let check = inner.check();
-        check.took(Way::Envoy, arrival.came);
-        let asking = Asking::known(Way::Envoy, &arrival, &who);
-        let facts = used.facts.take();
+        let asking = self.asking();
+        check.took(Way::Envoy, asking.arrival.came);
+        let facts = used.facts.clone();
         match &counted {
             Ok(reason) => {
                 let kind = used.seen.as_ref().map(|(_, kind, _)| *kind);
@@ -161,10 +169,10 @@ impl Counting {
             Err(_) => check.tell(facts, (false, Denial::Unanswered.name()), &asking),
         }
         Ok(match counted {
-            Ok(Reason::Allowed) => inner.passed(used.allowed),
-            Ok(reason) => used.denied(&inner, Denial::Token(reason)),
+            Ok(Reason::Allowed) => inner.passed(used.allowed.clone()),
+            Ok(reason) => used.denied(inner, Denial::Token(reason)),
             // It may have been counted; the request does not pass.
-            Err(_) => used.denied(&inner, Denial::Unanswered),
+            Err(_) => used.denied(inner, Denial::Unanswered),
         })
     }
 }

@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -39,8 +39,8 @@ use super::super::front::DirectAnswer;
 use super::super::metrics::{Metrics, Passed, Way};
 use super::super::observe::{Arrival, Asking, Facts, Who, parent_in};
 use super::super::question::Told;
-use super::super::unary::{NoBody, collected, replied};
-use super::answer::{Refused, Style, unanswered};
+use super::super::unary::{Collecting, NoBody, replied};
+use super::answer::{Refused, Style};
 use super::attributes::Attributes;
 use super::counted::{Counting, Use};
 use super::denial::Denial;
@@ -116,27 +116,32 @@ impl Service<http::Request<Body>> for EnvoyFront {
 
     #[inline]
     fn call(&mut self, request: http::Request<Body>) -> EnvoyAnswering {
-        EnvoyAnswering {
-            metrics: self.0.metrics.clone(),
-            state: State::First(Box::pin(
-                Arc::clone(&self.0).first(request, self.0.check.arrival()),
-            )),
-        }
+        let (parts, body) = request.into_parts();
+        EnvoyAnswering::First(Box::new(First {
+            inner: Arc::clone(&self.0),
+            arrival: self.0.check.arrival(),
+            parts,
+            body,
+            collecting: Collecting::default(),
+        }))
     }
 }
 
-/// An answer to Envoy.
-pub(in super::super) struct EnvoyAnswering {
-    state: State,
-    metrics: Metrics,
+/// How far an answer to Envoy is.
+pub(in super::super) enum EnvoyAnswering {
+    /// It is read, and answered unless a use must be counted.
+    First(Box<First>),
+    /// A use is being counted.
+    Counted(BoxFuture<http::Response<Body>, Infallible>, Arc<Counting>),
 }
 
-/// How far it is.
-enum State {
-    /// It is read, and answered unless a use must be counted.
-    First(BoxFuture<http::Response<Body>, Box<Counting>>),
-    /// A use is being counted.
-    Counted(BoxFuture<http::Response<Body>, Infallible>),
+/// A question that is being read.
+pub(in super::super) struct First {
+    inner: Arc<Inner>,
+    arrival: Arrival,
+    parts: Parts,
+    body: Body,
+    collecting: Collecting,
 }
 
 impl Future for EnvoyAnswering {
@@ -144,32 +149,34 @@ impl Future for EnvoyAnswering {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let state = &mut self.get_mut().state;
-        match state {
-            State::First(answer) => match answer.as_mut().poll(context) {
-                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
-                Poll::Ready(Err(counting)) => {
-                    *state = State::Counted(Box::pin(counting.counted()));
+        let this = self.get_mut();
+        match this {
+            Self::First(first) => match ready!(first.poll(context)) {
+                Ok(answer) => Poll::Ready(Ok(answer)),
+                Err(counting) => {
+                    let counted = Box::pin(Arc::clone(&counting).counted());
+                    *this = Self::Counted(counted, counting);
                     // Pending once: only who has a place by then may go on to submit a use.
                     context.waker().wake_by_ref();
                     Poll::Pending
                 }
-                Poll::Pending => Poll::Pending,
             },
-            State::Counted(answer) => answer.as_mut().poll(context),
+            Self::Counted(answer, _) => answer.as_mut().poll(context),
         }
     }
 }
 
 impl DirectAnswer for EnvoyAnswering {
     fn may_write(&self) -> bool {
-        matches!(self.state, State::Counted(_))
+        matches!(self, Self::Counted(..))
     }
 
     // An error of gRPC could let the request pass.
     fn given_up(&self, _: Refusal) -> http::Response<Body> {
-        self.metrics.passed(Passed::Unavailable);
-        replied(unanswered().into())
+        match self {
+            Self::First(first) => first.given_up(),
+            Self::Counted(_, counting) => counting.given_up(),
+        }
     }
 }
 
@@ -237,35 +244,72 @@ impl routes::Headers for Asked<'_> {
     }
 }
 
-impl Inner {
-    async fn first(
-        self: Arc<Self>,
-        request: http::Request<Body>,
-        mut arrival: Arrival,
-    ) -> Result<http::Response<Body>, Box<Counting>> {
-        let (parts, mut body) = request.into_parts();
-        let step = match collected(&mut body, self.message_bytes_max).await {
-            Ok(body) => self.at_once(&mut arrival, &parts, &body),
-            Err(NoBody::TooLong) => self.unread(Denial::TooLarge, &arrival, &parts),
-            Err(NoBody::Broken) => self.unread(Denial::Unreadable, &arrival, &parts),
+impl First {
+    #[inline]
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<http::Response<Body>, Arc<Counting>>> {
+        let most = self.inner.message_bytes_max;
+        let body = ready!(self.collecting.poll(&mut self.body, most, context));
+        let Self {
+            inner,
+            arrival,
+            parts,
+            ..
+        } = self;
+        let step = match body {
+            Ok(body) => inner.at_once(arrival, parts, &body),
+            Err(NoBody::TooLong) => inner.unread(Denial::TooLarge, arrival, parts),
+            Err(NoBody::Broken) => inner.unread(Denial::Unreadable, arrival, parts),
         };
-        match step {
+        Poll::Ready(match step {
             Step::Answer(answer) => {
-                self.check.took(Way::Envoy, arrival.came);
+                inner.check.took(Way::Envoy, arrival.came);
                 Ok(replied(answer.into()))
             }
             Step::Error => {
-                self.check.took(Way::Envoy, arrival.came);
+                inner.check.took(Way::Envoy, arrival.came);
                 let message = Reason::Stale.message().to_owned();
                 Ok(response(Refusal::Unavailable(message)))
             }
-            Step::Count(used) => {
-                let wait = budget(&parts.headers, WAIT_MAX);
-                let trace = parent_in(&parts.headers).or(used.trace);
-                let who = Who::called(&used.request_id, trace, &parts.extensions);
-                Err(Box::new(Counting::new(self, used, wait, (arrival, who))))
-            }
+            Step::Count(used) => Err(self.counting(used)),
+        })
+    }
+
+    #[cold]
+    fn counting(&self, used: Box<Use>) -> Arc<Counting> {
+        let wait = budget(&self.parts.headers, WAIT_MAX);
+        let trace = parent_in(&self.parts.headers).or(used.trace);
+        let who = Who::called(&used.request_id, trace, &self.parts.extensions);
+        let came = (self.arrival.clone(), who);
+        let inner = Arc::clone(&self.inner);
+        Arc::new(Counting::new(inner, used, wait, came))
+    }
+
+    /// The answer to a question that was not read in time.
+    #[cold]
+    fn given_up(&self) -> http::Response<Body> {
+        let (check, mut arrival) = (&self.inner.check, self.arrival.clone());
+        if check.observer().traces() {
+            // What the request says of itself is not known.
+            let headers = &self.parts.headers;
+            check.observer().join(&mut arrival, headers, || None);
         }
+        let asking = Asking::about(&arrival, b"", None, &self.parts);
+        self.inner.give_up(check.facts_of_denial(&arrival), &asking);
+        // A sentence, which reads well as a body, too: what the request was is not known.
+        replied(self.inner.refused(Denial::Unanswered, true, b"").into())
+    }
+}
+
+impl Inner {
+    /// Takes the time of a question that is given up, and tells of it.
+    #[cold]
+    pub(super) fn give_up(&self, facts: Option<Box<Facts>>, asking: &Asking<'_>) {
+        self.check.took(Way::Envoy, asking.arrival.came);
+        let unanswered = (false, Denial::Unanswered.name());
+        self.check.tell(facts, unanswered, asking);
     }
 
     #[inline]

@@ -350,12 +350,12 @@ impl Observer {
         }
     }
 
-    /// Tells of a batch of so many that was answered, or refused.
-    pub(super) fn tell_batch(&self, asking: &Asking<'_>, ended: Ended, checks: usize) {
+    /// Tells of a batch of so many, if that is known, that was answered, or refused.
+    pub(super) fn tell_batch(&self, asking: &Asking<'_>, ended: Ended, checks: Option<usize>) {
         let arrival = asking.arrival;
         if arrival.wanted.is_some() {
             let facts = Facts {
-                checks: Some(checks),
+                checks,
                 ..Facts::default()
             };
             self.span(

@@ -8,8 +8,8 @@ use latchkey::proto::envoy::service::auth::v3 as auth;
 use latchkey::proto::v1;
 use serde_json::Value;
 use tempfile::TempDir;
-use tonic::Request;
 use tonic::transport::Channel;
+use tonic::{IntoRequest, Request};
 
 use super::shown;
 use crate::leaks::metrics;
@@ -22,7 +22,7 @@ use v1::check_service_client::CheckServiceClient;
 /// Questions until a line must have said how many were left out before it.
 const QUESTIONS_MAX: usize = 100_000;
 
-const ROUTES: &str = r#"
+pub(super) const ROUTES: &str = r#"
 [[route]]
 path = "/v1/secrets/{name}"
 action = "secrets:read"
@@ -45,7 +45,7 @@ pub(super) fn server(folder: &TempDir, settings: &[&str]) -> Server {
 }
 
 /// The access lines of a log.
-fn lines(log: &str) -> Vec<Value> {
+pub(super) fn lines(log: &str) -> Vec<Value> {
     let lines = log
         .lines()
         .filter(|line| line.contains(r#""target":"access""#));
@@ -108,7 +108,7 @@ fn summaries(lines: &[Value]) -> Vec<String> {
         .collect()
 }
 
-async fn ask(channel: &Channel, question: auth::CheckRequest) -> i32 {
+pub(super) async fn ask(channel: &Channel, question: impl IntoRequest<auth::CheckRequest>) -> i32 {
     let mut client = AuthorizationClient::new(channel.clone());
     let answer = client.check(question).await.expect("answered");
     answer.into_inner().status.expect("a status").code

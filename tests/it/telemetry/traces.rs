@@ -31,7 +31,7 @@ const INTERNAL: i32 = 1;
 /// The name of a Check's span.
 pub(super) const UNARY: &str = "latchkey.v1.CheckService/Check";
 /// Of a caller.
-const CALLER: &str = "00f067aa0ba902b7";
+pub(super) const CALLER: &str = "00f067aa0ba902b7";
 /// More Checks than there are places for their spans.
 const MANY: usize = 6_000;
 
@@ -51,7 +51,7 @@ pub(super) fn traced<T>(number: u8, sampled: bool, mut request: Request<T>) -> R
 }
 
 /// Starts it with a collector.
-fn telling(folder: &TempDir, collector: &Collector, settings: &[&str]) -> Server {
+pub(super) fn telling(folder: &TempDir, collector: &Collector, settings: &[&str]) -> Server {
     let endpoint = collector.setting();
     let settings: Vec<&str> = settings.iter().copied().chain([&*endpoint]).collect();
     tokio::task::block_in_place(|| server(folder, &settings))
