@@ -20,7 +20,7 @@ use super::auth::Kept;
 use super::check::{CheckRpc, WAIT_MAX};
 use super::errors::{how, invalid, status, told};
 use super::metrics::Way;
-use super::observe::{Asking, Who};
+use super::observe::{Asking, Streamed, Who};
 
 /// The answers of a stream.
 pub(super) type Answers =
@@ -79,6 +79,8 @@ struct Questions {
     rpc: CheckRpc,
     caller: Kept,
     who: Who,
+    // None where none of them is told of in a span.
+    streamed: Option<Streamed>,
     questions: Streaming<v1::StreamCheckRequest>,
     drain: Drain,
 }
@@ -97,15 +99,17 @@ pub(super) fn answers(
         Ok(Kept::of(caller))
     });
     let caller = judged.map_err(|refusal| {
-        let arrival = rpc.arrival();
+        let arrival = rpc.arrival_of(request.metadata().as_ref());
         rpc.refused(refusal, &Asking::by(Way::Stream, &arrival, &request))
     })?;
     let drain = Drain::of(&request);
     let who = Who::of(request.metadata().as_ref(), request.extensions());
+    let streamed = rpc.observer().streamed(request.metadata().as_ref());
     let stream = Questions {
         drain,
         caller,
         who,
+        streamed,
         rpc,
         questions: request.into_inner(),
     };
@@ -132,7 +136,8 @@ impl Questions {
             return Ok(None);
         };
         let v1::StreamCheckRequest { id, check } = question;
-        let (caller, arrival) = (self.caller.credentials(), self.rpc.arrival());
+        let arrival = self.rpc.observer().arrival_in(self.streamed.as_ref());
+        let caller = self.caller.credentials();
         let asking = Asking::known(Way::Stream, &arrival, &self.who);
         let answer = match &check {
             Some(check) => self.rpc.answer(caller, check, WAIT_MAX, &asking).await,

@@ -8,7 +8,8 @@
 //! Used by CheckService and by Envoy's service, and by `front` for the spans of calls; `cli` says
 //! what is told. A question of which nothing is told pays a branch when it comes and one when it is
 //! decided, and with traces on a look at its headers. Facts are gathered while the decision is at
-//! hand, told when the answer is made. Questions of a stream have no span: its call has not ended.
+//! hand, told when the answer is made. Each question of a stream has a span of its own in its
+//! caller's: the stream itself, which may go on for ever, has none.
 
 mod call;
 mod facts;
@@ -83,10 +84,18 @@ struct Wanted {
 
 /// The trace that a question is part of.
 #[derive(Clone, Debug)]
-struct Joined {
+pub(super) struct Joined {
     trace: [u8; 16],
     parent: Option<[u8; 8]>,
     state: String,
+}
+
+/// Which questions of a stream are part of a trace.
+pub(super) enum Streamed {
+    /// All of them: of the one that its caller records.
+    Of(Joined),
+    /// So many of them, each of one of its own.
+    Alone,
 }
 
 /// A question that is being answered: how it came and when, and where to read of who asks.
@@ -175,6 +184,25 @@ impl<'a> Asking<'a> {
             ),
             From::Known(who) => who.clone(),
         }
+    }
+}
+
+impl Arrival {
+    fn join(&mut self, joined: Option<Joined>) {
+        if joined.is_some() {
+            self.wanted.get_or_insert_default().span = joined;
+        }
+    }
+}
+
+impl Joined {
+    /// Within a span of the caller's, if that is recorded.
+    fn of(parent: Parent, headers: &HeaderMap) -> Option<Self> {
+        parent.sampled.then(|| Self {
+            trace: parent.trace,
+            parent: Some(parent.span),
+            state: state_in(headers),
+        })
     }
 }
 
@@ -277,20 +305,49 @@ impl Observer {
     #[cold]
     fn join_trace(&self, arrival: &mut Arrival, parent: Option<Parent>, headers: &HeaderMap) {
         let joined = match parent {
-            Some(parent) if parent.sampled => Joined {
-                trace: parent.trace,
-                parent: Some(parent.span),
-                state: state_in(headers),
-            },
-            Some(_) => return,
-            None if self.samples(self.0.traces) => Joined {
-                trace: self.new_trace(),
-                parent: None,
-                state: String::new(),
-            },
-            None => return,
+            Some(parent) => Joined::of(parent, headers),
+            None => self.alone(),
         };
-        arrival.wanted.get_or_insert_default().span = Some(joined);
+        arrival.join(joined);
+    }
+
+    /// A trace of its own, for so many.
+    fn alone(&self) -> Option<Joined> {
+        self.samples(self.0.traces).then(|| Joined {
+            trace: self.new_trace(),
+            parent: None,
+            state: String::new(),
+        })
+    }
+
+    /// Which questions of a stream that begins with these headers are part of a trace; none if none
+    /// is.
+    pub(super) fn streamed(&self, headers: &HeaderMap) -> Option<Streamed> {
+        if !self.traces() {
+            return None;
+        }
+        match parent_in(headers) {
+            Some(parent) => Joined::of(parent, headers).map(Streamed::Of),
+            None => (self.0.traces > Ratio::NONE).then_some(Streamed::Alone),
+        }
+    }
+
+    /// A question of a stream that comes now.
+    #[inline]
+    pub(super) fn arrival_in(&self, streamed: Option<&Streamed>) -> Arrival {
+        let mut arrival = self.arrival();
+        if let Some(streamed) = streamed {
+            self.join_stream(&mut arrival, streamed);
+        }
+        arrival
+    }
+
+    #[cold]
+    fn join_stream(&self, arrival: &mut Arrival, streamed: &Streamed) {
+        arrival.join(match streamed {
+            Streamed::Of(joined) => Some(joined.clone()),
+            Streamed::Alone => self.alone(),
+        });
     }
 
     fn new_trace(&self) -> [u8; 16] {

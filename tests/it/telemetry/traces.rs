@@ -6,8 +6,9 @@
 
 use latchkey::proto::v1;
 use tempfile::TempDir;
-use tonic::Request;
+use tokio_stream::Iter;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use super::access::{of_envoy, server};
 use super::collector::{Collector, Span};
@@ -25,11 +26,15 @@ use v1::audit_service_client::AuditServiceClient;
 use v1::check_service_client::CheckServiceClient;
 use v1::token_service_client::TokenServiceClient;
 
+type Questions = Iter<std::vec::IntoIter<v1::StreamCheckRequest>>;
+
 /// OTLP's number of a server's span, and of one inside.
 const SERVER: i32 = 2;
 const INTERNAL: i32 = 1;
 /// The name of a Check's span.
 pub(super) const UNARY: &str = "latchkey.v1.CheckService/Check";
+/// Of a question of a stream.
+const STREAM: &str = "latchkey.v1.CheckService/StreamCheck";
 /// Of a caller.
 pub(super) const CALLER: &str = "00f067aa0ba902b7";
 /// More Checks than there are places for their spans.
@@ -155,6 +160,77 @@ async fn every_way_to_ask_makes_one_span_a_call_embedded() {
     check(4, "latchkey.v1.CheckService/BatchCheck", ["", "OK", "2"]);
     check(5, UNARY, ["INVALID_ARGUMENT", "INVALID_ARGUMENT", ""]);
     assert_eq!(collector.spans().len(), 5, "{:#?}", collector.spans());
+}
+
+/// Asks on one stream, and reads the answers.
+async fn ask_all(
+    channel: &Channel,
+    checks: &[v1::CheckRequest],
+    call: impl FnOnce(Questions) -> Request<Questions>,
+) -> Result<(), Status> {
+    let checks = checks.iter().cloned().zip(1..);
+    let questions = checks.map(|(check, id)| v1::StreamCheckRequest {
+        id,
+        check: Some(check),
+    });
+    let questions: Vec<_> = questions.collect();
+    let asked = questions.len();
+    let mut client = CheckServiceClient::new(channel.clone());
+    let answers = client.stream_check(call(tokio_stream::iter(questions)));
+    let mut answers = answers.await?.into_inner();
+    for _ in 0..asked {
+        answers.message().await?.expect("an answer");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_question_of_a_sampled_stream_is_a_span_and_no_other_is_embedded() {
+    let (folder, collector) = (fresh(), Collector::start().await);
+    let server = telling(&folder, &collector, &["check.open=false"]);
+    let admin = server.admin.clone().expect("fresh");
+    let (id, secret) = server
+        .admin()
+        .issue("--kind user --ttl 1h --name a --reason a");
+    let channel = channel(&server.address).await;
+    let checks = [
+        check(&secret, &[("secrets:read", "acme/web")]),
+        check("", &[]),
+        check(&secret, &[("a:b", "c/../d")]),
+    ];
+    let told = |questions| traced(1, true, bearer(&admin, questions));
+    ask_all(&channel, &checks, told).await.expect("answered");
+    let untold = |questions| traced(2, false, bearer(&admin, questions));
+    ask_all(&channel, &checks, untold).await.expect("answered");
+    let silent = |questions| bearer(&admin, questions);
+    ask_all(&channel, &checks, silent).await.expect("answered");
+    // A stream that is not opened at all.
+    let nobodys = |questions| traced(3, true, Request::new(questions));
+    ask_all(&channel, &checks, nobodys)
+        .await
+        .expect_err("refused");
+    collector.received(4).await;
+    ended(server);
+    let mut spans = collector.spans();
+    let refused = collector.span(&trace(3), STREAM);
+    spans.retain(|span| span.id != refused.id);
+    let told = |span: &Span| {
+        let told = |name: &str| span.attributes.get(name).cloned().unwrap_or_default();
+        let names = ["latchkey.reason", "rpc.response.status_code"];
+        names.map(told).join(" ")
+    };
+    assert_eq!(told(&refused), "UNAUTHENTICATED UNAUTHENTICATED");
+    let found: Vec<String> = spans.iter().map(told).collect();
+    let invalid = "INVALID_ARGUMENT INVALID_ARGUMENT";
+    assert_eq!(found, ["allowed OK", "no_token OK", invalid]);
+    for span in &spans {
+        assert_eq!((&span.trace, &*span.parent), (&trace(1), CALLER));
+        assert_eq!((&*span.name, span.kind), (STREAM, SERVER));
+        assert_eq!(span.state, "vendor=1");
+    }
+    assert_ne!(spans[0].id, spans[1].id);
+    assert_eq!(spans[0].attributes["latchkey.token.id"], id);
+    assert!(!collector.holds(&secret[4..30]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,20 +364,32 @@ async fn of_calls_that_say_nothing_so_many_have_spans_as_the_ratio_says_embedded
     }
     let unsampled = traced(1, false, Request::new(check("", &[])));
     client.check(unsampled).await.expect("answered");
+    // Each question of a stream is one.
+    let stream = channel(&server.address).await;
+    let checks = [check("", &[]), check("", &[])];
+    ask_all(&stream, &checks, Request::new)
+        .await
+        .expect("answered");
+    let untold = |questions| traced(1, false, Request::new(questions));
+    ask_all(&stream, &checks, untold).await.expect("answered");
     let mut tokens = TokenServiceClient::new(channel(&server.address).await);
     let who = bearer(
         server.admin.as_deref().expect("fresh"),
         v1::WhoAmIRequest::default(),
     );
     tokens.who_am_i(who).await.expect("answered");
-    collector.received(4).await;
+    collector.received(6).await;
     ended(server);
     let mut spans = collector.spans();
     spans.retain(|span| span.parent.is_empty());
     let mut names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
     names.sort_unstable();
-    assert_eq!(names, [UNARY, UNARY, "latchkey.v1.TokenService/WhoAmI"]);
-    assert_ne!(spans[0].trace, spans[1].trace);
+    let who = "latchkey.v1.TokenService/WhoAmI";
+    assert_eq!(names, [UNARY, UNARY, STREAM, STREAM, who]);
+    let mut traces: Vec<&str> = spans.iter().map(|span| span.trace.as_str()).collect();
+    traces.sort_unstable();
+    traces.dedup();
+    assert_eq!(traces.len(), spans.len(), "{spans:#?}");
 }
 
 /// Asks so many sampled Checks, and how many of their spans were lost, and how.
