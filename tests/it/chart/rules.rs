@@ -182,7 +182,24 @@ fn queries() -> Vec<(String, String)> {
     found
 }
 
-/// What the alerts ask for: that each metric is there, and has each label that it is asked for by.
+/// What one matcher of an alert asks for: each value that it names, or any.
+fn matched(matcher: &str) -> Vec<String> {
+    let quoted = |text: &str| text.trim_matches('"').to_owned();
+    if let Some((label, values)) = matcher.split_once("=~") {
+        let values = quoted(values);
+        let each = values
+            .split('|')
+            .map(|value| format!("{label}=\"{value}\""));
+        return each.collect();
+    }
+    match matcher.split_once("!=") {
+        Some((label, _)) => vec![format!("{label}!=\"\"")],
+        None => vec![matcher.to_owned()],
+    }
+}
+
+/// What the alerts ask for: that each metric is there, and has each label that it is asked for by,
+/// with each value.
 fn asked_for() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for rule in rules() {
@@ -197,11 +214,17 @@ fn asked_for() -> BTreeSet<String> {
             }
             let matchers = rest.strip_prefix('{').and_then(|it| it.split_once('}'));
             let labels = matchers.map_or("", |(inside, _)| inside).split(',');
-            let labels: Vec<String> = labels
-                .filter_map(|one| one.split_once(['=', '!']))
-                .map(|(label, _)| format!("{label}!=\"\""))
-                .collect();
-            found.insert(format!("latchkey_{name}{{{}}}", labels.join(",")));
+            let labels = labels.filter(|one| !one.is_empty()).map(matched);
+            let mut queries = vec![String::new()];
+            for values in labels {
+                let with = |query: &String| {
+                    let each = values.iter().map(|value| format!("{query}{value},"));
+                    each.collect::<Vec<_>>()
+                };
+                queries = queries.iter().flat_map(with).collect();
+            }
+            let queries = queries.iter();
+            found.extend(queries.map(|labels| format!("latchkey_{name}{{{labels}}}")));
         }
     }
     assert!(found.len() > 10, "{found:?}");
