@@ -27,6 +27,8 @@ const WRITTEN_MAX: usize = 64;
 /// So many characters behind its prefix make a text a token's.
 const SECRET_CHARS: usize = 12;
 const MASK: &str = "***";
+/// How often a text may be percent-encoded and still be looked through.
+const DECODED_MAX: usize = 3;
 
 /// What a line tells.
 #[derive(Clone, Debug, Default)]
@@ -245,10 +247,56 @@ async fn write(mut queue: mpsc::Receiver<Line>, stop: CancellationToken) {
 }
 
 /// A text that a client has chosen, as far as it may be told: so many characters, and a token's
-/// text in it masked.
+/// text in it masked, also where some of it is percent-encoded (RFC 3986, section 2.1), perhaps more
+/// than once: what is masked there is told decoded.
 #[must_use]
 pub fn masked(text: &str, chars_max: usize) -> String {
-    let mut told: String = text.chars().take(chars_max).collect();
+    let told: String = text.chars().take(chars_max).collect();
+    let mut decoded = told.clone();
+    for _ in 0..DECODED_MAX {
+        let once = percent_decoded(&decoded);
+        if once == decoded {
+            break;
+        }
+        decoded = once;
+        let hidden = without_tokens(decoded.clone());
+        if hidden != decoded {
+            return hidden;
+        }
+    }
+    without_tokens(told)
+}
+
+/// A text in which each `%` with two digits is the byte that it stands for.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let encoded = match behind {
+            [high, low, ..] if *first == b'%' => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        match encoded {
+            Some((high, low)) => {
+                bytes.push(high << 4 | low);
+                rest = &behind[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The value of a digit of either case.
+fn digit(byte: u8) -> Option<u8> {
+    let value = char::from(byte).to_digit(16)?;
+    u8::try_from(value).ok()
+}
+
+fn without_tokens(mut told: String) -> String {
     for prefix in TokenKind::ALL.map(TokenKind::prefix) {
         let mut from = 0;
         while !prefix.is_empty()
@@ -336,6 +384,13 @@ mod tests {
         check("lks_0123456789ablku_0123456789ab", "lks_***_***");
         check("lkt_0123456789ab,lkt_0123456789ab", "lkt_***,lkt_***");
         check("lku_short/x", "lku_short/x");
+        check("/a/lku%5F0123456789ab/x", "/a/lku_***/x");
+        check("/a/%6cku_0123456789a%62/x", "/a/lku_***/x");
+        check("/lku%255f0123456789ab/x", "/lku_***/x");
+        check("/lku%5F0123456789ab0123456789012345678", "/lku_***");
+        check("/a%2Fb/%zz/%", "/a%2Fb/%zz/%");
+        // One as it is, and another's prefix that is no token's.
+        check("lku_0123456789ab/lks%5Fx", "lku_***/lks_***");
         // The rest of it was cut off.
         check(
             "/0123456789012345678901234567890/lka_01234567890123456789",
