@@ -337,7 +337,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "telemetry.access.denials_per_second",
-        "denials that have one beside those, a second at the most; `0` is none",
+        "denials that have one beside those, a second at the most, and as many logins and management calls that are denied; `0` is none",
     ),
     key(
         "telemetry.otlp.endpoint",

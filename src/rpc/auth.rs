@@ -100,10 +100,25 @@ impl Kept {
     }
 }
 
-/// The calling token of a write, for the log: empty when the call comes in, filled by whoever
-/// recognises the token. It comes with every managed request as an extension.
+/// Who calls, for the log: empty when the call comes in, filled by whoever recognises the token, or
+/// does not let it log in. It comes with every managed request as an extension.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Calling(Arc<OnceLock<TokenId>>);
+pub(super) struct Calling(Arc<Caller>);
+
+#[derive(Debug, Default)]
+struct Caller {
+    token: OnceLock<TokenId>,
+    login: OnceLock<RefusedLogin>,
+}
+
+/// A login that was refused.
+#[derive(Clone, Debug)]
+pub(super) struct RefusedLogin {
+    /// Who it says that it is.
+    pub(super) client_id: String,
+    /// Why it was, which its caller may not learn.
+    pub(super) outcome: &'static str,
+}
 
 impl Calling {
     /// That of the call which took this request.
@@ -117,12 +132,28 @@ impl Calling {
 
     /// Where the id is to be put.
     pub(super) fn cell(&self) -> &OnceLock<TokenId> {
-        &self.0
+        &self.0.token
     }
 
-    /// The id; empty if no token was recognised.
+    /// Takes note of a login that is refused.
+    pub(super) fn refused(&self, login: RefusedLogin) {
+        // There is one login in a call.
+        let _ = self.0.login.set(login);
+    }
+
+    /// The login that was refused, if it was.
+    pub(super) fn login(&self) -> Option<&RefusedLogin> {
+        self.0.login.get()
+    }
+
+    /// The calling token, if it was recognised.
+    pub(super) fn token(&self) -> Option<TokenId> {
+        self.0.token.get().copied()
+    }
+
+    /// Its id; empty if no token was recognised.
     pub(super) fn text(&self) -> String {
-        self.0.get().map(TokenId::to_string).unwrap_or_default()
+        self.token().map(|id| id.to_string()).unwrap_or_default()
     }
 }
 

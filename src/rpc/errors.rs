@@ -15,6 +15,10 @@ use crate::domain::refusal::Refusal;
 
 /// How a call ends that nobody vouches for.
 pub(super) const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+/// How a call ends of somebody who may not.
+pub(super) const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
+/// The reason of what comes too fast.
+pub(super) const RATE_LIMITED: &str = "RATE_LIMITED";
 
 const DOMAIN: &str = "latchkey";
 
@@ -37,7 +41,7 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
         Refusal::Unauthenticated => (Code::Unauthenticated, UNAUTHENTICATED),
         Refusal::LoginRefused(_) => (Code::Unauthenticated, "LOGIN_REFUSED"),
-        Refusal::NotPermitted(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
+        Refusal::NotPermitted(_) => (Code::PermissionDenied, PERMISSION_DENIED),
         Refusal::PeerNotAllowed => (Code::PermissionDenied, "PEER_NOT_ALLOWED"),
         Refusal::Boundary(_) => (Code::PermissionDenied, "BOUNDARY"),
         Refusal::NotAMember => (Code::PermissionDenied, "NOT_A_MEMBER"),
@@ -46,7 +50,7 @@ fn mapped(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Conflict(_) => (Code::Aborted, "CONFLICT"),
         Refusal::Precondition(_) => (Code::FailedPrecondition, "FAILED_PRECONDITION"),
         Refusal::Limit(_) => (Code::ResourceExhausted, "LIMIT_EXCEEDED"),
-        Refusal::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
+        Refusal::RateLimited { .. } => (Code::ResourceExhausted, RATE_LIMITED),
         Refusal::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
         Refusal::Unavailable(_) => (Code::Unavailable, "UNAVAILABLE"),
         Refusal::OutcomeUnknown => (Code::Unknown, "OUTCOME_UNKNOWN"),
@@ -185,7 +189,7 @@ fn name(code: Code) -> &'static str {
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::NotFound => "NOT_FOUND",
         Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::PermissionDenied => PERMISSION_DENIED,
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
         Code::FailedPrecondition => "FAILED_PRECONDITION",
         Code::Aborted => "ABORTED",

@@ -34,10 +34,10 @@ use crate::proto::v1::login_service_server::SERVICE_NAME as LOGIN;
 
 use super::auth::{Calling, Peer, admit, budget};
 use super::enforce::Patience;
-use super::errors::{ended, response};
+use super::errors::{PERMISSION_DENIED, RATE_LIMITED, UNAUTHENTICATED, ended, reason, response};
 use super::half::Watched;
 use super::metrics::Metrics;
-use super::observe::{Called, Who};
+use super::observe::{Called, DeniedCall, Who};
 use super::places::{Held, Place, Places};
 use super::rates::{Attempts, Limit, Rates};
 use super::stream::Drain;
@@ -50,6 +50,9 @@ const FREE: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
 /// The methods whose client streams, of every version of their services.
 const STREAM_CHECK: &str = "/StreamCheck";
 const REFLECTION: &str = "/ServerReflectionInfo";
+
+/// A method that is none of ours, in a line.
+const UNKNOWN: &str = "unknown";
 
 const CROWDED: &str = "too many requests are waiting; try again";
 
@@ -225,12 +228,12 @@ impl<D> Front<D> {
             && let Err(refusal) = admit(request.extensions(), group)
         {
             self.shared.metrics.kept_out(group);
-            return Box::pin(ready(Ok(response(refusal))));
+            return Box::pin(ready(Ok(self.turned_away(refusal, &request))));
         }
         if group.is_some()
             && let Err(refusal) = self.paced(request.uri().path(), peer)
         {
-            return Box::pin(ready(Ok(response(refusal))));
+            return Box::pin(ready(Ok(self.turned_away(refusal, &request))));
         }
         // Taken before the service is reached: who is turned away has written nothing.
         let Some(place) = self.shared.places.take(peer) else {
@@ -241,6 +244,23 @@ impl<D> Front<D> {
         }
         let (routes, shared) = (self.routes.clone(), Arc::clone(&self.shared));
         Box::pin(managed(routes, shared, request, peer, place))
+    }
+
+    /// The answer to a call that is not looked at, told.
+    #[cold]
+    fn turned_away(&self, refusal: Refusal, request: &Request<Body>) -> Response<Body> {
+        let Shared {
+            methods, metrics, ..
+        } = &*self.shared;
+        let method = methods.0.get(request.uri().path());
+        metrics.observer().tell_denied(DeniedCall {
+            method: method.map_or(UNKNOWN, |method| &*method.name),
+            reason: reason(&refusal),
+            who: Who::of(request.headers(), request.extensions()),
+            calling: &Calling::default(),
+            came: Instant::now(),
+        });
+        response(refusal)
     }
 
     /// Refuses what comes too fast, before anything of it is looked at.
@@ -335,6 +355,11 @@ impl<F: DirectAnswer> Waiting<F> {
     }
 }
 
+/// Whether a call was denied because of who calls, or how fast.
+fn is_denial(code: &str, reason: &str) -> bool {
+    [UNAUTHENTICATED, PERMISSION_DENIED].contains(&code) || reason == RATE_LIMITED
+}
+
 /// What is answered when the time is up.
 fn late(may_write: bool) -> Refusal {
     if may_write {
@@ -387,6 +412,15 @@ async fn managed(
         let reason = reason.as_deref().unwrap_or_default();
         let token_id = calling.text();
         called.ended(code, reason, &token_id);
+        if is_denial(code, reason) {
+            shared.metrics.observer().tell_denied(DeniedCall {
+                method: &method.name,
+                reason,
+                who: who.clone(),
+                calling: &calling,
+                came: started,
+            });
+        }
         if method.writes {
             let took_ms = took.as_millis() as u64;
             let (method, enforced) = (&method.name, patience.outcome());

@@ -21,6 +21,8 @@ use super::{auth, scopes};
 const CLIENT_ID_CHARS_MAX: usize = 256;
 /// How access tokens are presented (RFC 6750).
 const TOKEN_TYPE: &str = "Bearer";
+/// The outcome of a login that is not looked at, in its line.
+const TOO_FAST: &str = "rate_limited";
 
 /// The login service over an authority.
 pub(super) struct LoginRpc {
@@ -32,7 +34,14 @@ pub(super) struct LoginRpc {
 impl LoginService for LoginRpc {
     async fn login(&self, request: Request<v1::LoginRequest>) -> Answer<v1::LoginResponse> {
         let name = &request.get_ref().client_id;
-        answer(Attempts::log_in(&request, name, self.give(&request)).await)
+        let given = Attempts::log_in(&request, name, self.give(&request)).await;
+        if let Err(Refusal::RateLimited { .. }) = given {
+            auth::Calling::of(&request).refused(auth::RefusedLogin {
+                client_id: name.clone(),
+                outcome: TOO_FAST,
+            });
+        }
+        answer(given)
     }
 
     async fn renew_access_token(
@@ -83,6 +92,12 @@ impl LoginRpc {
         };
         let (outcome, given) = self.authority.login(&call).await;
         self.metrics.logged_in(method, outcome.name());
+        if given.is_err() {
+            auth::Calling::of(request).refused(auth::RefusedLogin {
+                client_id: message.client_id.clone(),
+                outcome: outcome.name(),
+            });
+        }
         let given = given?;
         Ok(v1::LoginResponse {
             token: Some(shown(&given)),

@@ -9,6 +9,7 @@
 //! limit a second, and a line says how many were left out before it. A line holds no secret:
 //! [`masked`] goes over every text that a client has chosen.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::token::{TokenId, TokenKind};
+
+use super::per_second::PerSecond;
 
 /// Lines that wait to be written.
 const QUEUE_MAX: usize = 1_024;
@@ -34,17 +37,21 @@ const DECODED_MAX: usize = 3;
 #[derive(Clone, Debug, Default)]
 pub struct Line {
     /// Which method was called.
-    pub method: &'static str,
+    pub method: Cow<'static, str>,
     /// Whether what was asked is allowed.
     pub allowed: bool,
     /// Why it was decided so, or why it was not decided.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The kind of the token.
     pub kind: Option<TokenKind>,
     /// Its public name.
     pub token: Option<TokenId>,
     /// Whom it speaks for.
     pub subject: Option<String>,
+    /// Who wanted to log in, as it says itself.
+    pub client_id: Option<String>,
+    /// What became of a login that its caller is not told.
+    pub outcome: Option<&'static str>,
     /// What was needed: `ACTION@RESOURCE`, with blanks between them.
     pub needs: String,
     /// Method and path of the request that a proxy asks about.
@@ -73,12 +80,14 @@ impl Line {
         let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         tracing::info!(
             target: "access",
-            method = self.method,
+            method = &*self.method,
             allowed = self.allowed,
-            reason = self.reason,
+            reason = &*self.reason,
             kind = self.kind.map(TokenKind::name),
             token_id = self.token.map(|id| id.to_string()),
             subject = self.subject.as_deref(),
+            client_id = self.client_id.as_deref(),
+            outcome = self.outcome,
             needs = filled(&self.needs),
             http_method,
             path,
@@ -93,6 +102,15 @@ impl Line {
     }
 }
 
+/// What is denied. Each has as many lines a second: who cannot log in hides no denial of a Check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// What a Check asks about.
+    Question,
+    /// A call.
+    Call,
+}
+
 /// Where lines go. Clones are handles to the same queue.
 #[derive(Clone, Debug)]
 pub struct Access(Arc<Shared>);
@@ -100,10 +118,7 @@ pub struct Access(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     lines: mpsc::Sender<Line>,
-    begun: Instant,
-    denials_per_second: u32,
-    // The second since the beginning, and how many denials had a line in it, in one word.
-    window: AtomicU64,
+    denials: [PerSecond; 2],
     // Since the last line.
     left_out: AtomicU64,
     left_out_ever: AtomicU64,
@@ -142,9 +157,7 @@ impl Access {
     fn into_queue(lines: mpsc::Sender<Line>, denials_per_second: u32) -> Self {
         Self(Arc::new(Shared {
             lines,
-            begun: Instant::now(),
-            denials_per_second,
-            window: AtomicU64::new(0),
+            denials: [(); 2].map(|()| PerSecond::new(denials_per_second)),
             left_out: AtomicU64::new(0),
             left_out_ever: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -154,31 +167,23 @@ impl Access {
     /// Whether denials have lines at all.
     #[must_use]
     pub fn tells_denials(&self) -> bool {
-        self.0.denials_per_second > 0
+        self.0.denials.iter().any(|denials| denials.most() > 0)
     }
 
-    /// Whether a denial at this instant may have a line; it is not counted yet.
+    /// Whether a denial of a question at this instant may have a line; it is not counted yet.
     #[must_use]
     pub fn has_room(&self, at: Instant) -> bool {
-        let window = self.0.window.load(Ordering::Relaxed);
-        self.used(window, at) < self.0.denials_per_second
+        self.0.denials[Denied::Question as usize].has_room(at)
     }
 
     /// Counts a denial: whether it has a line.
     #[must_use]
-    pub fn admit(&self, at: Instant) -> bool {
-        let admitted = self
-            .0
-            .window
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |window| {
-                let used = self.used(window, at);
-                let second = self.second(at).max(window >> 32);
-                (used < self.0.denials_per_second).then(|| second << 32 | u64::from(used + 1))
-            });
-        if admitted.is_err() {
+    pub fn admit(&self, denied: Denied, at: Instant) -> bool {
+        let admitted = self.0.denials[denied as usize].admit(at);
+        if !admitted {
             self.leave_out();
         }
-        admitted.is_ok()
+        admitted
     }
 
     /// Counts a denial that has no line.
@@ -209,20 +214,6 @@ impl Access {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
-    }
-
-    // Some 136 years.
-    fn second(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.0.begun).as_secs()
-    }
-
-    /// How many denials had a line in the second of this instant. One that was looked at later than
-    /// another, and came earlier, is of the other's second.
-    fn used(&self, window: u64, at: Instant) -> u32 {
-        match self.second(at) > window >> 32 {
-            true => 0,
-            false => window as u32,
-        }
     }
 }
 
@@ -328,9 +319,9 @@ mod tests {
     async fn denials_have_so_many_lines_a_second_and_the_next_says_how_many_had_none() {
         let (lines, mut queue) = mpsc::channel(8);
         let access = Access::into_queue(lines, 2);
-        let mut at = access.0.begun;
+        let mut at = Instant::now();
         let told = |access: &Access, at| {
-            if access.admit(at) {
+            if access.admit(Denied::Question, at) {
                 access.write(Line::default());
             }
         };
@@ -341,9 +332,10 @@ mod tests {
         at += Duration::from_secs(3);
         assert!(access.has_room(at));
         told(&access, at);
-        // One that came before is of the newest second, too.
-        told(&access, access.0.begun);
         told(&access, at);
+        told(&access, at);
+        // Those of calls are counted by themselves.
+        assert!(access.admit(Denied::Call, at));
         let mut left_out = Vec::new();
         while let Ok(line) = queue.try_recv() {
             left_out.push(line.left_out);

@@ -15,6 +15,7 @@ pub mod lines;
 pub mod metrics;
 mod openmetrics;
 pub mod otlp;
+pub mod per_second;
 pub mod spans;
 pub mod tracer;
 

@@ -7,16 +7,18 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::codegen::http::HeaderMap;
 use tracing::Span;
 
 use crate::domain::clock::unix_nanos;
 use crate::domain::token::TokenKind;
-use crate::telemetry::access::masked;
+use crate::telemetry::access::{Denied, Line, masked};
 use crate::telemetry::context::Parent;
 use crate::telemetry::spans::CallSpan;
 use crate::telemetry::tracer;
 
+use super::super::auth::{Calling, RefusedLogin};
 use super::super::metrics::Way;
 use super::{Ended, Facts, Joined, Observer, Who};
 
@@ -24,6 +26,9 @@ pub(super) const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 /// Characters of what a caller may write beside its trace (W3C Trace Context, section 3.3.1.5).
 const STATE_CHARS_MAX: usize = 512;
+
+/// Characters of a name that anybody may send.
+const CLIENT_ID_CHARS_MAX: usize = 128;
 
 /// What is a failure of the server's and not of its caller's.
 const FAILURES: [&str; 6] = [
@@ -148,7 +153,46 @@ impl Called {
     }
 }
 
+/// A management call that was denied: to whom it was not said who calls, or who may not.
+pub(in super::super) struct DeniedCall<'a> {
+    /// `Service/Method`.
+    pub(in super::super) method: &'a str,
+    pub(in super::super) reason: &'a str,
+    pub(in super::super) who: Who,
+    pub(in super::super) calling: &'a Calling,
+    pub(in super::super) came: Instant,
+}
+
 impl Observer {
+    /// Tells of a call that was denied, as of so many in a second.
+    #[cold]
+    pub(in super::super) fn tell_denied(&self, denied: DeniedCall<'_>) {
+        let DeniedCall {
+            method,
+            reason,
+            who,
+            calling,
+            came,
+        } = denied;
+        let Some(access) = &self.0.access else {
+            return;
+        };
+        if !access.admit(Denied::Call, came) {
+            return;
+        }
+        let login = calling.login();
+        let told = |login: &RefusedLogin| masked(&login.client_id, CLIENT_ID_CHARS_MAX);
+        let line = Line {
+            method: method.to_owned().into(),
+            reason: reason.to_owned().into(),
+            token: calling.token(),
+            client_id: login.map(told),
+            outcome: login.map(|login| login.outcome),
+            ..Line::default()
+        };
+        access.write(self.asked_by(line, who, came.elapsed()));
+    }
+
     /// Begins a management call of this method, `package.Service/Method`.
     pub(in super::super) fn called(
         &self,

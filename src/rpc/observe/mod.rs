@@ -24,9 +24,10 @@ use tonic::Request;
 use tonic::codegen::http::request::Parts;
 use tonic::codegen::http::{Extensions, HeaderMap};
 
+use crate::authority::canary::CANARY_RESOURCE;
 use crate::config::Ratio;
 use crate::domain::reason::Reason;
-use crate::telemetry::access::{Access, Line};
+use crate::telemetry::access::{Access, Denied, Line};
 use crate::telemetry::context::Parent;
 use crate::telemetry::lines::LostLines;
 use crate::telemetry::metrics::Sendings;
@@ -35,7 +36,7 @@ use crate::telemetry::spans::{SpanCounts, Spans};
 use super::errors::OK;
 use super::metrics::Way;
 
-pub(super) use call::{Called, parent_in};
+pub(super) use call::{Called, DeniedCall, parent_in};
 use call::{TRACEPARENT, state_in};
 pub(super) use facts::{Facts, Who};
 
@@ -400,8 +401,10 @@ impl Observer {
         if asking.way != Way::Batch {
             self.span(arrival, &ended, &facts, &who, took);
         }
+        // The canary's own denials are meant, and would take the lines of others.
+        let denied = !ended.allowed && facts.subject.as_deref() != Some(CANARY_RESOURCE);
         if let Some(access) = &self.0.access
-            && (sampled || (!ended.allowed && access.admit(arrival.came)))
+            && (sampled || (denied && access.admit(Denied::Question, arrival.came)))
         {
             access.write(self.line(ended, facts, who, took));
         }
@@ -436,25 +439,33 @@ impl Observer {
     }
 
     fn line(&self, ended: Ended, facts: Facts, who: Who, took: Duration) -> Line {
-        let request_id = match who.request_id {
-            id if id.is_empty() => format!("{:016x}", self.unlike_before()),
-            id => id,
-        };
-        Line {
-            method: ended.way.name(),
+        let line = Line {
+            method: ended.way.name().into(),
             allowed: ended.allowed,
-            reason: ended.reason,
+            reason: ended.reason.into(),
             kind: facts.kind,
             token: facts.token,
             subject: facts.subject,
             needs: facts.needs,
             http: facts.http,
             client: facts.client,
+            ..Line::default()
+        };
+        self.asked_by(line, who, took)
+    }
+
+    /// The line with who asked, and how long it took.
+    fn asked_by(&self, line: Line, who: Who, took: Duration) -> Line {
+        let request_id = match who.request_id {
+            id if id.is_empty() => format!("{:016x}", self.unlike_before()),
+            id => id,
+        };
+        Line {
             peer: who.peer,
             request_id,
             trace_id: who.trace.map(|trace| trace.trace_id()),
             took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            left_out: 0,
+            ..line
         }
     }
 

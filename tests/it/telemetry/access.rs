@@ -9,14 +9,19 @@ use latchkey::proto::v1;
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::Channel;
-use tonic::{IntoRequest, Request};
+use tonic::{Code, IntoRequest, Request};
 
 use super::shown;
+use crate::fleet::revoke;
 use crate::leaks::metrics;
+use crate::logins::house::{House, by_secret};
+use crate::postgres::database;
 use crate::program::{Server, fresh};
-use crate::wire::{channel, check};
+use crate::replicas::bootstrap;
+use crate::wire::{bearer, channel, check};
 use auth::attribute_context as context;
 use auth::authorization_client::AuthorizationClient;
+use v1::audit_service_client::AuditServiceClient;
 use v1::check_service_client::CheckServiceClient;
 
 /// Questions until a line must have said how many were left out before it.
@@ -282,6 +287,100 @@ async fn of_many_denials_some_have_lines_and_all_are_accounted_for_embedded() {
         .filter_map(|line| line["left_out"].as_u64())
         .sum();
     assert!(told > 0 && told as f64 <= left_out, "{told} {left_out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_or_a_call_that_is_denied_has_a_line_with_where_it_came_from_embedded() {
+    let folder = fresh();
+    let settings = [
+        "telemetry.access.denials_per_second=1000",
+        "limits.failed_logins_per_second=1",
+    ];
+    let server = server(&folder, &settings);
+    let mut house = House::furnished(&server).await;
+    let (weak_id, weak) = server
+        .admin()
+        .issue("--kind user --ttl 1h --name a --reason a --scope a:b@c");
+    let mut tries = 0;
+    // Ten seconds' worth at once, and then none.
+    let too_fast = loop {
+        let id = format!("nobody {weak}");
+        let login = called("guess", by_secret(&id, "lkc_guess"));
+        let status = house.logins.login(login).await.expect_err("refused");
+        if status.code() != Code::Unauthenticated {
+            break status;
+        }
+        tries += 1;
+        assert!(tries < QUESTIONS_MAX, "{}", server.logged());
+    };
+    assert_eq!(too_fast.code(), Code::ResourceExhausted);
+    let nobody = Request::new(v1::WhoAmIRequest::default());
+    house.tokens.who_am_i(nobody).await.expect_err("refused");
+    let mut list = bearer(&weak, v1::ListChangesRequest::default());
+    list.metadata_mut()
+        .insert("x-request-id", "weak".parse().expect("ascii"));
+    let mut audit = AuditServiceClient::new(channel(&server.address).await);
+    audit.list_changes(list).await.expect_err("refused");
+    let write = bearer(&weak, revoke(&house.admin));
+    house.tokens.revoke_token(write).await.expect_err("refused");
+    let log = server.terminate();
+    assert!(!log.contains(&weak[4..30]), "{log}");
+    let lines = lines(&log);
+    let told = |line: &Value, name: &str| line[name].as_str().unwrap_or("-").to_owned();
+    let names = [
+        "method",
+        "reason",
+        "outcome",
+        "request_id",
+        "peer",
+        "token_id",
+    ];
+    let all = |line: &Value| names.map(|name| told(line, name)).join(" ");
+    let (guesses, rest) = lines.split_at(tries);
+    let guess = "LoginService/Login LOGIN_REFUSED unknown_client guess 127.0.0.1 -";
+    assert!(guesses.iter().all(|line| all(line) == guess), "{guesses:?}");
+    let client = told(&guesses[0], "client_id");
+    assert_eq!(client, format!("nobody {}***", &weak[..4]));
+    let [fast, nobody, list, write] = rest else {
+        panic!("{rest:?}")
+    };
+    let limited = "LoginService/Login RATE_LIMITED rate_limited guess 127.0.0.1 -";
+    assert_eq!(all(fast), limited);
+    assert_eq!(told(fast, "client_id"), client);
+    assert_eq!(told(nobody, "method"), "TokenService/WhoAmI");
+    assert_eq!(told(nobody, "reason"), "UNAUTHENTICATED");
+    let denied = "AuditService/ListChanges PERMISSION_DENIED - weak 127.0.0.1";
+    assert_eq!(all(list), format!("{denied} -"));
+    assert_eq!(told(write, "method"), "TokenService/RevokeToken");
+    assert_eq!(told(write, "token_id"), weak_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_canary_takes_no_lines_of_others_postgres() {
+    let database = database().await;
+    let token = bootstrap(&database);
+    let settings = ["canary.interval=1s", "check.open=true", "lease.length=60s"];
+    let settings = settings.map(|setting| ["--set", setting]);
+    let started = Server::replica(&database.url, "a", settings.as_flattened());
+    let server = started.unwrap_or_else(|said| panic!("{said}"));
+    let drilled = |_: &usize| {
+        let good = r#"latchkey_canary_runs_total{outcome="good"}"#;
+        shown(&metrics(&server.admin_address), good) >= 2.0
+    };
+    let found = tokio::task::block_in_place(|| (0..QUESTIONS_MAX).find(drilled));
+    assert!(found.is_some(), "{}", server.logged());
+    let revoked = r#"latchkey_checks_total{reason="revoked",kind="resource"}"#;
+    let text = metrics(&server.admin_address);
+    assert!(shown(&text, revoked) >= 2.0, "{text}");
+    let mut client = CheckServiceClient::new(channel(&server.address).await);
+    let denied = check(&token[..40], &[]);
+    client
+        .check(called("others", denied))
+        .await
+        .expect("answered");
+    let lines = lines(&server.terminate());
+    let names = lines.iter().map(|line| line["request_id"].as_str());
+    assert_eq!(names.collect::<Vec<_>>(), [Some("others")], "{lines:?}");
 }
 
 #[test]

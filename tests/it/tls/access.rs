@@ -94,6 +94,17 @@ async fn a_list_that_is_empty_keeps_nobody_out() {
     let house = House::mutual(&[LISTS[2]]);
     let other = house.client("spiffe://evil/envoy");
     assert_eq!(tried(&house, &other).await, ["", WRONG, KEPT_OUT]);
+    // Who is kept out is told of with where it came from, as who cannot log in is.
+    let log = tokio::task::block_in_place(|| house.server.terminate());
+    for (method, reason) in [
+        ("LoginService/Login", WRONG),
+        ("TokenService/WhoAmI", KEPT_OUT),
+    ] {
+        let told = format!(r#""method":"{method}","allowed":false,"reason":"{reason}""#);
+        let line = log.lines().find(|line| line.contains(&told));
+        let line = line.unwrap_or_else(|| panic!("{told}: {log}"));
+        assert!(line.contains(r#""peer":"127.0.0.1""#), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
