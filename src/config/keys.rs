@@ -341,7 +341,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "telemetry.otlp.endpoint",
-        "collector that telemetry is sent to by OTLP over gRPC, such as `http://collector:4317`; nothing is sent without; unset, `OTEL_EXPORTER_OTLP_ENDPOINT` names it, unless `OTEL_EXPORTER_OTLP_PROTOCOL` is another than `grpc`",
+        "collector that telemetry is sent to by OTLP over gRPC, such as `http://collector:4317`, without a user's name; nothing is sent without; unset, `OTEL_EXPORTER_OTLP_ENDPOINT` names it, unless `OTEL_EXPORTER_OTLP_PROTOCOL` is another than `grpc`",
     ),
     key(
         "telemetry.otlp.headers",

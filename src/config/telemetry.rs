@@ -158,6 +158,15 @@ pub struct Traces {
     pub ratio: Ratio,
 }
 
+impl Otlp {
+    fn names_a_user(&self) -> bool {
+        let behind = self.endpoint.split_once("://");
+        let behind = behind.map_or(&*self.endpoint, |(_, behind)| behind);
+        let authority = behind.split(['/', '?', '#']).next();
+        authority.is_some_and(|authority| authority.contains('@'))
+    }
+}
+
 impl Default for Otlp {
     fn default() -> Self {
         Self {
@@ -210,6 +219,11 @@ impl Telemetry {
             let what = "less than 1s".to_owned();
             return Some(("telemetry.otlp.metrics_every", what));
         }
+        // It would not be sent, and is shown with the settings.
+        if self.otlp.names_a_user() {
+            let what = "with a name or a password in it: set telemetry.otlp.headers".to_owned();
+            return Some(("telemetry.otlp.endpoint", what));
+        }
         (!(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&self.otlp.timeout)).then(|| {
             (
                 "telemetry.otlp.timeout",
@@ -252,6 +266,23 @@ mod tests {
         check("\"nan\"", None);
         check("\"half\"", None);
         check("true", None);
+    }
+
+    #[test]
+    fn a_collector_is_named_without_a_password() {
+        let check = |endpoint: &str, refused: bool| {
+            let mut telemetry = Telemetry::default();
+            telemetry.otlp.endpoint = endpoint.to_owned();
+            let wrong = telemetry.wrong();
+            assert_eq!(wrong.is_some(), refused, "{endpoint}");
+            assert!(wrong.is_none_or(|(_, what)| !what.contains("hidden")));
+        };
+        check("", false);
+        check("http://collector:4317", false);
+        check("http://collector:4317/a@b", false);
+        check("http://user:hidden@collector:4317", true);
+        check("https://hidden@collector", true);
+        check("user:hidden@collector:4317", true);
     }
 
     #[test]

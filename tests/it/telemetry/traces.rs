@@ -458,6 +458,8 @@ fn a_collector_that_cannot_be_meant_is_refused_before_anything_is_served() {
     );
     let secure = "telemetry.otlp.endpoint=https://collector:4317";
     check(&[secure], "telemetry.otlp.ca_file");
+    let named = "telemetry.otlp.endpoint=http://me:hidden@collector:4317";
+    check(&[named], "telemetry.otlp.headers");
     let plain = "telemetry.otlp.endpoint=http://collector:4317";
     check(
         &[plain, "telemetry.otlp.headers=hidden"],
