@@ -73,7 +73,8 @@ impl Telemetry {
             Observer::new(access, told.access.ratio, seed).with_lost_lines(self.lost);
         let mut span_task = None;
         if let Some((line, (spans, queue))) = self.line.clone().zip(self.spans) {
-            observer = observer.with_spans(spans.clone(), told.traces.ratio);
+            let asked = told.traces.asked_per_second;
+            observer = observer.with_spans(spans.clone(), asked, told.traces.ratio);
             span_task = Some(spans.send(queue, line));
         }
         let sends = self.line.zip(told.otlp.metrics_every);

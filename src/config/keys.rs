@@ -371,6 +371,10 @@ pub const KEYS: &[Key] = &[
         "telemetry.traces.ratio",
         "and how many of those whose caller says nothing, from `0` to `1`",
     ),
+    key(
+        "telemetry.traces.asked_per_second",
+        "spans in a second at the most of calls whose caller samples; `0` is none",
+    ),
     key("telemetry.namespace", "`service.namespace` of what is sent"),
 ];
 

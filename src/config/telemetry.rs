@@ -156,6 +156,8 @@ pub struct Traces {
     pub enabled: bool,
     /// How many of those whose callers say nothing.
     pub ratio: Ratio,
+    /// How many in a second at the most because their callers sample.
+    pub asked_per_second: u32,
 }
 
 impl Otlp {
@@ -185,6 +187,7 @@ impl Default for Traces {
         Self {
             enabled: true,
             ratio: Ratio::NONE,
+            asked_per_second: 1_000,
         }
     }
 }
@@ -214,6 +217,10 @@ impl Telemetry {
         if self.access.denials_per_second > PER_SECOND_MAX {
             let what = format!("more than {PER_SECOND_MAX}");
             return Some(("telemetry.access.denials_per_second", what));
+        }
+        if self.traces.asked_per_second > PER_SECOND_MAX {
+            let what = format!("more than {PER_SECOND_MAX}");
+            return Some(("telemetry.traces.asked_per_second", what));
         }
         if self.otlp.metrics_every.is_some_and(|every| every.is_zero()) {
             let what = "less than 1s".to_owned();

@@ -439,6 +439,8 @@ fn told(observer: &Observer, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
             "Spans that the collector took",
             spans.sent,
         )?;
+        let help = "Calls without a span because too many callers sample";
+        counter(out, "traces_left_out", help, observer.traces_left_out())?;
         let help = "Spans that there was no room for";
         counter(out, "spans_dropped", help, spans.dropped)?;
         let help = "Spans that the collector did not take";

@@ -152,7 +152,8 @@ fn metrics(kind: Kind) -> Metrics {
     let line = Line::open(&collector, service).expect("an address");
     let (spans, queue) = Spans::queue();
     let _ = spans.send(queue, line);
-    Metrics::with(observer.with_spans(spans, telemetry.traces.ratio))
+    let traces = &telemetry.traces;
+    Metrics::with(observer.with_spans(spans, traces.asked_per_second, traces.ratio))
 }
 
 async fn input_ends() {

@@ -204,7 +204,10 @@ impl Observer {
             return Called(Span::none());
         }
         let parent = parent_in(headers);
-        let wanted = parent.map_or_else(|| self.samples(self.0.traces), |parent| parent.sampled);
+        let wanted = match parent {
+            Some(parent) => self.traces_asked(parent, Instant::now()),
+            None => self.samples(self.0.traces),
+        };
         if !wanted {
             return Called(Span::none());
         }

@@ -31,6 +31,7 @@ use crate::telemetry::access::{Access, Denied, Line};
 use crate::telemetry::context::Parent;
 use crate::telemetry::lines::LostLines;
 use crate::telemetry::metrics::Sendings;
+use crate::telemetry::per_second::PerSecond;
 use crate::telemetry::spans::{SpanCounts, Spans};
 
 use super::errors::OK;
@@ -55,6 +56,9 @@ struct Inner {
     ratio: Ratio,
     spans: Option<Spans>,
     traces: Ratio,
+    // Of those that callers ask for; without it there is no bound.
+    asked: Option<PerSecond>,
+    left_out: AtomicU64,
     sendings: Option<Sendings>,
     lost: Option<LostLines>,
     // Makes each choice another; which is not to be foreseen by clients.
@@ -197,13 +201,13 @@ impl Arrival {
 }
 
 impl Joined {
-    /// Within a span of the caller's, if that is recorded.
-    fn of(parent: Parent, headers: &HeaderMap) -> Option<Self> {
-        parent.sampled.then(|| Self {
+    /// Within a span of the caller's.
+    fn of(parent: Parent, headers: &HeaderMap) -> Self {
+        Self {
             trace: parent.trace,
             parent: Some(parent.span),
             state: state_in(headers),
-        })
+        }
     }
 }
 
@@ -230,14 +234,16 @@ impl Observer {
         }))
     }
 
-    /// Makes spans, too: of calls whose callers sample, and of so many whose callers say nothing.
+    /// Makes spans, too: of calls whose callers sample, so many in a second, and of a part of those
+    /// whose callers say nothing.
     #[must_use]
-    pub fn with_spans(self, spans: Spans, traces: Ratio) -> Self {
+    pub fn with_spans(self, spans: Spans, asked_per_second: u32, traces: Ratio) -> Self {
         // Nobody has another handle yet: it was just made.
         let inner = Arc::try_unwrap(self.0).unwrap_or_default();
         Self(Arc::new(Inner {
             spans: Some(spans),
             traces,
+            asked: Some(PerSecond::new(asked_per_second)),
             ..inner
         }))
     }
@@ -306,10 +312,25 @@ impl Observer {
     #[cold]
     fn join_trace(&self, arrival: &mut Arrival, parent: Option<Parent>, headers: &HeaderMap) {
         let joined = match parent {
-            Some(parent) => Joined::of(parent, headers),
+            Some(parent) => self
+                .traces_asked(parent, arrival.came)
+                .then(|| Joined::of(parent, headers)),
             None => self.alone(),
         };
         arrival.join(joined);
+    }
+
+    /// Whether a call at this instant has a span because its caller samples; counted.
+    fn traces_asked(&self, parent: Parent, at: Instant) -> bool {
+        parent.sampled && self.admits(at)
+    }
+
+    fn admits(&self, at: Instant) -> bool {
+        let admitted = self.0.asked.as_ref().is_none_or(|asked| asked.admit(at));
+        if !admitted {
+            self.0.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
     }
 
     /// A trace of its own, for so many.
@@ -328,7 +349,10 @@ impl Observer {
             return None;
         }
         match parent_in(headers) {
-            Some(parent) => Joined::of(parent, headers).map(Streamed::Of),
+            Some(parent) => {
+                let joined = parent.sampled.then(|| Joined::of(parent, headers));
+                joined.map(Streamed::Of)
+            }
             None => (self.0.traces > Ratio::NONE).then_some(Streamed::Alone),
         }
     }
@@ -346,7 +370,7 @@ impl Observer {
     #[cold]
     fn join_stream(&self, arrival: &mut Arrival, streamed: &Streamed) {
         arrival.join(match streamed {
-            Streamed::Of(joined) => Some(joined.clone()),
+            Streamed::Of(joined) => self.admits(arrival.came).then(|| joined.clone()),
             Streamed::Alone => self.alone(),
         });
     }
@@ -467,6 +491,11 @@ impl Observer {
             took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             ..line
         }
+    }
+
+    /// Calls whose callers sample and that have no span because there were too many a second.
+    pub(super) fn traces_left_out(&self) -> u64 {
+        self.0.left_out.load(Ordering::Relaxed)
     }
 
     /// What became of spans; none where there are none.

@@ -37,6 +37,7 @@ pub(super) const UNARY: &str = "latchkey.v1.CheckService/Check";
 const STREAM: &str = "latchkey.v1.CheckService/StreamCheck";
 /// Of a caller.
 pub(super) const CALLER: &str = "00f067aa0ba902b7";
+const UNBOUND: &str = "telemetry.traces.asked_per_second=100000";
 /// More Checks than there are places for their spans.
 const MANY: usize = 6_000;
 
@@ -392,6 +393,36 @@ async fn of_calls_that_say_nothing_so_many_have_spans_as_the_ratio_says_embedded
     assert_eq!(traces.len(), spans.len(), "{spans:#?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_have_so_many_calls_traced_a_second_and_no_more_embedded() {
+    let (folder, collector) = (fresh(), Collector::start().await);
+    let bound = "telemetry.traces.asked_per_second=2";
+    let server = telling(&folder, &collector, &[bound]);
+    let channel = channel(&server.address).await;
+    let mut client = CheckServiceClient::new(channel.clone());
+    let checks = [check("", &[]), check("", &[])];
+    let text = || tokio::task::block_in_place(|| metrics(&server.admin_address));
+    let left_out = || shown(&text(), "latchkey_traces_left_out_total");
+    let mut asked = 0_u32;
+    // However slow the machine is, a second with more comes.
+    while left_out() < 3.0 {
+        for _ in 0..3 {
+            let question = traced(1, true, Request::new(check("", &[])));
+            client.check(question).await.expect("answered");
+        }
+        let told = |questions| traced(1, true, Request::new(questions));
+        ask_all(&channel, &checks, told).await.expect("answered");
+        asked += 5;
+        assert!(asked < 1_000_000, "{}", left_out());
+    }
+    let left_out = left_out();
+    let log = ended(server);
+    // All that are not left out arrive.
+    let spans = collector.spans().len();
+    assert_eq!(spans as f64 + left_out, f64::from(asked), "{log}");
+    assert!(spans >= 2, "{spans}");
+}
+
 /// Asks so many sampled Checks, and how many of their spans were lost, and how.
 async fn lost(server: &Server) -> [f64; 3] {
     let channel = channel(&server.address).await;
@@ -416,7 +447,8 @@ async fn lost(server: &Server) -> [f64; 3] {
 async fn a_collector_that_is_frozen_loses_spans_and_holds_nobody_up_embedded() {
     let (folder, collector) = (fresh(), Collector::start().await);
     collector.freeze();
-    let server = telling(&folder, &collector, &["telemetry.otlp.timeout=60s"]);
+    let settings = ["telemetry.otlp.timeout=60s", UNBOUND];
+    let server = telling(&folder, &collector, &settings);
     let [sent, dropped, failed] = lost(&server).await;
     // What is not in the queue and not on its way is lost.
     assert!(dropped >= (MANY - 2_048 - 512) as f64, "{dropped}");
@@ -430,7 +462,7 @@ async fn a_collector_that_is_not_there_is_said_once_and_holds_nobody_up_embedded
     let (folder, collector) = (fresh(), Collector::start().await);
     let endpoint = collector.setting();
     drop(collector);
-    let server = tokio::task::block_in_place(|| server(&folder, &[&endpoint]));
+    let server = tokio::task::block_in_place(|| server(&folder, &[&endpoint, UNBOUND]));
     let [sent, _, _] = lost(&server).await;
     assert_eq!(sent, 0.0);
     let log = ended(server);
