@@ -19,6 +19,10 @@ use tonic::{Request, Status};
 use super::access::masked;
 
 const SERVICE: &str = "latchkey";
+/// A collector that has not answered is asked whether it is there, and is left if it does not say
+/// so, each after such a part of the time for a sending: one whose machine is gone says nothing, and
+/// the kernel waits for it for a quarter of an hour.
+const PINGS: u32 = 4;
 /// Characters of what is said of a sending that failed.
 const WHY_CHARS_MAX: usize = 512;
 
@@ -106,6 +110,10 @@ impl Line {
             channel: endpoint
                 .connect_timeout(collector.timeout)
                 .timeout(collector.timeout)
+                .http2_keep_alive_interval(collector.timeout / PINGS)
+                .keep_alive_timeout(collector.timeout / PINGS)
+                // Collectors are known to end connections that ping while they have nothing to do.
+                .keep_alive_while_idle(false)
                 .connect_lazy(),
             timeout: collector.timeout,
             service,

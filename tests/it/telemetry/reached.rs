@@ -3,7 +3,12 @@
 //! The collector speaks TLS with certificates that are made here. What must be lost is counted until
 //! it is, in more than one sending, and what is said of it is read from the log of the whole run.
 
+use std::time::{Duration, Instant};
+
 use latchkey::proto::v1;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tonic::Request;
 use v1::check_service_client::CheckServiceClient;
 
@@ -18,6 +23,8 @@ use crate::wire::{channel, check};
 
 /// Readings until something must have been counted, as often as it may take.
 const READINGS_MAX: usize = 100_000;
+/// How long what must come may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The variables that name a collector to whatever tells of itself, and how it is spoken to.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
@@ -106,6 +113,50 @@ async fn a_collector_that_is_not_believed_is_told_nothing_and_that_is_said_once_
     let plain = Collector::start().await;
     let endpoint = plain.endpoint().replace("http:", "https:");
     refused(plain, &endpoint, &ca.pem, "corrupt message").await;
+}
+
+/// Leads to a collector. Once it is told so, the connections that there are carry nothing any more,
+/// and nobody hears of it, as where a machine is gone; later ones are good.
+async fn leading_to(collector: &Collector) -> (String, watch::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let here = listener.local_addr().expect("bound");
+    let there = collector.endpoint().replace("http://", "");
+    let (lose, lost) = watch::channel(());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(&there).await.expect("connected");
+            let mut lost = lost.clone();
+            lost.mark_unchanged();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    Ok(()) = lost.changed() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (format!("telemetry.otlp.endpoint=http://{here}"), lose)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_whose_machine_is_gone_is_looked_for_again_embedded() {
+    let (folder, collector) = (fresh(), Collector::start().await);
+    let (endpoint, lose) = leading_to(&collector).await;
+    let settings = [
+        &*endpoint,
+        "telemetry.otlp.timeout=400ms",
+        "telemetry.otlp.metrics_every=none",
+    ];
+    let server = tokio::task::block_in_place(|| server(&folder, &settings));
+    ask(&server, 1).await;
+    collector.received(1).await;
+    lose.send_replace(());
+    let begun = Instant::now();
+    while collector.spans().len() < 2 {
+        ask(&server, 2).await;
+        assert!(begun.elapsed() < PATIENCE, "{}", server.logged());
+    }
+    ended(server);
 }
 
 #[tokio::test(flavor = "multi_thread")]
