@@ -37,6 +37,9 @@ ENV LATCHKEY_CONFIG=/etc/latchkey/latchkey.toml
 # A number, by which Kubernetes can tell that it is not root.
 USER 65532:65532
 EXPOSE 7421 7422
+# In plain text at 127.0.0.1:7421; with a certificate say so: LATCHKEY_ADDR=https://127.0.0.1:7421,
+# LATCHKEY_CA_FILE, LATCHKEY_SERVER_NAME (a name of the certificate), and where clients have to show
+# one LATCHKEY_CERT_FILE and LATCHKEY_CERT_KEY_FILE.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
     CMD ["/usr/local/bin/latchkey", "health"]
 # It drains on SIGTERM; give it more than limits.drain_time_max (10 s).

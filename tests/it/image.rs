@@ -4,6 +4,8 @@
 //! `image/alone.py` starts the program as a container would: in a root that has only it and its
 //! shared libraries and that nobody can write to, as a user without capabilities. What that leaves
 //! untried is what an engine does itself: to build the image, and to fetch those it builds upon.
+//! The program is the one that tests are built with: one of the image's profile would cost as much
+//! again as all else that is built, and differs by what `make lint` compiles without.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -14,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::program::{Ran, Server, fresh, latchkey, run, tool};
+use crate::tls::kit::{Authority, Files, own};
 
 mod compose;
 
@@ -207,6 +210,40 @@ fn the_images_settings_give_way_to_every_other() {
     environment.insert("LATCHKEY_LISTEN_ADDR".to_owned(), "[::]:7421".to_owned());
     let some = ["[::]:7421", "0.0.0.0:7422", data];
     assert_eq!(shown(&environment, &[]), some);
+}
+
+/// With a certificate, the image's own check needs to be told whom it asks.
+#[test]
+fn the_health_check_asks_over_tls_as_it_is_said() {
+    let (ca, files, data) = (Authority::new(), Files::new(), fresh());
+    let set = own(&files, &ca, &ca.elsewhere(&["tokens.example.com"]));
+    let arguments: Vec<&str> = set.iter().flat_map(|one| ["--set", one]).collect();
+    let started = Server::start_with(data.path(), &arguments);
+    let server = started.unwrap_or_else(|said| panic!("it did not start: {said}"));
+    let health = instruction("HEALTHCHECK");
+    let (_, health) = health.split_once("CMD ").expect("a command");
+    let health = listed(health);
+    let health: Vec<&str> = health[1..].iter().map(String::as_str).collect();
+    let authorities = files.folder().join("ca.pem");
+    let mut environment: BTreeMap<String, String> = [
+        ("LATCHKEY_ADDR", format!("https://{}", server.address)),
+        ("LATCHKEY_CA_FILE", authorities.display().to_string()),
+        ("LATCHKEY_SERVER_NAME", "tokens.example.com".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    for (name, text) in [
+        ("Dockerfile", file("Dockerfile")),
+        ("README.md", file("README.md")),
+    ] {
+        for variable in environment.keys() {
+            assert!(text.contains(variable), "{name}: {variable}");
+        }
+    }
+    let asked = |environment: &BTreeMap<String, String>| program(&health, environment);
+    assert_eq!(asked(&environment).ok().stdout, "serving\n");
+    environment.remove("LATCHKEY_SERVER_NAME");
+    assert_eq!(asked(&environment).code, 3);
 }
 
 /// Copies what `.dockerignore` lets into the build to `to`.

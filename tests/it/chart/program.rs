@@ -266,6 +266,12 @@ fn whoever_asks_a_replica_over_tls_wants_the_same_name() {
         let names = names.map(|it| words(&it["spec"]["dnsNames"]));
         let has = |names: Vec<&str>| names.iter().any(|name| *name == wanted);
         assert!(names.is_none_or(has), "{name}");
+        let flag = format!("--server-name={}", wanted.as_str().expect("a name"));
+        let test = main_of(&rendered.one("Pod")["spec"]);
+        assert!(
+            words(&test["args"]).contains(&flag.as_str()),
+            "{name}: {test}"
+        );
         for monitor in rendered.all("ServiceMonitor") {
             let asked = &monitor["spec"]["endpoints"][0]["tlsConfig"]["serverName"];
             assert_eq!(asked, wanted, "{name}");
