@@ -11,6 +11,7 @@ use std::sync::Arc;
 use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::domain::entropy::OsEntropy;
@@ -102,7 +103,8 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, output: Output) -> Result<(),
     if let Some(secret) = brought {
         return bootstrap_with(&config, args.open, secret, output).await;
     }
-    let (authority, writer) = assemble(&config, args.open, Arc::default()).await?;
+    let never = CancellationToken::new();
+    let (authority, writer) = assemble(&config, args.open, Arc::default(), &never).await?;
     let made = authority.bootstrap(args.recover).await;
     drop(authority);
     writer.stop().await;
@@ -149,7 +151,8 @@ async fn bootstrap_with(
     brought: Result<Secret, &Path>,
     output: Output,
 ) -> Result<(), CliError> {
-    let (authority, writer) = assemble(config, open, Arc::default()).await?;
+    let never = CancellationToken::new();
+    let (authority, writer) = assemble(config, open, Arc::default(), &never).await?;
     let refused = |refusal| CliError::unavailable(format!("no administrator was made: {refusal}"));
     let made = match brought {
         Ok(secret) => authority.bootstrap_with(&secret).await.map_err(refused),

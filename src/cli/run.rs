@@ -73,22 +73,28 @@ pub(crate) enum First {
 }
 
 /// Opens the store, loads State and starts the writer, which the caller stops. Without seals it
-/// seals and opens no access tokens.
+/// seals and opens no access tokens. Given up, it leaves what it has joined.
 ///
 /// # Errors
-/// Unavailable when the store cannot be opened, or holds what must not be served.
+/// Unavailable when the store cannot be opened, holds what must not be served, or is given up.
 pub(crate) async fn assemble(
     config: &Config,
     open: OpenArgs,
     seals: Arc<ArcSwap<Ring>>,
+    given_up: &CancellationToken,
 ) -> Result<(Authority, WriterTask), CliError> {
     let meter = Meter::start("verifying the store");
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
-    let store = store::open(config, open, &*entropy, &meter).await?;
+    let store = tokio::select! {
+        biased;
+        () = given_up.cancelled() => return Err(CliError::unavailable("the start was given up")),
+        store = store::open(config, open, &*entropy, &meter) => store?,
+    };
     meter.goes_on("loading the store");
     let clock = Arc::new(SystemClock::start());
     let settings = replica::Settings {
         seals,
+        given_up: given_up.clone(),
         ..replica_settings(config)
     };
     let started = Replica::start(store, clock, Arc::clone(&entropy), settings).await;
@@ -195,15 +201,13 @@ pub(crate) async fn run(
     }
     let mut followed = Followed::open(&config, &OsEntropy)?;
     let seals = followed.files.seals.handle();
-    let assembled = tokio::select! {
-        biased;
-        () = stop.cancelled() => None,
-        assembled = assemble(&config, open, seals) => Some(assembled?),
-    };
-    let Some((authority, writer)) = assembled else {
-        tracing::info!("stopped before it served");
-        followed.close().await;
-        return Ok(());
+    let (authority, writer) = match assemble(&config, open, seals, &stop).await {
+        Err(_) if stop.is_cancelled() => {
+            tracing::info!("stopped before it served");
+            followed.close().await;
+            return Ok(());
+        }
+        assembled => assembled?,
     };
     tokio::select! {
         () = stop.cancelled() => {}

@@ -20,6 +20,9 @@ pub enum LoadError {
     /// The tables are not what the log's head says.
     #[error("the tables do not agree with the log: {0}")]
     Diverged(#[from] Diverged),
+    /// It was told to end meanwhile.
+    #[error("the start was given up")]
+    GivenUp,
 }
 
 /// What is loaded.

@@ -342,7 +342,12 @@ impl Replica {
             joining.join().await?;
             keeper = Some(joining);
         }
-        let loaded = match load::load(&*shared.store, settings.identity.format_max).await {
+        let loaded = tokio::select! {
+            biased;
+            () = settings.given_up.cancelled() => Err(LoadError::GivenUp),
+            loaded = load::load(&*shared.store, settings.identity.format_max) => loaded,
+        };
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 if let Some(joined) = &keeper {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::format::format_max;
 use crate::domain::seal::ring::Ring;
@@ -105,6 +106,8 @@ pub struct Settings {
     pub identity: Identity,
     /// The keys that it has loaded to seal access tokens; whoever loads them puts others in place.
     pub seals: Arc<ArcSwap<Ring>>,
+    /// Has the start given up, and what was joined left.
+    pub given_up: CancellationToken,
     /// A rule to break.
     #[cfg(test)]
     pub(crate) mutation: Option<Mutation>,
@@ -121,6 +124,7 @@ impl Default for Settings {
             last_used: None,
             identity: Identity::default(),
             seals: Arc::default(),
+            given_up: CancellationToken::new(),
             #[cfg(test)]
             mutation: None,
         }

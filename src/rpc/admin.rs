@@ -3,14 +3,16 @@
 //! Used by `cli`, which binds it to loopback unless told otherwise: it asks nobody who they are.
 //! Metrics are OpenMetrics text; `/readyz?service=NAME` says what `grpc.health.v1` says of a service.
 //! Connections are few, by peer too, and have deadlines, so that whoever reaches the port can
-//! neither take the process's descriptors nor keep a kubelet's probes out; axum has none of its own.
+//! neither take the process's descriptors nor keep a kubelet's probes out: where there is no seat,
+//! the one that rests longest gives way. axum has none of this.
 //! Absent on purpose: anything that changes something, and settings for limits that no scraper meets.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,15 +26,15 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::authority::Authority;
 use crate::tls::Stream;
 use crate::{routes, seal, tls};
 
 use super::health::serves;
-use super::metrics::Metrics;
-use super::seats::{Seat, SeatLimits, Seats};
+use super::metrics::{Metrics, Refused};
+use super::seats::{Seat, SeatLimits, Seats, network_of};
 use super::server::Listening;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -142,6 +144,46 @@ struct Places {
     listener: Listening,
     limits: AdminLimits,
     seats: Arc<Seats>,
+    resting: Arc<Resting>,
+}
+
+/// A connection's seat, which it may have to give up.
+struct Chair {
+    peer: IpAddr,
+    seat: Mutex<Option<Seat>>,
+    gone: CancellationToken,
+}
+
+/// Connections between an answer and the next request, those that have been longest first. The
+/// lock is held for a few instructions, never across an await.
+#[derive(Default)]
+struct Resting(Mutex<VecDeque<Arc<Chair>>>);
+
+impl Resting {
+    fn add(&self, chair: &Arc<Chair>) {
+        self.lock().push_back(Arc::clone(chair));
+    }
+
+    fn remove(&self, chair: &Arc<Chair>) {
+        self.lock().retain(|other| !Arc::ptr_eq(other, chair));
+    }
+
+    /// Frees the seat of the one that rests longest, of this peer or of any.
+    fn give_way(&self, of: Option<IpAddr>) {
+        let mut resting = self.lock();
+        let found = resting
+            .iter()
+            .position(|chair| of.is_none_or(|peer| chair.peer == peer));
+        if let Some(chair) = found.and_then(|at| resting.remove(at)) {
+            let mut seat = chair.seat.lock().unwrap_or_else(PoisonError::into_inner);
+            *seat = None;
+            chair.gone.cancel();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Chair>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Places {
@@ -150,7 +192,28 @@ impl Places {
             listener,
             limits,
             seats: Arc::default(),
+            resting: Arc::default(),
         }
+    }
+
+    /// A seat for a connection from there. Who rests loses nothing by giving way: its client
+    /// connects anew.
+    fn seat(&self, address: IpAddr) -> Option<Chair> {
+        let peer = network_of(address);
+        let take = || self.seats.take(address, self.limits.seats);
+        let seat = match take() {
+            Ok(seat) => seat,
+            Err(why) => {
+                self.resting
+                    .give_way((why == Refused::Peer).then_some(peer));
+                take().ok()?
+            }
+        };
+        Some(Chair {
+            peer,
+            seat: Mutex::new(Some(seat)),
+            gone: CancellationToken::new(),
+        })
     }
 }
 
@@ -162,8 +225,7 @@ impl Listener for Places {
         loop {
             let (io, peer) = Listener::accept(&mut self.listener.listener).await;
             // Without a seat the connection is dropped: to wait for one would be to hold it.
-            let address = peer.ip().to_canonical();
-            let Ok(seat) = self.seats.take(address, self.limits.seats) else {
+            let Some(chair) = self.seat(peer.ip().to_canonical()) else {
                 tracing::debug!(%peer, "the admin port has no place left");
                 continue;
             };
@@ -173,7 +235,9 @@ impl Listener for Places {
                 limits: self.limits,
                 deadline: Box::pin(sleep(self.limits.request_time_max)),
                 rests: false,
-                _seat: seat,
+                gone: Box::pin(chair.gone.clone().cancelled_owned()),
+                chair: Arc::new(chair),
+                resting: Arc::clone(&self.resting),
             };
             return (connection, peer);
         }
@@ -191,7 +255,16 @@ struct Connection {
     deadline: Pin<Box<Sleep>>,
     /// Between an answer's first byte and the next request's.
     rests: bool,
-    _seat: Seat,
+    /// Ready once it has to give way.
+    gone: Pin<Box<WaitForCancellationFutureOwned>>,
+    chair: Arc<Chair>,
+    resting: Arc<Resting>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.resting.remove(&self.chair);
+    }
 }
 
 impl Connection {
@@ -199,6 +272,7 @@ impl Connection {
     fn heard(&mut self) {
         if self.rests {
             self.rests = false;
+            self.resting.remove(&self.chair);
             self.ends_in(self.limits.request_time_max);
         }
     }
@@ -206,6 +280,7 @@ impl Connection {
     fn answers(&mut self) {
         if !self.rests {
             self.rests = true;
+            self.resting.add(&self.chair);
             self.ends_in(self.limits.rest_time_max);
         }
     }
@@ -214,9 +289,11 @@ impl Connection {
         self.deadline.as_mut().reset(Instant::now() + time);
     }
 
-    /// For whoever has to wait: until the deadline.
+    /// For whoever has to wait: until the deadline, or until it has to give way.
     fn waits<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        ready!(self.deadline.as_mut().poll(cx));
+        if self.gone.as_mut().poll(cx).is_pending() {
+            ready!(self.deadline.as_mut().poll(cx));
+        }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -317,12 +394,10 @@ mod tests {
         let (address, _port) = port(PATIENT).await;
         let mut held = Vec::new();
         for _ in 0..PATIENT.seats.per_peer_max {
-            let mut client = TcpStream::connect(address).await.unwrap();
-            ask(&mut client).await;
-            held.push(client);
+            // They rest no more than one that has sent half of its request.
+            held.push(TcpStream::connect(address).await.unwrap());
         }
         is_closed(&mut TcpStream::connect(address).await.unwrap()).await;
-        ask(&mut held[1]).await;
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
         ask(&mut socket.connect(address).await.unwrap()).await;
@@ -337,6 +412,20 @@ mod tests {
                 break;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_rests_longest_gives_way_to_who_comes() {
+        let (address, _port) = port(PATIENT).await;
+        let connect = async || TcpStream::connect(address).await.unwrap();
+        let (mut first, mut second) = (connect().await, connect().await);
+        ask(&mut first).await;
+        ask(&mut second).await;
+        // It has rested less than the other now.
+        ask(&mut first).await;
+        ask(&mut connect().await).await;
+        is_closed(&mut second).await;
+        ask(&mut first).await;
     }
 
     #[tokio::test]

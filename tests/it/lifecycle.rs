@@ -4,7 +4,7 @@
 //! What is waited for is waited for however long it takes; what must not be waited for would take
 //! half a minute or more.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread::{park_timeout, spawn};
@@ -13,7 +13,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::leaks::{admin_page, metrics};
+use crate::postgres::{database, server};
 use crate::program::{Server, fresh, latchkey};
+use crate::replicas::bootstrap;
 use crate::telemetry::shown;
 
 const CHECKS: &str = "/readyz?service=latchkey.v1.CheckService";
@@ -40,6 +42,38 @@ fn a_server_that_waits_for_its_database_ends_when_it_is_told_to_postgres() {
     stderr.read_to_string(&mut said).expect("text");
     assert!(ended.success(), "{ended}: {said}");
     assert!(said.contains("stopped before it served"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_told_to_end_while_it_loads_is_no_member_any_more_postgres() {
+    let database = database().await;
+    let admin = bootstrap(&database);
+    let settings = ["--set", "lease.length=60s"];
+    let first = Server::replica(&database.url, "first", &settings).expect("it serves");
+    let locks = server().client("postgres", &database.name).await;
+    let lock = "BEGIN; LOCK TABLE latchkey.tokens IN ACCESS EXCLUSIVE MODE";
+    locks.batch_execute(lock).await.expect("locked");
+    let mut second = latchkey();
+    second
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--set", "replica.name=second"])
+        .args(["--database-url", &database.url]);
+    let mut second = second.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut log = BufReader::new(second.stderr.take().expect("piped"));
+    let mut said = String::new();
+    while !said.contains("joined the cluster") {
+        assert!(log.read_line(&mut said).expect("text") > 0, "{said}");
+    }
+    let members = || {
+        let status = first.as_bearer(&admin).run("status --output json").json();
+        let replicas = status["replicas"].as_array().expect("replicas").iter();
+        let names = replicas.map(|it| it["name"].as_str().expect("a name").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert!(members().contains(&"second".to_owned()), "{:?}", members());
+    term(&second);
+    assert!(second.wait().expect("it ends").success(), "{said}");
+    assert_eq!(members(), ["first"]);
 }
 
 #[test]
