@@ -7,9 +7,10 @@
 //!
 //! Used by `front`, and by `login`, which knows the names; a Check is never counted. Calls that take
 //! rights away have a measure of their own, so that a flood of others through the same proxy keeps
-//! none out, and so has each name that logs in from there. A measure is the generic cell rate
-//! algorithm (ITU-T I.371): one instant for each that was fast lately, in a bounded table. Whoever
-//! finds no room there shares one measure with all others who do not.
+//! none out, and so has each name that logs in from there. Who spreads guesses over names fails too
+//! fast under all of them: then only names log in from there that have not failed so lately. A
+//! measure is the generic cell rate algorithm (ITU-T I.371): one instant for each that was fast
+//! lately, in a bounded table. Whoever finds no room there shares one with all others who do not.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -42,6 +43,12 @@ const OTHERS: Who = Who {
 /// Calls of a second come at once, failed logins of ten: people mistype in bursts, machines do not.
 const CALLS_BURST: Duration = Duration::from_secs(1);
 const FAILURES_BURST: Duration = Duration::from_secs(10);
+
+/// How often a peer may fail under all names together, in times of one name, in each second.
+const NAMES: u32 = 10;
+/// Beyond that a name that has failed waits so long: failures that are further apart than half of it
+/// lock nobody out.
+const SPREAD: Duration = Duration::from_secs(60);
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +102,10 @@ pub(super) struct Rates {
     proxies: Networks,
     names: RandomState,
     measures: [Measure; Limit::ALL.len()],
+    // Failed logins of a peer under all names, and the names that have failed beyond that: in a
+    // table of their own, so that who fills it shares it with nobody but the like.
+    all_names: Measure,
+    beyond: Measure,
     metrics: Metrics,
 }
 
@@ -102,7 +113,10 @@ impl Rates {
     pub(super) fn new(metrics: Metrics, limits: &Limits, proxies: Networks) -> Self {
         let calls = || Measure::new(limits.calls_per_second, CALLS_BURST);
         let failures = Measure::new(limits.failed_logins_per_second, FAILURES_BURST);
+        let of_all = limits.failed_logins_per_second.saturating_mul(NAMES);
         Self {
+            all_names: Measure::new(of_all, CALLS_BURST),
+            beyond: Measure::once_in(SPREAD),
             proxies,
             names: RandomState::default(),
             measures: [calls(), calls(), failures],
@@ -118,17 +132,28 @@ impl Rates {
 
     /// Refuses a login under a name under which too many have failed from there, before its
     /// credential is looked at. Another's failures are nobody's but its own.
-    fn may_log_in(&self, peer: Option<IpAddr>, name: &str) -> Result<(), Refusal> {
-        let wait = self
-            .failing(peer, name)
-            .and_then(|(who, of)| of.look(who, Instant::now()));
+    fn may_log_in(&self, peer: Option<IpAddr>, name: &str, now: Instant) -> Result<(), Refusal> {
+        let wait = self.failing(peer, name).and_then(|(who, of)| {
+            let of_name = of.look(who, now);
+            of_name.or_else(|| self.look_beyond(who, now))
+        });
         self.judged(Limit::FailedLogins, wait)
     }
 
+    /// How long a name waits that has failed beyond what its peer may fail, while it still does.
+    fn look_beyond(&self, who: Who, now: Instant) -> Option<Duration> {
+        self.all_names.look(who.network, now)?;
+        self.beyond.look(who, now)
+    }
+
     /// Counts a failed login.
-    fn login_failed(&self, peer: Option<IpAddr>, name: &str) {
+    fn login_failed(&self, peer: Option<IpAddr>, name: &str, now: Instant) {
         if let Some((who, of)) = self.failing(peer, name) {
-            of.charge(who, Instant::now());
+            of.charge(who, now);
+            if self.all_names.spend(who.network, now).is_some() {
+                // One that has failed there already goes on waiting.
+                let _ = self.beyond.spend(who, now);
+            }
         }
     }
 
@@ -178,10 +203,10 @@ impl Attempts {
         let Some(Self { rates, peer }) = request.extensions().get() else {
             return login.await;
         };
-        rates.may_log_in(*peer, name)?;
+        rates.may_log_in(*peer, name, Instant::now())?;
         let outcome = login.await;
         if let Err(Refusal::Unauthenticated | Refusal::LoginRefused(_)) = outcome {
-            rates.login_failed(*peer, name);
+            rates.login_failed(*peer, name, Instant::now());
         }
         outcome
     }
@@ -216,6 +241,14 @@ impl Measure {
                 due: HashMap::new(),
                 swept: None,
             }),
+        }
+    }
+
+    /// One in so long.
+    fn once_in(interval: Duration) -> Self {
+        Self {
+            interval,
+            ..Self::new(1, interval)
         }
     }
 
@@ -401,14 +434,17 @@ mod tests {
         let proxies = Networks::parse(&["198.51.100.0/24"]).expect("a network");
         let rates = Rates::new(Metrics::default(), &limits, proxies);
         let proxy = Some(IpAddr::from([198, 51, 100, 3]));
+        let now = Instant::now();
         // One for each second of the burst.
         for _ in 0..10 {
             for peer in [Some(PEER), proxy, None] {
-                rates.may_log_in(peer, "ci").expect("not too many yet");
-                rates.login_failed(peer, "ci");
+                rates.may_log_in(peer, "ci", now).expect("not too many yet");
+                rates.login_failed(peer, "ci", now);
             }
         }
-        let refused = rates.may_log_in(Some(PEER), "ci").expect_err("too many");
+        let refused = rates
+            .may_log_in(Some(PEER), "ci", now)
+            .expect_err("too many");
         assert!(refused.to_string().contains("failed logins"), "{refused}");
         for (peer, name) in [
             (proxy, "ci"),
@@ -416,8 +452,37 @@ mod tests {
             (Some(peer(1)), "ci"),
             (Some(PEER), "web"),
         ] {
-            let may = rates.may_log_in(peer, name);
+            let may = rates.may_log_in(peer, name, now);
             may.expect("nobody's failures but its own");
         }
+    }
+
+    #[test]
+    fn guesses_that_are_spread_over_names_are_few_and_keep_no_others_out() {
+        let limits = Limits {
+            failed_logins_per_second: 1,
+            ..Limits::default()
+        };
+        let rates = Rates::new(Metrics::default(), &limits, Networks::default());
+        let (begun, mut looked_at) = (Instant::now(), 0);
+        // A thousand a second for twenty seconds, under a hundred names.
+        for number in 0..20_000_u32 {
+            let (now, name) = (begun + ms(number.into()), format!("name-{}", number % 100));
+            if rates.may_log_in(Some(PEER), &name, now).is_ok() {
+                looked_at += 1;
+                rates.login_failed(Some(PEER), &name, now);
+            }
+        }
+        // Ten at once and ten a second, and each name once beyond that.
+        assert!((300..=310).contains(&looked_at), "{looked_at}");
+        let now = begun + ms(20_000);
+        for (peer, name) in [(PEER, "another"), (peer(1), "name-1")] {
+            let may = rates.may_log_in(Some(peer), name, now);
+            may.expect("it has not failed there");
+        }
+        // Long after, none waits.
+        let later = now + SPREAD;
+        let may = rates.may_log_in(Some(PEER), "name-1", later);
+        may.expect("all is forgotten");
     }
 }
