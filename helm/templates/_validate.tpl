@@ -100,39 +100,58 @@
 
 {{/* What is given besides must not be there already: of two, a cluster refuses both or takes one. */}}
 {{- define "latchkey.validateExtras" -}}
-{{- $own := list "bootstrap" "client-ca" "data" "database-ca" "otlp-ca" "routes" "seal-keys" "settings" "tls" "tmp" -}}
-{{- range .Values.extraVolumes -}}
-{{- if has .name $own -}}
-{{- fail (printf "extraVolumes: %s is there already" .name) -}}
+{{- $volumes := list -}}
+{{- if eq .Values.store "embedded" -}}
+{{- $volumes = append $volumes "data" -}}
+{{- if .Values.persistence.existingClaim -}}
+{{- $volumes = list -}}
 {{- end -}}
-{{- $own = append $own .name -}}
+{{- else if .Values.bootstrap.existingSecret -}}
+{{- $volumes = append $volumes "bootstrap" -}}
 {{- end -}}
-{{- $places := list "/tmp" "/var/lib/latchkey" -}}
-{{- range list "bootstrap" "client-ca" "database" "otlp-ca" "routes" "seal-keys" "settings" "tls" -}}
-{{- $places = append $places (printf "/etc/latchkey/%s" .) -}}
+{{- range include "latchkey.volumes" . | fromYamlArray -}}
+{{- $volumes = append $volumes .name -}}
 {{- end -}}
-{{- range .Values.extraVolumeMounts -}}
-{{- if has .mountPath $places -}}
-{{- fail (printf "extraVolumeMounts: %s is mounted already" .mountPath) -}}
-{{- end -}}
+{{- include "latchkey.validateOnce" (dict "value" "extraVolumes" "names" $volumes) -}}
+{{- $container := include "latchkey.container" . | fromYaml -}}
+{{- $places := list -}}
+{{- range $container.volumeMounts -}}
 {{- $places = append $places .mountPath -}}
 {{- end -}}
-{{- include "latchkey.validateVariables" (dict "value" "extraEnv" "list" .Values.extraEnv "file" (include "latchkey.file" .)) -}}
-{{- include "latchkey.validateVariables" (dict "value" "migrate.extraEnv" "list" .Values.migrate.extraEnv "file" "") -}}
+{{- include "latchkey.validateOnce" (dict "value" "extraVolumeMounts" "names" $places) -}}
+{{- $variables := list -}}
+{{- range $container.env -}}
+{{- $variables = append $variables .name -}}
+{{- end -}}
+{{- include "latchkey.validateOnce" (dict "value" "extraEnv" "names" $variables) -}}
+{{- $variables = list "LATCHKEY_DATABASE_URL" -}}
+{{- range .Values.migrate.extraEnv -}}
+{{- $variables = append $variables .name -}}
+{{- end -}}
+{{- include "latchkey.validateOnce" (dict "value" "migrate.extraEnv" "names" $variables) -}}
+{{- include "latchkey.validateVariables" . -}}
 {{- end -}}
 
-{{/* A variable goes before the file: it would make untrue what the chart says there. */}}
+{{- define "latchkey.validateOnce" -}}
+{{- $seen := list -}}
+{{- range $name := .names -}}
+{{- if has $name $seen -}}
+{{- fail (printf "%s: %s is there already" $.value $name) -}}
+{{- end -}}
+{{- $seen = append $seen $name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A variable goes before the file, and would make untrue what the chart says there. */}}
 {{- define "latchkey.validateVariables" -}}
-{{- $value := .value -}}
-{{- $own := list "LATCHKEY_CONFIG" "LATCHKEY_DATABASE_URL" "LATCHKEY_DATABASE_LISTEN_URL" "LATCHKEY_TELEMETRY_OTLP_HEADERS" "LATCHKEY_REPLICA_NAME" "LATCHKEY_REPLICA_ADDRESS" "POD_IP" -}}
-{{- range splitList "\n" .file -}}
-{{- $own = append $own (splitList " = " . | first | replace "." "_" | upper | printf "LATCHKEY_%s") -}}
+{{- $set := list -}}
+{{- range splitList "\n" (include "latchkey.file" .) -}}
+{{- $set = append $set (splitList " = " . | first | replace "." "_" | upper | printf "LATCHKEY_%s") -}}
 {{- end -}}
-{{- range .list -}}
-{{- if has .name $own -}}
-{{- fail (printf "%s: %s is set already, by `config` or a value of its own" $value .name) -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name $set -}}
+{{- fail (printf "extraEnv: %s is set by `config` or a value of its own" .name) -}}
 {{- end -}}
-{{- $own = append $own .name -}}
 {{- end -}}
 {{- end -}}
 
@@ -145,7 +164,7 @@
 {{- end -}}
 {{- range $value, $keys := $given -}}
 {{- range $key, $_ := $keys -}}
-{{- if regexMatch "^(app.kubernetes.io/(name|instance|component|version|managed-by)|(helm.sh|checksum)/.*)$" $key -}}
+{{- if regexMatch "^(app[.]kubernetes[.]io/(name|instance|component|version|managed-by)|helm[.]sh/.*|checksum/settings)$" $key -}}
 {{- fail (printf "%s: %s is the chart's own" $value $key) -}}
 {{- end -}}
 {{- end -}}

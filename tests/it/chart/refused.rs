@@ -198,13 +198,24 @@ fn a_name_that_no_service_may_have_is_refused() {
 
 #[test]
 fn what_the_chart_has_itself_cannot_be_given_again() {
-    let volume = |name: &str| json!({"extraVolumes": [{"name": name, "emptyDir": {}}]});
+    let tls = json!({"enabled": true, "existingSecret": "a"});
+    let volume = |store: &str, name: &str| {
+        json!({
+            "store": store, "tls": tls, "bootstrap": {"existingSecret": "b"},
+            "extraVolumes": [{"name": name, "emptyDir": {}}],
+        })
+    };
     for name in ["tmp", "data", "settings", "tls", "bootstrap"] {
-        refused(&volume(name), &format!("extraVolumes: {name}"));
+        let there = format!("extraVolumes: {name} is there already");
+        refused(&volume("embedded", name), &there);
+        if name != "data" {
+            refused(&volume("postgres", name), &there);
+        }
     }
+    Rendered::of(&volume("postgres", "data").to_string());
     let twice =
         json!({"extraVolumes": [{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]});
-    refused(&twice, "extraVolumes: a");
+    refused(&twice, "extraVolumes: a is there already");
     let mount = json!({"extraVolumeMounts": [{"name": "a", "mountPath": "/tmp"}]});
     refused(&mount, "extraVolumeMounts: /tmp");
     let variable =
@@ -216,7 +227,6 @@ fn what_the_chart_has_itself_cannot_be_given_again() {
         // A variable goes before the file, in which the chart says the same.
         "LATCHKEY_LISTEN_ADDR",
         "LATCHKEY_CHECK_OPEN",
-        "LATCHKEY_CONFIG",
     ] {
         refused(&variable(name), &format!("extraEnv: {name}"));
     }
@@ -242,6 +252,8 @@ fn what_the_chart_has_itself_cannot_be_given_again() {
         &json!({"podAnnotations": summed}),
         "podAnnotations: checksum/settings",
     );
+    // Many roll pods by a sum of their own.
+    Rendered::of("podAnnotations: {checksum/secret: x}");
     let hook = json!({"helm.sh/hook": "test"});
     refused(
         &json!({"jobs": {"podAnnotations": hook}}),
