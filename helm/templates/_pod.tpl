@@ -115,7 +115,7 @@ livenessProbe:
   {{- toYaml .Values.probes.liveness | nindent 2 }}
 readinessProbe:
   {{- if .Values.tls.enabled }}
-  httpGet: {path: /readyz, port: admin, scheme: HTTPS}
+  httpGet: {path: "/readyz?service={{ .Values.probes.readinessService }}", port: admin, scheme: HTTPS}
   {{- else }}
   grpc: {port: 7421, service: {{ .Values.probes.readinessService }}}
   {{- end }}

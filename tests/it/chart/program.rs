@@ -407,6 +407,16 @@ fn a_server_answers_the_probes() {
             let asked = &container[probe]["httpGet"];
             assert_eq!(asked["port"], "admin", "{name}: {probe}");
             let path = asked["path"].as_str().expect("a path");
+            // The service that the test of the release asks for, too.
+            let test = main_of(&rendered.one("Pod")["spec"]);
+            let service = words(&test["args"]).into_iter();
+            let service = service
+                .filter_map(|it| it.strip_prefix("--service="))
+                .next();
+            if probe == "readinessProbe" {
+                let wanted = format!("/readyz?service={}", service.expect("a service"));
+                assert_eq!(path, wanted, "{name}");
+            }
             let answer = get(&server.admin_address, path);
             assert_eq!(answer, "HTTP/1.1 200 OK", "{name}: {probe}");
         }
