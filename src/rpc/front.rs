@@ -370,7 +370,8 @@ fn late(may_write: bool) -> Refusal {
     }
 }
 
-fn busy(what: &str) -> Refusal {
+/// What is told to who is turned away: another server may do it.
+pub(super) fn busy(what: &str) -> Refusal {
     Refusal::Unavailable(what.to_owned())
 }
 

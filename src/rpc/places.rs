@@ -4,7 +4,7 @@
 //! a call that may write ─► Place                      before it is looked at
 //! a write that waits for other servers ─► Place       among places of their own (`enforce`)
 //! a Check that must wait, half a message ─► Held      a place and its deadline
-//! a stream of reflection ─► Place                     among few of their own (`unsent`)
+//! a stream that lasts ─► Place                        among places of their own (`unsent`)
 //! ```
 //!
 //! Used by `front` for calls and by `half` for the messages of streams: what a client can make us

@@ -2,14 +2,15 @@
 //! in all and by peer.
 //!
 //! ```text
-//! a stream ─► a place ─► its next message ─► counted ─► hyper keeps it ready ─► sent: given back
+//! begun ─► a place ─► its next message ─► counted ─► hyper keeps it ready ─► sent: given back
 //! ```
 //!
 //! Used by `server` around `front`. A stream may be idle for as long as it likes, and is some memory
 //! all the while. hyper keeps 400 KiB of each ready, and tonic sets that no lower: where there is no
-//! room a stream is not asked for its next message until there is. What is free to everybody, health
-//! and reflection, has places of its own; and of reflection, whose answers are large and ready before
-//! they are asked for, there are few. Answers that are one message pass untouched.
+//! room a stream is not asked for its next message until there is. It has begun once its call was
+//! let in; until then it waits as any call does (`front`). What is free to everybody, health and
+//! reflection, has places of its own, from its arrival on; and of reflection, whose answers are large
+//! and ready before they are asked for, few. Answers that are one message pass untouched.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,11 +29,9 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 
-use crate::domain::refusal::Refusal;
-
 use super::auth::Peer;
-use super::errors::response;
-use super::front::is_free;
+use super::errors::{OK, ended, response};
+use super::front::{busy, is_free};
 use super::metrics::Metrics;
 use super::places::{Place, Places};
 use super::seats::network_of;
@@ -158,7 +157,7 @@ pub(super) struct Counting<S> {
     inner: S,
     unsent: Arc<Unsent>,
     streams: Arc<Places>,
-    // Of what anybody may ask: no stranger keeps those from their streams who may have them.
+    // Of what is free to everybody: it keeps those from no stream who have to be let in.
     free: Arc<Places>,
     reflections: Arc<Places>,
 }
@@ -191,22 +190,22 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Body>) -> Answering<S::Future> {
-        let counted = if is_streamed(request.uri().path()) {
-            match self.counted(&request) {
-                Some(counted) => Some(counted),
+        let coming = if is_streamed(request.uri().path()) {
+            match self.coming(&request) {
+                Some(coming) => Some(coming),
                 None => return Answering::TurnedAway,
             }
         } else {
             None
         };
-        Answering::Asked(self.inner.call(request), counted)
+        Answering::Asked(self.inner.call(request), coming)
     }
 }
 
 impl<S> Counting<S> {
-    /// Whose bytes a stream's answers are; none if it has to be turned away.
+    /// What is known of a stream that is asked for; none if it has to be turned away.
     #[cold]
-    fn counted(&self, request: &Request<Body>) -> Option<Box<Counter>> {
+    fn coming(&self, request: &Request<Body>) -> Option<Box<Coming>> {
         let path = request.uri().path();
         let peer = request.extensions().get::<Peer>();
         let peer = peer.map(|peer| peer.address);
@@ -214,30 +213,69 @@ impl<S> Counting<S> {
             true => Some(self.reflections.take(peer)?),
             false => None,
         };
-        let places = match is_free(path) {
-            true => &self.free,
-            false => &self.streams,
+        let free = match is_free(path) {
+            true => Some(self.free.take(peer)?),
+            false => None,
         };
-        Some(Box::new(Counter {
+        Some(Box::new(Coming {
             unsent: Arc::clone(&self.unsent),
-            peer: network_of(peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
-            _place: places.take(peer)?,
-            _of_reflection: of_reflection,
+            streams: Arc::clone(&self.streams),
+            peer,
+            free,
+            of_reflection,
         }))
     }
 }
 
+/// A stream that is asked for, by anybody.
+pub(super) struct Coming {
+    unsent: Arc<Unsent>,
+    streams: Arc<Places>,
+    peer: Option<IpAddr>,
+    free: Option<Place>,
+    of_reflection: Option<Place>,
+}
+
+impl Coming {
+    /// Whose bytes its answers are, once it has begun; none if it has to be turned away.
+    fn begun(self) -> Option<Counter> {
+        let place = match self.free {
+            Some(place) => place,
+            None => self.streams.take(self.peer)?,
+        };
+        Some(Counter {
+            unsent: self.unsent,
+            peer: network_of(self.peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
+            _place: place,
+            _of_reflection: self.of_reflection,
+        })
+    }
+
+    /// The answer as it goes on.
+    #[cold]
+    fn answered(self, answer: Response<Body>) -> Response<Body> {
+        // Who is refused has no stream.
+        if ended(answer.headers()).0 != OK {
+            return answer;
+        }
+        match self.begun() {
+            Some(counter) => answer.map(|body| Body::new(Stream::new(body, counter))),
+            None => response(busy(CROWDED)),
+        }
+    }
+}
+
 /// Whose bytes those of a stream are.
-pub(super) struct Counter {
+struct Counter {
     unsent: Arc<Unsent>,
     peer: IpAddr,
     _place: Place,
     _of_reflection: Option<Place>,
 }
 
-/// An answer that is awaited, and whose bytes its body's are if it is a stream.
+/// An answer that is awaited, and what is known of it if it is a stream.
 pub(super) enum Answering<F> {
-    Asked(F, Option<Box<Counter>>),
+    Asked(F, Option<Box<Coming>>),
     TurnedAway,
 }
 
@@ -249,27 +287,26 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self::Asked(answer, counter) = &mut *self else {
-            return Poll::Ready(Ok(response(Refusal::Limit(CROWDED.to_owned()))));
+        let Self::Asked(answer, coming) = &mut *self else {
+            return Poll::Ready(Ok(response(busy(CROWDED))));
         };
         let answer = ready!(Pin::new(answer).poll(cx));
-        let Some(counter) = counter.take() else {
+        let Some(coming) = coming.take() else {
             return Poll::Ready(answer);
         };
-        let counted = |body| Body::new(Stream::new(body, counter));
-        Poll::Ready(answer.map(|answer| answer.map(counted)))
+        Poll::Ready(answer.map(|answer| coming.answered(answer)))
     }
 }
 
 /// A stream's body; it goes on where there is room.
 struct Stream {
     body: Body,
-    counter: Box<Counter>,
+    counter: Counter,
     freed: Option<Pin<Box<OwnedNotified>>>,
 }
 
 impl Stream {
-    fn new(body: Body, counter: Box<Counter>) -> Self {
+    fn new(body: Body, counter: Counter) -> Self {
         Self {
             body,
             counter,
@@ -278,7 +315,7 @@ impl Stream {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Counter { unsent, peer, .. } = &*self.counter;
+        let Counter { unsent, peer, .. } = &self.counter;
         while !unsent.has_room(*peer) {
             let Some(freed) = &mut self.freed else {
                 // Listens before it looks again: nothing that is freed meanwhile is missed.
@@ -305,7 +342,7 @@ impl http_body::Body for Stream {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         ready!(self.poll_room(cx));
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let Counter { unsent, peer, .. } = &*self.counter;
+        let Counter { unsent, peer, .. } = &self.counter;
         let counted = |bytes| unsent.count(*peer, bytes);
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(counted))))
     }
@@ -321,12 +358,17 @@ impl http_body::Body for Stream {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::poll;
+    use std::future::{pending, ready};
+
+    use futures_util::{FutureExt as _, poll};
     use http_body::Body as _;
     use prost::Message as _;
     use prost_types::FileDescriptorSet;
+    use tonic::codegen::BoxFuture;
 
+    use super::super::errors::{OK, UNAUTHENTICATED, UNAVAILABLE, ended};
     use super::*;
+    use crate::domain::refusal::Refusal;
     use crate::proto::DESCRIPTOR;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -350,43 +392,74 @@ mod tests {
         }
     }
 
-    type Never = std::future::Pending<Result<Response<Body>, Infallible>>;
-
-    /// A service that answers nobody.
+    /// A service whose answer is told by the path: half asked it waits for the rest, of who is not
+    /// known it says so, and all others' streams begin.
     #[derive(Clone)]
-    struct Silent;
+    struct Inner;
 
-    impl Service<Request<Body>> for Silent {
+    const HALF: &str = "/half/";
+    const UNKNOWN: &str = "/unknown/";
+
+    impl Service<Request<Body>> for Inner {
         type Response = Response<Body>;
         type Error = Infallible;
-        type Future = Never;
+        type Future = BoxFuture<Response<Body>, Infallible>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
             Poll::Ready(Ok(()))
         }
 
-        fn call(&mut self, _: Request<Body>) -> Never {
-            std::future::pending()
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let path = request.uri().path();
+            if path.starts_with(HALF) {
+                return Box::pin(pending());
+            }
+            let answer = match path.starts_with(UNKNOWN) {
+                true => response(Refusal::Unauthenticated),
+                false => Response::new(Body::new(Endless)),
+            };
+            Box::pin(ready(Ok(answer)))
         }
     }
 
+    const WATCH: &str = "/grpc.health.v1.Health/Watch";
     const STREAMS_MAX: usize = 64;
 
-    fn ask(service: &mut Counting<Silent>, path: &str, peer: IpAddr) -> Answering<Never> {
-        let request = Request::builder().uri(path);
-        let request = request.extension(Peer::new(peer, None));
-        service.call(request.body(Body::empty()).unwrap())
+    fn service(streams_max: usize) -> Counting<Inner> {
+        Counting::new(Inner, &Metrics::default(), streams_max)
     }
 
-    fn is_let_in(answer: &Answering<Never>) -> bool {
-        matches!(answer, Answering::Asked(..))
+    /// What is answered, and held as long as it is; nothing yet where nothing is answered.
+    fn ask(service: &mut Counting<Inner>, path: &str, peer: IpAddr) -> Asked {
+        let request = Request::builder().uri(path);
+        let request = request.extension(Peer::new(peer, None));
+        let mut answering = service.call(request.body(Body::empty()).unwrap());
+        let answer = (&mut answering).now_or_never().map(Result::unwrap);
+        Asked {
+            code: answer.as_ref().map(|answer| ended(answer.headers()).0),
+            _answer: answer,
+            _answering: answering,
+        }
+    }
+
+    struct Asked {
+        code: Option<&'static str>,
+        _answer: Option<Response<Body>>,
+        _answering: Answering<<Inner as Service<Request<Body>>>::Future>,
+    }
+
+    fn is_let_in(asked: &Asked) -> bool {
+        let code = asked.code.expect("an answer");
+        assert!([OK, UNAVAILABLE].contains(&code), "{code}");
+        code == OK
     }
 
     /// One peer asks for as many as there may be.
     fn check_places(path: &str, most: usize) {
-        let mut service = Counting::new(Silent, &Metrics::default(), STREAMS_MAX);
+        let mut service = service(STREAMS_MAX);
         let here: Vec<_> = (0..most).map(|_| ask(&mut service, path, HERE)).collect();
-        assert!(here.iter().any(is_let_in) && !here.iter().all(is_let_in));
+        let let_in = here.iter().filter(|asked| is_let_in(asked)).count();
+        assert_eq!(let_in, most / 8);
         assert!(is_let_in(&ask(&mut service, path, THERE)));
         drop(here);
         assert!(is_let_in(&ask(&mut service, path, HERE)));
@@ -394,27 +467,51 @@ mod tests {
 
     #[test]
     fn no_peer_has_all_of_reflection() {
-        check_places(&format!("/any{REFLECTION}"), REFLECTIONS_MAX);
+        check_places(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            REFLECTIONS_MAX,
+        );
     }
 
     #[test]
     fn no_peer_has_all_streams_that_last() {
-        for path in ["/grpc.health.v1.Health/Watch", "/any/StreamCheck"] {
+        for path in [WATCH, "/any/StreamCheck"] {
             check_places(path, STREAMS_MAX);
         }
     }
 
     #[test]
     fn streams_that_are_free_keep_no_others_out() {
-        let mut service = Counting::new(Silent, &Metrics::default(), 1);
-        let watch = ask(&mut service, "/grpc.health.v1.Health/Watch", HERE);
+        let mut service = service(1);
+        let watch = ask(&mut service, WATCH, HERE);
         assert!(is_let_in(&watch));
-        let another = ask(&mut service, "/grpc.health.v1.Health/Watch", THERE);
+        let another = ask(&mut service, WATCH, THERE);
         assert!(!is_let_in(&another));
         assert!(is_let_in(&ask(&mut service, "/any/WatchChanges", HERE)));
         // What is answered at once is none.
         let mut check = || ask(&mut service, "/latchkey.v1.CheckService/Check", HERE);
         assert!([(); 3].map(|()| check()).iter().all(is_let_in));
+    }
+
+    #[test]
+    fn who_is_not_known_yet_or_not_at_all_holds_no_place() {
+        let mut service = service(1);
+        let mut held = Vec::new();
+        for (who, code) in [(HALF, None), (UNKNOWN, Some(UNAUTHENTICATED))] {
+            for method in ["WatchChanges", "VerifyChain", "StreamCheck"] {
+                let asked = ask(&mut service, &format!("{who}{method}"), HERE);
+                assert_eq!(asked.code, code, "{who}{method}");
+                held.push(asked);
+            }
+        }
+        let check = ask(&mut service, "/any/StreamCheck", HERE);
+        assert!(is_let_in(&check));
+        // Nor is one told of places whom nobody lets in.
+        let unknown = ask(&mut service, &format!("{UNKNOWN}StreamCheck"), HERE);
+        assert_eq!(unknown.code, Some(UNAUTHENTICATED));
+        assert!(!is_let_in(&ask(&mut service, "/any/WatchChanges", THERE)));
+        drop(check);
+        assert!(is_let_in(&ask(&mut service, "/any/WatchChanges", THERE)));
     }
 
     /// Four bytes again and again.
@@ -443,7 +540,7 @@ mod tests {
             _place: places.take(None).unwrap(),
             _of_reflection: None,
         };
-        Stream::new(Body::new(Endless), Box::new(counter))
+        Stream::new(Body::new(Endless), counter)
     }
 
     async fn next(stream: &mut Stream) -> Bytes {

@@ -177,3 +177,30 @@ async fn one_peer_has_its_share_of_idle_streams_and_no_more() {
     };
     scene.attack("idle streams", OF_PEER, attack).await;
 }
+
+/// A stream of changes whose question does not come; nobody says who asks.
+fn half_asked(id: u32) -> Vec<u8> {
+    let path = "/latchkey.v1.AuditService/WatchChanges";
+    frame(HEADERS, END_HEADERS, id, &fields(path, &[]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_who_is_not_known_keep_nobody_from_streams() {
+    /// Half asked: more than the share of streams that last, fewer than that of what waits.
+    const HALVES: u32 = 6;
+    let scene = Scene::set_with(&["limits.lasting_streams_max=32"]).await;
+    let halves: Vec<u8> = (0..HALVES).flat_map(|n| half_asked(stream(n))).collect();
+    // It has no Check in it, and is told so.
+    let path = "/latchkey.v1.CheckService/StreamCheck";
+    let headers = frame(HEADERS, END_HEADERS, 1, &fields(path, &[]));
+    let check = [headers, frame(DATA, 0, 1, &[0; 5])].concat();
+    let attack = async |scene: &Scene| {
+        let mut attacker = scene.attacker().await;
+        assert!(attacker.send(&halves).await, "taken");
+        scene.served(PACE).await;
+        let mut neighbour = scene.attacker().await;
+        assert!(neighbour.send(&check).await, "taken");
+        neighbour.until("told", |told| told.data_bytes > 0).await;
+    };
+    scene.attack("half-asked streams", 2, attack).await;
+}
