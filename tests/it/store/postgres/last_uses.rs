@@ -42,8 +42,7 @@ async fn last_used_ms(store: &PostgresStore, number: u128) -> Option<u64> {
 async fn uses_are_written_while_the_log_is_locked() {
     let (fresh, _) = with_tokens().await;
     let owner = server().client("postgres", &fresh.database.name).await;
-    let lock = "BEGIN; SELECT pg_advisory_xact_lock(1818979961,
-        'latchkey.head'::regclass::oid::bigint::integer)";
+    let lock = "BEGIN; SELECT pg_advisory_xact_lock(1818979961, 1)";
     owner.batch_execute(lock).await.expect("locked");
     let noted = fresh.store.note_used(&uses([10], 5)).await;
     noted.expect("nothing that an append locks");
