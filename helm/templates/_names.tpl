@@ -74,6 +74,19 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ include "latchkey.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
+{{/* The names of the certificate that cert-manager makes, a list. */}}
+{{- define "latchkey.certificateNames" -}}
+{{- $name := include "latchkey.fullname" . -}}
+{{- range list "" "-ready" }}
+- {{ $name }}{{ . }}
+- {{ $name }}{{ . }}.{{ $.Release.Namespace }}.svc
+- {{ $name }}{{ . }}.{{ $.Release.Namespace }}.svc.cluster.local
+{{- end }}
+{{- with .Values.tls.certManager.dnsNames }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* The ConfigMap with the route table; empty if there is none. */}}
 {{- define "latchkey.routesConfigMap" -}}
 {{- if .Values.routes.existingConfigMap -}}

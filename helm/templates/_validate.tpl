@@ -44,6 +44,7 @@
 {{- end -}}
 {{- include "latchkey.validateNames" . -}}
 {{- include "latchkey.validateCertificates" . -}}
+{{- include "latchkey.validateCanary" . -}}
 {{- include "latchkey.validateExtras" . -}}
 {{- include "latchkey.validateLabels" . -}}
 {{- end -}}
@@ -94,6 +95,22 @@
 {{- end -}}
 {{- if eq "none" $asks -}}
 {{- fail (printf "%s: nobody is asked for a certificate (config.tls.client_auth)" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Of a certificate of somebody else's nobody knows here what identities it has. */}}
+{{- define "latchkey.validateCanary" -}}
+{{- $drills := ne "none" (include "latchkey.setting" (dict "root" . "key" "canary.interval") | default "none") -}}
+{{- $listed := include "latchkey.setting" (dict "root" . "key" "access.check") -}}
+{{- if and $drills $listed .Values.tls.enabled .Values.tls.certManager.enabled -}}
+{{- $own := include "latchkey.certificateNames" . | fromYamlArray -}}
+{{- $named := false -}}
+{{- range splitList "," $listed -}}
+{{- $named = or $named (has (trim .) $own) -}}
+{{- end -}}
+{{- if not $named -}}
+{{- fail (printf "config.access.check names no replica: add %s, or their canary is refused" (include "latchkey.tlsName" .)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

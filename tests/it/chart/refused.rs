@@ -317,3 +317,29 @@ fn what_is_off_or_taken_away_is_no_error() {
         assert_eq!(tables.next().map(lines), Some(lines(table)));
     }
 }
+
+/// Replicas that drill each other are callers of Check, by the certificate that the chart asks for.
+#[test]
+fn the_canary_may_ask_where_callers_are_listed() {
+    let of = |access: &str, every: &str| {
+        json!({
+            "tls": {
+                "enabled": true,
+                "clientCa": {"existingSecret": "b"},
+                "certManager": {"enabled": true, "issuerRef": {"name": "i"}, "dnsNames": ["own"]},
+            },
+            "config": {"access": {"check": access}, "canary": {"interval": every}},
+        })
+    };
+    let why = "config.access.check names no replica: add latchkey.tokens.svc";
+    refused(&of("spiffe://a/b", "1m"), why);
+    for (access, every) in [
+        ("spiffe://a/b", "none"),
+        ("", "1m"),
+        ("spiffe://a/b, latchkey.tokens.svc", "1m"),
+        ("latchkey-ready.tokens.svc,spiffe://a/b", "1m"),
+        ("own", "1m"),
+    ] {
+        Rendered::of(&of(access, every).to_string());
+    }
+}
