@@ -20,6 +20,8 @@ tools: ## Install the tools that lint and tests need, if they are missing
 	@.ci/install-tools '$(TOOLS)'
 
 test: tools ## Run all tests
+	# Without what debug builds have besides; one test starts it as a container would.
+	cargo build --release $(LOCKED)
 	cargo test --all-features $(LOCKED)
 
 lint: tools ## Check format, lints, dependencies and the proto files
@@ -27,8 +29,6 @@ lint: tools ## Check format, lints, dependencies and the proto files
 		{ echo 'run: rustup component add rustfmt clippy' >&2; exit 1; }
 	cargo fmt --check
 	cargo clippy --all-targets --all-features $(LOCKED) -- -D warnings
-	# Without what debug builds have besides.
-	cargo check --release $(LOCKED)
 	'$(LATCHKEY_TOOLS)/cargo-deny' $(LOCKED) check --hide-inclusion-graph bans licenses sources
 	'$(LATCHKEY_TOOLS)/buf' lint proto
 

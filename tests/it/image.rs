@@ -4,8 +4,8 @@
 //! `image/alone.py` starts the program as a container would: in a root that has only it and its
 //! shared libraries and that nobody can write to, as a user without capabilities. What that leaves
 //! untried is what an engine does itself: to build the image, and to fetch those it builds upon.
-//! The program is the one that tests are built with: one of the image's profile would cost as much
-//! again as all else that is built, and differs by what `make lint` compiles without.
+//! The program is the release build, which `make test` makes first; that of the image differs by what
+//! the profile `dist` optimises besides.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -299,10 +299,23 @@ fn the_image_is_built_from_all_that_the_program_needs() {
     assert_eq!(missing(folder.path()).len(), 1);
 }
 
+/// The release build of the program.
+fn released() -> PathBuf {
+    let debug = Path::new(env!("CARGO_BIN_EXE_latchkey"));
+    let target = debug.ancestors().nth(2).expect("a folder of builds");
+    let path = target.join("release/latchkey");
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --release`, as `make test` does",
+        path.display()
+    );
+    path
+}
+
 /// The shared libraries of the program, as the loader finds them.
 fn libraries() -> Vec<PathBuf> {
     let mut command = Command::new("ldd");
-    command.arg(env!("CARGO_BIN_EXE_latchkey"));
+    command.arg(released());
     let said = run(command, "").ok().stdout;
     let paths = said.split_whitespace().filter(|word| word.starts_with('/'));
     let mut found: Vec<PathBuf> = paths.map(PathBuf::from).collect();
@@ -339,10 +352,7 @@ impl Alone {
             // The content of what a link names.
             std::fs::copy(from, &to).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
         };
-        put(
-            Path::new(env!("CARGO_BIN_EXE_latchkey")),
-            Path::new(PROGRAM),
-        );
+        put(&released(), Path::new(PROGRAM));
         for library in libraries() {
             put(&library, &library);
         }
