@@ -3,6 +3,8 @@
 //! Against a server of its own with small rates, through the public doors. The arithmetic of the
 //! measure is tested beside it, with instants of its own.
 
+use std::path::Path;
+
 use latchkey::proto::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -24,16 +26,22 @@ fn must_be_told_when(status: &Status) {
     assert!(!again.is_zero());
 }
 
-#[tokio::test]
-async fn who_fails_to_log_in_too_fast_is_not_looked_at_any_more() {
-    let dir = fresh();
+/// A server where one login of a client id may fail in a second, and a secret of an account there.
+async fn where_one_fails_a_second(data: &Path) -> (Server, House, String) {
     let rate = ["--set", "limits.failed_logins_per_second=1"];
-    let server = Server::start_with(dir.path(), &rate).expect("serves");
+    let server = Server::start_with(data, &rate).expect("serves");
     let mut house = House::furnished(&server).await;
     let settings = v1::LoginSettings::default();
     let method = v1::LoginMethodKind::UniversalAuth;
     house.set_method(method, settings).await;
     let secret = house.secret(House::wanted()).await.client_secret;
+    (server, house, secret)
+}
+
+#[tokio::test]
+async fn who_fails_to_log_in_too_fast_is_not_looked_at_any_more() {
+    let dir = fresh();
+    let (server, mut house, secret) = where_one_fails_a_second(dir.path()).await;
     let token = house.login(&secret).await.access_token;
 
     // Of the right form: what is not, is no guess.
@@ -72,13 +80,7 @@ async fn who_fails_to_log_in_too_fast_is_not_looked_at_any_more() {
 #[tokio::test]
 async fn who_guesses_keeps_no_other_behind_its_address_from_logging_in() {
     let dir = fresh();
-    let rate = ["--set", "limits.failed_logins_per_second=1"];
-    let server = Server::start_with(dir.path(), &rate).expect("serves");
-    let mut house = House::furnished(&server).await;
-    let settings = v1::LoginSettings::default();
-    let method = v1::LoginMethodKind::UniversalAuth;
-    house.set_method(method, settings).await;
-    let secret = house.secret(House::wanted()).await.client_secret;
+    let (_server, mut house, secret) = where_one_fails_a_second(dir.path()).await;
     // By a name that nobody has, and by a token that is none any more.
     let guess = by_secret("service:nobody", &secret);
     let ended = house.login(&secret).await.access_token;
